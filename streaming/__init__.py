@@ -1,0 +1,53 @@
+"""Events, streams, and what is built from them. See `docs/architecture.md` for how it fits together."""
+
+from codomyrmex.streaming.buffers import Overflow
+from codomyrmex.streaming.clock import Clock
+from codomyrmex.streaming.errors import (
+    EventDecodeError,
+    HandlerLoopError,
+    SSEDecodeError,
+    StageResultError,
+    StreamClosedError,
+    StreamingError,
+    TopicError,
+)
+from codomyrmex.streaming.events import Event, EventType, create_event
+from codomyrmex.streaming.listener import Listener
+from codomyrmex.streaming.memory import InMemoryStream
+from codomyrmex.streaming.processor import ProcessorStatistics, StreamProcessor
+from codomyrmex.streaming.sse import Reader, SSEStream
+from codomyrmex.streaming.sse_format import SSEDecoder, SSERecord
+from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics, broadcast
+from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
+from codomyrmex.streaming.topic_stream import TopicStream
+
+__all__ = [
+    "Clock",
+    "Event",
+    "EventDecodeError",
+    "EventType",
+    "FilterFunction",
+    "Handler",
+    "HandlerLoopError",
+    "InMemoryStream",
+    "Interceptor",
+    "Listener",
+    "Overflow",
+    "ProcessorStatistics",
+    "Reader",
+    "SSEDecodeError",
+    "SSEDecoder",
+    "SSERecord",
+    "SSEStream",
+    "StageResultError",
+    "Stream",
+    "StreamClosedError",
+    "StreamProcessor",
+    "StreamStatistics",
+    "StreamingError",
+    "Subscription",
+    "TopicError",
+    "TopicStream",
+    "broadcast",
+    "create_event",
+]

@@ -1,0 +1,314 @@
+"""A bounded queue between publishers in any thread and one reader, with an overflow policy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from contextvars import ContextVar
+from enum import StrEnum
+from threading import get_ident
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# How long a publisher that the reader itself has started waits for a reader that does not read.
+_PATIENCE = 30.0
+
+# The queues that the code running in this context reads from, by identity.
+_reading: ContextVar[frozenset[int]] = ContextVar("codomyrmex.streaming.reading", default=frozenset())
+
+
+class Overflow(StrEnum):
+    """What happens to an event for which a queue has no room.
+
+    `BLOCK` makes `await publish()` wait, `DROP_OLDEST` makes room, `DROP_NEWEST` refuses the event, and
+    `DISCONNECT` ends the subscription after what it has queued, so that a client which reconnects is
+    replayed what it missed.
+    """
+
+    BLOCK = "block"
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
+    DISCONNECT = "disconnect"
+
+
+class BoundedQueue(Generic[T]):
+    """A bounded queue; puts come from any thread, one task reads.
+
+    Args:
+        size: how many items it holds, at least 1.
+        overflow: what happens to an item more.
+        on_drop: called with each item that is lost and the reason, or None where nobody but the policy
+            is to blame; never called with a lock held.
+        on_disconnect: called once when `Overflow.DISCONNECT` ends the queue.
+
+    Attributes:
+        items: what is queued; the reader looks here first, and takes with `take`.
+        closed: whether it takes nothing more; what it holds can still be read.
+        blocks: whether the policy is `Overflow.BLOCK`, so that `reader` has to be kept up to date.
+        reader: the task that reads.
+        owner: the task that it was opened in, if it was opened in one.
+
+    Raises:
+        ValueError: the size is below 1, or the policy unknown.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_on_disconnect",
+        "_on_drop",
+        "_overflow",
+        "_putters",
+        "_size",
+        "_taken",
+        "_thread",
+        "_waiter",
+        "blocks",
+        "closed",
+        "items",
+        "owner",
+        "reader",
+    )
+
+    def __init__(
+        self,
+        size: int,
+        overflow: Overflow,
+        on_drop: Callable[[T, str | None], None],
+        on_disconnect: Callable[[], None] | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"a queue holds at least 1 event, not {size}")
+        self.items: deque[T] = deque()
+        self.reader: asyncio.Task[Any] | None = None
+        self.owner: asyncio.Task[Any] | None = None
+        self.blocks = overflow == Overflow.BLOCK
+        self._size = size
+        self._overflow = Overflow(overflow)
+        self._on_drop = on_drop
+        self._on_disconnect = on_disconnect
+        self.closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._thread = 0  # where the waiter's loop runs
+        self._putters: deque[PutLater[T]] | None = None  # made late: most policies never wait
+        self._taken = 0
+        # Reentrant: any allocation may run the garbage collector, that a finalizer, and that a logger
+        # which publishes to this queue.
+        self._lock = threading.RLock()
+
+    def put(self, item: T) -> PutLater[T] | None:
+        """Put an item; where that has to wait, give what to await for it."""
+        with self._lock:
+            room = len(self.items) < self._size and not self.closed
+            if room:
+                self.items.append(item)
+        if not room:
+            return self._overflowed(item)
+        if self._waiter is not None:
+            self.wake()
+        return None
+
+    def put_alone(self, item: T) -> PutLater[T] | None:
+        """Put an item where the caller sees to it that nobody else puts at the same time."""
+        if self.blocks:
+            return self.put(item)
+        if self.closed or len(self.items) >= self._size:
+            return self._overflowed(item)
+        self.items.append(item)
+        if self._waiter is not None:
+            self.wake()
+        return None
+
+    def _overflowed(self, item: T) -> PutLater[T] | None:
+        lost, dropped, disconnected = item, True, False
+        with self._lock:
+            if not self.closed:
+                room = len(self.items) < self._size
+                if not room and self.blocks:
+                    return self._line_up(item)
+                if not room and self._overflow is Overflow.DROP_OLDEST:
+                    with contextlib.suppress(IndexError):  # the reader was faster
+                        lost, room = self.items.popleft(), True
+                        self.items.append(item)
+                elif room:
+                    self.items.append(item)
+                    dropped = False
+                else:
+                    self.closed = disconnected = self._overflow is Overflow.DISCONNECT
+        self.wake()
+        if dropped:
+            self._on_drop(lost, None)
+        if disconnected and self._on_disconnect is not None:
+            self._on_disconnect()
+        return None
+
+    def _line_up(self, item: T) -> PutLater[T]:
+        putter = PutLater(self, item)
+        if self._putters is None:
+            self._putters = deque()
+        self._putters.append(putter)
+        return putter
+
+    def force(self, item: T) -> None:
+        """Put an item without asking for room: what the queue's owner itself has to say."""
+        self.items.append(item)
+        self.wake()
+
+    def take(self) -> T:
+        """Give the next item, and let in who waits for room.
+
+        Raises:
+            IndexError: there is none now.
+        """
+        if not self.blocks:
+            return self.items.popleft()
+        with self._lock:
+            item = self.items.popleft()
+            self._taken += 1
+            putter = self._putters.popleft() if self._putters else None
+            if putter is not None:
+                self.items.append(putter.item)
+        if putter is not None:
+            putter.finish(accepted=True)
+        return item
+
+    def waiting(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
+        """Give what the reader is to await before it looks again, or None if it may look at once.
+
+        No lock: a put appends and then looks for a waiter, while here the waiter is set and then the
+        items are looked for, so that at least one of the two sees the other.
+        """
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("two tasks read from one place at the same time")
+        future: asyncio.Future[None] = asyncio.Future(loop=loop)
+        self._thread = get_ident()
+        self._waiter = future
+        if self.items or self.closed:
+            self._waiter = None
+            return None
+        return future
+
+    def wake(self) -> None:
+        """Make the reader look again; from any thread."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            if self._thread != get_ident():
+                waiter.get_loop().call_soon_threadsafe(_set, waiter)
+            elif not waiter.done():
+                waiter.set_result(None)
+
+    def close(self, *, discard: bool = False) -> None:
+        """Take nothing more; the reader ends after what is queued, or at once with `discard`."""
+        with self._lock:
+            self.closed = True
+            if discard:
+                self.items = deque()
+            putters, self._putters = self._putters, None
+        for putter in putters or ():
+            putter.finish(accepted=False)
+        self.wake()
+
+    def read_here(self) -> None:
+        """Note that the current task reads, so that a publisher can tell whether it waits for itself."""
+        self.reader = asyncio.current_task()
+        reading = _reading.get()
+        if id(self) not in reading:
+            _reading.set(reading | {id(self)})
+
+    def _withdraw(self, putter: PutLater[T]) -> bool:
+        with self._lock:
+            if self._putters is None or putter not in self._putters:
+                return False
+            self._putters.remove(putter)
+            return True
+
+
+class PutLater(Generic[T]):
+    """A put in line for room, from the moment of publishing on. To be awaited, or else given up."""
+
+    __slots__ = ("_accepted", "_future", "_queue", "item")
+
+    def __init__(self, queue: BoundedQueue[T], item: T) -> None:
+        self.item = item
+        self._queue = queue
+        self._accepted: bool | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    def give_up(self, reason: str = "a publish that cannot wait found its queue full") -> None:
+        """Leave the line and drop the item, if it is not in yet."""
+        if self._queue._withdraw(self) or self._accepted is False:  # noqa: SLF001 - two halves of one thing
+            self._queue._on_drop(self.item, reason)  # noqa: SLF001
+
+    def finish(self, *, accepted: bool) -> None:
+        """Note, from any thread, that the item is in or never will be, and tell who waits for that."""
+        self._accepted = accepted
+        future = self._future
+        if future is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+                future.get_loop().call_soon_threadsafe(_set, future)
+
+    async def _wait(self) -> None:
+        queue = self._queue
+        # Only a reader in another task can make room. Waiting for ourselves would be for ever.
+        if queue.reader is None:
+            self.give_up("its queue is full and nobody reads it")
+        elif asyncio.current_task() is (queue.owner if queue.reader.done() else queue.reader):
+            self.give_up("its queue is full and the publisher is the very task that reads it")
+        else:
+            self._future = asyncio.get_running_loop().create_future()
+            try:
+                await self._wait_in_line(self._future)
+            except BaseException:
+                self.give_up("its publisher was cancelled while it waited for room")
+                raise
+
+    async def _wait_in_line(self, news: asyncio.Future[None]) -> None:
+        """Wait for room, but not for a reader that is gone, or that seems to wait for us in turn."""
+        queue = self._queue
+        started_by_reader = id(queue) in _reading.get()
+        while self._accepted is None:  # looked at after the future was set, so that no news is missed
+            taken = queue._taken  # noqa: SLF001
+            await asyncio.wait({news}, timeout=_PATIENCE)
+            if self._accepted is not None or queue._taken != taken:  # noqa: SLF001
+                continue
+            if queue.reader is None or queue.reader.done():
+                self.give_up("its queue is full and nobody reads it any more")
+                return
+            if started_by_reader:
+                self.give_up(
+                    "its queue is full and its reader, which started the publisher, reads nothing: "
+                    "they seem to wait for each other"
+                )
+                return
+        if not self._accepted:
+            self.give_up("its queue was closed while it waited for room")
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def ring(size: int) -> deque[Any]:
+    """Make a buffer of the newest `size` items.
+
+    Raises:
+        ValueError: the size is negative.
+    """
+    if size < 0:
+        raise ValueError(f"a buffer size is 0 or more, not {size}")
+    return deque(maxlen=size)
+
+
+def newest(buffer: deque[T], count: int) -> list[T]:
+    """Give the newest `count` items, oldest first; none if `count` is 0 or less."""
+    return list(buffer)[-count:] if count > 0 else []

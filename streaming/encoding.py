@@ -1,0 +1,170 @@
+"""JSON for any payload: what JSON does not know is converted, nothing raises.
+
+msgspec encodes the usual payload in one C call. Only what it refuses (lone surrogates, cycles, an
+object whose conversion fails) takes the slow way through `_Walk`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections import UserString, deque
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import msgspec
+import uuid_utils
+
+_MAX_DEPTH = 100
+_MAX_REPR = 10_000
+_MAX_LENGTH = 1_000_000  # of a lazy sequence, such as a range
+_MAX_AGAIN = 10_000
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, Mapping)
+
+
+def to_json(value: Any) -> str:
+    """Encode `value` as JSON text on one line.
+
+    Never raises an `Exception`: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
+    collections objects and arrays, and any other object its `repr`. U+0085, U+2028 and U+2029 are
+    written as escapes because many SSE clients take them for line ends.
+
+    Args:
+        value: any object.
+
+    Returns:
+        The JSON text.
+    """
+    raw = _encode(value)
+    if raw.isascii():
+        return raw.decode("ascii")
+    # Inside JSON these three can only stand in a string, so a plain replacement is safe.
+    return (
+        raw.decode("utf-8")
+        .replace("\x85", "\\u0085")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
+
+
+def to_builtins(value: Any) -> Any:
+    """Convert `value` to what its JSON text reads back as: dict, list, str, int, float, bool, None."""
+    raw = _encode(value)
+    try:
+        return msgspec.json.decode(raw)
+    except RecursionError:  # nested deeper than the decoder goes
+        return msgspec.json.decode(_encoder.encode(_Walk().plain(value)))
+
+
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot carry, by U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except Exception:  # noqa: BLE001 - whatever it was, the slow way can take it
+        return _encoder.encode(_Walk().plain(value))
+
+
+def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of value
+    """Convert what msgspec does not know; also called for unusual keys, such as None and True."""
+    if value is None:
+        return "null"  # only a key: as a value msgspec writes it itself, like the next one
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    for base in (str, int, float):  # subclasses are not taken by msgspec
+        if isinstance(value, base):
+            return base.__str__(value) if base is str else base(value)
+    if isinstance(value, uuid_utils.UUID):
+        return str(value)
+    if isinstance(value, UserString):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (AbstractSet, Sequence)) and len(value) <= _MAX_LENGTH:
+        return list(value)
+    return _repr(value)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_convert)
+
+
+class _Walk:
+    """Rebuilds a payload from what any JSON encoder takes. Bounded, so that cycles end.
+
+    The depth has a limit; what contains itself is cut where it does; and as mutual references can
+    still be walked in a great many orders, so is how often what was written once is written again.
+    """
+
+    def __init__(self) -> None:
+        self._path: set[int] = set()
+        self._seen: dict[int, object] = {}  # holds what it has seen, so that no id is used twice
+        self._again = 0
+
+    def plain(self, value: Any, depth: int = 0) -> Any:
+        try:
+            if value is None or isinstance(value, bool):
+                return value
+            if isinstance(value, enum.Enum):
+                return self.plain(value.value, depth + 1)
+            if isinstance(value, str):
+                return replace_surrogates(str.__str__(value))
+            if isinstance(value, _CONTAINERS) or _field_names(value) is not None:
+                return self._container(value, depth)
+            return msgspec.json.decode(_encoder.encode(value))
+        except Exception:  # noqa: BLE001 - hostile objects may raise anything, RecursionError included
+            return _repr(value)
+
+    def _container(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one return for each kind
+        kind = type(value).__name__
+        if id(value) in self._path:
+            return f"<{kind} that contains itself>"
+        if depth >= _MAX_DEPTH:
+            return f"<{kind} nested deeper than {_MAX_DEPTH}>"
+        self._again += id(value) in self._seen
+        if self._again > _MAX_AGAIN:
+            return f"<{kind} among too many that are repeated>"
+        self._seen[id(value)] = value
+        self._path.add(id(value))
+        try:
+            # list() first: another thread may be changing the container.
+            names = _field_names(value)
+            if names is not None:
+                return {name: self.plain(getattr(value, name, None), depth + 1) for name in names}
+            if isinstance(value, Mapping):
+                return {_key(k): self.plain(v, depth + 1) for k, v in list(value.items())}
+            if len(value) > _MAX_LENGTH:
+                return _repr(value)
+            return [self.plain(item, depth + 1) for item in list(value)]
+        finally:
+            self._path.discard(id(value))
+
+
+def _field_names(value: Any) -> Sequence[str] | None:
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [field.name for field in dataclasses.fields(value)]
+    return None
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return replace_surrogates(str.__str__(key))
+    try:
+        [text] = msgspec.json.decode(_encoder.encode({key: None}))
+    except Exception:  # noqa: BLE001 - as in `_Walk.plain`
+        return _repr(key)
+    return str(text)
+
+
+def _repr(value: Any) -> str:
+    try:
+        text = str.__str__(repr(value))  # a repr may be of a class of its own
+    except Exception as error:  # noqa: BLE001 - a raising repr is what this is for
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return replace_surrogates(text[:_MAX_REPR])

@@ -1,0 +1,102 @@
+"""`Listener`: a subscription as an async iterator with a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater
+from codomyrmex.streaming.subscriptions import FilterFunction, Subscription, when_ended
+
+if TYPE_CHECKING:
+    from codomyrmex.streaming.events import Event
+    from codomyrmex.streaming.stream import Stream
+
+
+class Listener:
+    """What `Stream.listen` gives: `async with stream.listen() as events: async for event in events`.
+
+    It ends when the stream closes, when `Overflow.DISCONNECT` ended it, or with its context.
+
+    Attributes:
+        subscription: its place on the stream, from the entering of the context on.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        topic: str,
+        filter_fn: FilterFunction | None,
+        queue_size: int,
+        overflow: Overflow,
+    ) -> None:
+        self._stream = stream
+        self._topic = topic
+        self._filter_fn = filter_fn
+        self._queue: BoundedQueue[Event] = BoundedQueue(
+            queue_size, overflow, self._dropped, self._disconnected
+        )
+        self.subscription: Subscription | None = None
+
+    def put(self, event: Event) -> PutLater[Event] | None:
+        """Take an event from the stream; it is the handler of the subscription."""
+        return self._queue.put(event)
+
+    def close(self) -> None:
+        """End the iteration after what is queued; from any thread."""
+        self._queue.close()
+
+    async def __aenter__(self) -> Self:
+        if self.subscription is not None:
+            raise RuntimeError("a listener is entered once; call `listen` again for another one")
+        stream = self._stream
+        self._queue.read_here()
+        self._queue.owner = asyncio.current_task()
+        with stream._listeners_lock:  # noqa: SLF001 - a listener is part of its stream
+            stream._listeners.add(self)  # noqa: SLF001 - before it subscribes, so that closing ends it
+        self.subscription = await stream._subscribe_listener(  # noqa: SLF001
+            self.put, self._topic, self._filter_fn
+        )
+        when_ended(self.subscription, self.close)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._stream._listeners_lock:  # noqa: SLF001
+            self._stream._listeners.discard(self)  # noqa: SLF001
+        self._queue.close(discard=True)
+        if self.subscription is not None:
+            self.subscription.cancel()
+            await self._stream.unsubscribe(self.subscription.id)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        queue = self._queue
+        if queue.blocks:
+            queue.read_here()
+        while True:
+            if queue.items:
+                try:
+                    return queue.take()
+                except IndexError:  # it was dropped by a thread that needed the room
+                    continue
+            if queue.closed:
+                raise StopAsyncIteration
+            news = queue.waiting(asyncio.get_running_loop())
+            if news is not None:
+                await news
+
+    def _dropped(self, event: Event, reason: str | None) -> None:
+        if self.subscription is not None:
+            self._stream._count_drop(self.subscription, event, reason)  # noqa: SLF001
+
+    def _disconnected(self) -> None:
+        if self.subscription is not None:
+            self.subscription.cancel()

@@ -1,0 +1,168 @@
+"""`Subscription` on its own, and what its `cancel` does to the stream it belongs to."""
+
+import functools
+import threading
+
+import pytest
+from codomyrmex.streaming import InMemoryStream, SSEStream, Subscription, TopicStream, create_event
+
+
+def test_only_the_id_is_needed():
+    subscription = Subscription("s")
+    assert (subscription.id, subscription.topic) == ("s", "*")
+    assert (subscription.handler, subscription.filter_fn, subscription.active) == (None, None, True)
+    assert subscription.dropped == 0
+
+
+def test_the_fields_can_be_given_by_position():
+    subscription = Subscription("s", "a.*", print, bool, False)
+    assert (subscription.topic, subscription.handler, subscription.filter_fn) == ("a.*", print, bool)
+    assert subscription.active is False
+
+
+def test_the_fields_can_be_given_by_name():
+    subscription = Subscription(id="s", topic="a", handler=print, filter_fn=bool, active=False)
+    assert (subscription.topic, subscription.active) == ("a", False)
+
+
+@pytest.mark.parametrize(
+    ("topic", "filter_fn", "active", "expected"),
+    [
+        ("*", None, True, True),
+        ("a.*", None, True, True),
+        ("b", None, True, False),
+        ("*", None, False, False),
+        ("*", lambda e: e.data == 1, True, True),
+        ("*", lambda e: e.data == 2, True, False),
+        ("b", lambda e: True, True, False),
+        ("*", lambda e: True, False, False),
+    ],
+)
+def test_it_receives_what_is_of_its_topics_and_passes_its_filter_while_it_is_active(
+    topic, filter_fn, active, expected
+):
+    subscription = Subscription("s", topic, None, filter_fn, active)
+    assert subscription.should_receive(create_event(1, topic="a.b")) is expected
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("yes", True), ([], False), (None, False), (1, True)])
+def test_the_answer_of_a_filter_counts_by_its_truth(answer, expected):
+    subscription = Subscription("s", filter_fn=lambda _: answer)
+    assert subscription.should_receive(create_event(None)) is expected
+
+
+def test_a_filter_is_only_asked_about_events_of_its_topics():
+    asked = []
+    subscription = Subscription("s", "a", filter_fn=asked.append)
+    of_topic = create_event(None, topic="a")
+    for event in (create_event(None), create_event(None, topic="b"), of_topic):
+        subscription.should_receive(event)
+    subscription.cancel()
+    subscription.should_receive(of_topic)
+    assert asked == [of_topic]
+
+
+def test_cancel_takes_effect_at_once_and_may_be_repeated():
+    subscription = Subscription("s")
+    for _ in range(2):
+        subscription.cancel()
+        assert not subscription.active
+        assert not subscription.should_receive(create_event(None))
+
+
+def test_cancel_may_be_called_from_many_threads_at_once():
+    subscription = Subscription("s")
+    threads = [threading.Thread(target=subscription.cancel) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not subscription.active
+
+
+@pytest.mark.parametrize("handler", ["print", 7, [], object()])
+def test_a_handler_that_cannot_be_called_is_refused(handler):
+    with pytest.raises(TypeError, match="handler"):
+        Subscription("s", handler=handler)
+
+
+@pytest.mark.parametrize("filter_fn", ["print", 7, {}])
+def test_a_filter_that_cannot_be_called_is_refused(filter_fn):
+    with pytest.raises(TypeError, match="filter"):
+        Subscription("s", filter_fn=filter_fn)
+
+
+async def wanted(event, unused=None):
+    return False
+
+
+class Wanted:
+    async def wanted(self, event):
+        return False
+
+    async def __call__(self, event):
+        return False
+
+
+@pytest.mark.parametrize(
+    "filter_fn",
+    [wanted, functools.partial(wanted, unused=1), Wanted().wanted, Wanted()],
+    ids=["function", "partial", "method", "object"],
+)
+def test_an_async_filter_whose_answer_would_always_be_true_is_refused(filter_fn):
+    with pytest.raises(TypeError, match="filter"):
+        Subscription("s", filter_fn=filter_fn)
+
+
+def test_it_tells_what_it_is():
+    subscription = Subscription("some-id", "a.*")
+    assert "some-id" in repr(subscription)
+    assert "a.*" in repr(subscription)
+    before = repr(subscription)
+    subscription.cancel()
+    assert repr(subscription) != before
+
+
+@pytest.mark.parametrize("make", [InMemoryStream, SSEStream, TopicStream])
+async def test_cancel_also_removes_it_from_its_stream(make):
+    async with make() as stream:
+        subscription = await stream.subscribe(print, topic="a.*")
+        assert stream.statistics().subscribers == 1
+        subscription.cancel()
+        assert stream.statistics().subscribers == 0
+        assert await stream.unsubscribe(subscription.id) is False
+
+
+@pytest.mark.parametrize("make", [InMemoryStream, SSEStream, TopicStream])
+async def test_unsubscribe_makes_it_inactive(make):
+    async with make() as stream:
+        subscription = await stream.subscribe(print)
+        assert await stream.unsubscribe(subscription.id) is True
+        assert not subscription.active
+
+
+async def test_one_that_its_own_handler_cancels_gets_nothing_more():
+    stream, seen = InMemoryStream(), []
+
+    def handler(event):
+        seen.append(event.data)
+        subscription.cancel()
+
+    subscription = await stream.subscribe(handler)
+    for n in range(3):
+        await stream.publish(create_event(n))
+    assert seen == [0]
+
+
+async def test_one_that_an_earlier_handler_cancels_does_not_get_the_event_under_way():
+    stream, seen = InMemoryStream(), []
+    await stream.subscribe(lambda _: later.cancel())
+    later = await stream.subscribe(seen.append)
+    await stream.publish(create_event(None))
+    assert seen == []
+
+
+async def test_ids_on_a_stream_are_all_different():
+    stream = InMemoryStream()
+    ids = {(await stream.subscribe(print)).id for _ in range(100)}
+    assert len(ids) == 100
