@@ -1,0 +1,78 @@
+"""Measure everything, print the table, and write `benchmarks/results.md`.
+
+python benchmarks/run.py [--no-write]
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import streams
+from measure import Result
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).with_name("results.md")
+GROUPS = (streams,)
+COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    better = "≥" if result.rate else "≤"
+    bar = "" if result.bar is None else f"{better} {result.bar:.2f} x"
+    mark = "" if result.bar is None else "kept" if result.kept else "MISSED"
+    return result.work, result.against, f"{result.ratio:.2f} x", bar, mark, result.detail
+
+
+def markdown(results: Sequence[Result], seconds: float) -> str:
+    lines = [
+        "# Benchmark results",
+        "",
+        (
+            f"{datetime.now(UTC):%Y-%m-%d}, {platform.python_implementation()} "
+            f"{platform.python_version()}, {os.cpu_count()} cores, {seconds:.0f} s. Made by `make bench`."
+        ),
+        "",
+        "Candidate and baseline run in turn in the same process; the ratio is the median over the rounds.",
+        "Where a bar is `≤` the ratio is of times, where it is `≥` of rates. Rows without a bar are for",
+        "information: an empty handler shows what publishing itself costs, of which the coroutine that",
+        "`await publish()` needs is the largest part.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "| --- | --- | ---: | ---: | --- | --- |",
+        *("| " + " | ".join(cells(result)) + " |" for result in results),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    console = Console()
+    start = time.monotonic()
+    results = []
+    with console.status("measuring") as status:
+        for group in GROUPS:
+            for result in group.measure():
+                results.append(result)
+                status.update(f"{len(results)} measured, last: {result.work}")
+    table = Table(*COLUMNS)
+    for result in results:
+        table.add_row(*cells(result), style="" if result.kept else "bold red")
+    console.print(table)
+    if "--no-write" not in sys.argv[1:]:
+        RESULTS.write_text(markdown(results, time.monotonic() - start), encoding="utf-8")
+        console.print(f"written to {RESULTS.parent.name}/{RESULTS.name}")
+    missed = [result.work for result in results if not result.kept]
+    for work in missed:
+        console.print(f"missed: {work}", style="bold red")
+    return 1 if missed and "--strict" in sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
