@@ -31,7 +31,7 @@ $(LISTING): listing ;
 $(READY): pyproject.toml $(LISTING) $(VENV)/bin/python
 	@echo "installing the package and its development tools (about a minute the first time)"
 	@rm -rf build/__editable__*
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 		--config-settings editable_mode=strict --editable '.[dev]'
 	@touch $@
 

@@ -245,8 +245,8 @@ class PutLater(Generic[T]):
 
     def give_up(self, reason: str = "a publish that cannot wait found its queue full") -> None:
         """Leave the line and drop the item, if it is not in yet."""
-        if self._queue._withdraw(self) or self._accepted is False:  # noqa: SLF001 - two halves of one thing
-            self._queue._on_drop(self.item, reason)  # noqa: SLF001
+        if self._queue._withdraw(self) or self._accepted is False:
+            self._queue._on_drop(self.item, reason)
 
     def finish(self, *, accepted: bool) -> None:
         """Note, from any thread, that the item is in or never will be, and tell who waits for that."""
@@ -276,9 +276,9 @@ class PutLater(Generic[T]):
         queue = self._queue
         started_by_reader = id(queue) in _reading.get()
         while self._accepted is None:  # looked at after the future was set, so that no news is missed
-            taken = queue._taken  # noqa: SLF001
+            taken = queue._taken
             await asyncio.wait({news}, timeout=_PATIENCE)
-            if self._accepted is not None or queue._taken != taken:  # noqa: SLF001
+            if self._accepted is not None or queue._taken != taken:
                 continue
             if queue.reader is None or queue.reader.done():
                 self.give_up("its queue is full and nobody reads it any more")

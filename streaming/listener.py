@@ -53,11 +53,9 @@ class Listener:
         stream = self._stream
         self._queue.read_here()
         self._queue.owner = asyncio.current_task()
-        with stream._listeners_lock:  # noqa: SLF001 - a listener is part of its stream
-            stream._listeners.add(self)  # noqa: SLF001 - before it subscribes, so that closing ends it
-        self.subscription = await stream._subscribe_listener(  # noqa: SLF001
-            self.put, self._topic, self._filter_fn
-        )
+        with stream._listeners_lock:
+            stream._listeners.add(self)
+        self.subscription = await stream._subscribe_listener(self.put, self._topic, self._filter_fn)
         when_ended(self.subscription, self.close)
         return self
 
@@ -67,8 +65,8 @@ class Listener:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._stream._listeners_lock:  # noqa: SLF001
-            self._stream._listeners.discard(self)  # noqa: SLF001
+        with self._stream._listeners_lock:
+            self._stream._listeners.discard(self)
         self._queue.close(discard=True)
         if self.subscription is not None:
             self.subscription.cancel()
@@ -95,7 +93,7 @@ class Listener:
 
     def _dropped(self, event: Event, reason: str | None) -> None:
         if self.subscription is not None:
-            self._stream._count_drop(self.subscription, event, reason)  # noqa: SLF001
+            self._stream._count_drop(self.subscription, event, reason)
 
     def _disconnected(self) -> None:
         if self.subscription is not None:

@@ -213,7 +213,7 @@ class InLine:
         done: Future[None] = Future()
         self._mailbox.put(self._awaitable, self._event, done)
         with contextlib.suppress(HandlerLoopError):  # then it waits there for the loop to run again
-            await _wait_for(done, self._mailbox._loop)  # noqa: SLF001 - two halves of one thing
+            await _wait_for(done, self._mailbox._loop)
 
 
 class _Job(NamedTuple):

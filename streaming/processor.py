@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
-from contextvars import ContextVar
 from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
@@ -17,6 +16,7 @@ from codomyrmex.streaming.events import Event, EventType
 from codomyrmex.streaming.stream import Stream
 from codomyrmex.streaming.subscriptions import Subscription, close_awaitable, name_of
 from codomyrmex.streaming.topics import EVERYTHING
+from codomyrmex.streaming.turns import Turnstile
 
 MapFunction = Callable[[Event], Event | Awaitable[Event | None] | None]
 FilterStage = Callable[[Event], bool | Awaitable[bool]]
@@ -26,10 +26,6 @@ StageErrorHandler = Callable[[Exception, Event], Awaitable[None] | None]
 _MAX_FED_BACK = 10_000
 
 _log = Diagnostics(__name__)
-
-# What the code in this context is called by, the innermost first. A processor waits for its sinks; where
-# one of them leads back to the source, that event must not wait for the processor in turn.
-_inside: ContextVar[_Turn | None] = ContextVar("codomyrmex.streaming.processor", default=None)
 
 
 class ProcessorStatistics(NamedTuple):
@@ -61,17 +57,6 @@ class _Stage(NamedTuple):
     place: int
 
 
-class _Turn:
-    """A processor's mark in the context of what it awaits, there for one event at a time."""
-
-    __slots__ = ("outer", "processor", "waits_for")
-
-    def __init__(self, processor: StreamProcessor) -> None:
-        self.processor = processor
-        self.outer: _Turn | None = None
-        self.waits_for: _Turn | None = None  # that of another processor, held by another publisher
-
-
 class _Tail:
     """What is left of an event's way when the stages that need not wait are done.
 
@@ -85,12 +70,12 @@ class _Tail:
         self._rest = rest
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._processor._in_turn(self._rest).__await__()  # noqa: SLF001 - a part of it
+        return self._processor._in_turn(self._rest).__await__()
 
     def close(self) -> None:
         """Give it up."""
         close_awaitable(self._rest)
-        self._processor._unbegun -= 1  # noqa: SLF001
+        self._processor._unbegun -= 1
 
 
 class StreamProcessor:
@@ -114,13 +99,11 @@ class StreamProcessor:
         self._subscription: Subscription | None = None
         self._compiled: tuple[_Stage, ...] = ()
         self._thread = 0  # where the event loop runs that the stages run on
-        self._turn = _Turn(self)
+        self._turns = Turnstile()
         self._starting = False
-        self._busy = False  # an event is on its way
         self._flush_when_through = False
         self._task: asyncio.Task[None] | None = None
         self._unbegun = 0  # events whose tail nobody has begun to await
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._fed_back: deque[Event] = deque()
         self._received = self._emitted = self._filtered = self._errors = self._dropped = 0
 
@@ -162,7 +145,7 @@ class StreamProcessor:
         """
         if stream is self._source:
             raise ValueError("the source of a processor cannot be its sink as well")
-        return self._add(_SINK, stream._start_publish, type(stream).__name__)  # noqa: SLF001 - the streams' own
+        return self._add(_SINK, stream._start_publish, type(stream).__name__)
 
     def on_error(self, fn: StageErrorHandler) -> Self:
         """Call `fn` with each exception of a stage and the event that came from the source."""
@@ -198,7 +181,7 @@ class StreamProcessor:
         self._compiled = tuple(self._stages)
         self._starting = True
         try:
-            self._subscription = await self._source._subscribe_listener(self._handle, EVERYTHING, None)  # noqa: SLF001
+            self._subscription = await self._source._subscribe_listener(self._handle, EVERYTHING, None)
         finally:
             self._starting = False
         return self._subscription
@@ -209,7 +192,7 @@ class StreamProcessor:
             return
         self._subscription.cancel()
         self._subscription = None
-        if self._is_inside():  # a stage or a sink has stopped it: when its event is through
+        if self._turns.is_inside():  # a stage or a sink has stopped it: when its event is through
             self._flush_when_through = True
             return
         for batch in self._batches:
@@ -235,57 +218,32 @@ class StreamProcessor:
 
     def _handle(self, event: Event) -> Awaitable[None] | None:
         """Take an event from the source: at once as far as nothing has to wait, else as a tail."""
-        if self._busy or self._unbegun or get_ident() != self._thread:
-            if get_ident() == self._thread and self._leads_back():
+        turns = self._turns
+        if turns.busy or self._unbegun or get_ident() != self._thread:
+            if get_ident() == self._thread and turns.leads_back():
                 self._feed_back(event)
                 return None
             return self._handle_later(event)
         self._received += 1
-        self._busy = True
+        turns.busy = True
         try:
             rest = self._step(event, 0, event)
         finally:
-            self._busy = False
-            if self._waiting:
-                self._next_turn()
+            turns.busy = False
+            if turns.waiting:
+                turns.release()
         if rest is None:
             return None
         self._unbegun += 1
         return _Tail(self, rest)
 
     async def _handle_later(self, event: Event) -> None:
-        if self._leads_back():
+        if self._turns.leads_back():
             self._feed_back(event)
             return
         self._received += 1
         self._unbegun += 1
         await self._in_turn(self._run(event, 0, event))
-
-    def _is_inside(self) -> bool:
-        turn = _inside.get()
-        while turn is not None and turn is not self._turn:
-            turn = turn.outer
-        return turn is not None
-
-    def _leads_back(self) -> bool:
-        """Tell whether to wait for our turn would be to wait for ourselves.
-
-        That is so where a sink has led back to the source, and where who has the turn waits, perhaps
-        over others, for a processor that the code here runs inside of.
-        """
-        if not self._busy:
-            return False
-        held = []
-        turn = _inside.get()
-        while turn is not None:
-            held.append(turn)
-            turn = turn.outer
-        wanted: _Turn | None = self._turn
-        while wanted is not None:
-            if wanted in held:
-                return True
-            wanted = wanted.waits_for
-        return False
 
     def _feed_back(self, event: Event) -> None:
         self._received += 1
@@ -299,25 +257,18 @@ class StreamProcessor:
         """Await the rest of an event's way after those that came before it."""
         self._unbegun -= 1
         try:
-            if self._busy:
-                await self._wait_for_turn()
+            token = await self._turns.enter()
         except BaseException:
             close_awaitable(rest)
             raise
-        self._busy = True
-        self._turn.outer = _inside.get()
-        token = _inside.set(self._turn)
         try:
             await rest
             await self._run_fed_back()
         finally:
-            _inside.reset(token)
-            self._turn.outer = None
-            self._busy = False
-            if self._fed_back:  # their publishers believe them to be on their way
+            if self._fed_back:  # interrupted; but their publishers believe them to be on their way
                 self._unbegun += 1
                 self._task = asyncio.get_running_loop().create_task(self._in_turn(self._run_fed_back()))
-            self._next_turn()
+            self._turns.leave(token)
 
     async def _run_fed_back(self) -> None:
         while self._fed_back:
@@ -327,31 +278,6 @@ class StreamProcessor:
             self._flush_when_through = False
             for batch in self._batches:
                 await batch.send_on()
-
-    async def _wait_for_turn(self) -> None:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        holding = _inside.get()
-        if holding is not None:
-            holding.waits_for = self._turn
-        try:
-            await place
-        except BaseException:
-            if place.done() and not place.cancelled():
-                self._busy = False
-                self._next_turn()
-            raise
-        finally:
-            if holding is not None:
-                holding.waits_for = None
-
-    def _next_turn(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                self._busy = True  # kept for the one who is woken, so that nobody overtakes it
-                place.set_result(None)
-                return
 
     async def _run(self, event: Event, start: int, origin: Event) -> None:
         rest = self._step(event, start, origin)
@@ -481,21 +407,21 @@ class _Batch:
         if len(self._events) >= self._size:
             return self._complete()
         if self._timer is None:
-            clock = self._processor._clock  # noqa: SLF001 - a batch is part of its processor
+            clock = self._processor._clock
             self._timer = clock.call_later(self._age, self._come_of_age)
         return None
 
     async def flush(self) -> None:
         """Send on what there is, in its turn."""
         processor = self._processor
-        processor._unbegun += 1  # noqa: SLF001
-        await processor._in_turn(self.send_on())  # noqa: SLF001
+        processor._unbegun += 1
+        await processor._in_turn(self.send_on())
 
     async def send_on(self) -> None:
         """Send on what there is; the caller has the turn."""
         event = self._complete()
         if event is not None:
-            await self._processor._run(event, self._place + 1, event)  # noqa: SLF001
+            await self._processor._run(event, self._place + 1, event)
 
     def _come_of_age(self) -> None:
         self._timer = None

@@ -72,10 +72,10 @@ class _Feed:
         return handler, self.queue.put_alone(frame), True
 
     def _dropped(self, frame: _Frame, reason: str | None) -> None:
-        self._stream._count_drop(self.subscription, frame.event, reason)  # noqa: SLF001 - part of its stream
+        self._stream._count_drop(self.subscription, frame.event, reason)
 
     def _disconnected(self) -> None:
-        self._stream._retire(self.subscription)  # noqa: SLF001
+        self._stream._retire(self.subscription)
 
 
 class _Left(NamedTuple):
@@ -486,6 +486,6 @@ class _FrameReader(Reader[str]):
 def _look_again(reader: ReferenceType[Reader[Any]]) -> None:
     this = reader()
     if this is not None:
-        this._timer = None  # noqa: SLF001 - the module's own
-        if this._feed is not None:  # noqa: SLF001
-            this._feed.queue.wake()  # noqa: SLF001
+        this._timer = None
+        if this._feed is not None:
+            this._feed.queue.wake()

@@ -96,12 +96,12 @@ class Subscription:
 
 def bind(subscription: Subscription, on_cancel: Callable[[Subscription], None]) -> None:
     """Tie a subscription to its stream, which is told when it ends."""
-    subscription._on_cancel = on_cancel  # noqa: SLF001 - the module's own
+    subscription._on_cancel = on_cancel
 
 
 def when_ended(subscription: Subscription, on_end: Callable[[], None]) -> None:
     """Have something called when a subscription ends, whoever ends it."""
-    subscription._on_end = on_end  # noqa: SLF001 - the module's own
+    subscription._on_end = on_end
 
 
 def is_plain_function(function: object) -> bool:
@@ -113,16 +113,16 @@ def is_plain_function(function: object) -> bool:
 
 def deactivate(subscription: Subscription) -> None:
     """Mark a subscription as ended without telling its stream, which is the one that asks."""
-    subscription._active = False  # noqa: SLF001 - the module's own
-    if subscription._on_end is not None:  # noqa: SLF001
-        subscription._on_end()  # noqa: SLF001
+    subscription._active = False
+    if subscription._on_end is not None:
+        subscription._on_end()
 
 
 def count_drop(subscription: Subscription) -> None:
     """Count an event that this subscription lost."""
-    if subscription._drops is None:  # noqa: SLF001 - the module's own
-        subscription._drops = Counter()  # noqa: SLF001 - made late: most never drop
-    subscription._drops.tick()  # noqa: SLF001
+    if subscription._drops is None:
+        subscription._drops = Counter()
+    subscription._drops.tick()
 
 
 def name_of(function: object) -> str:

@@ -41,9 +41,7 @@ class collect(list[Event]):  # noqa: N801 - used like a function
         return self
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._stream._subscribe_listener(  # noqa: SLF001 - nobody reads a queue
-            self._arrived, self._topic, None
-        )
+        self._subscription = await self._stream._subscribe_listener(self._arrived, self._topic, None)
         return self
 
     def __exit__(

@@ -1,0 +1,37 @@
+"""Optional packages: one clear sentence where one is missing, and imports only when a name is used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+class MissingExtraError(ImportError):
+    """A package that an integration adapts is not installed; the message says what to install."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {package}, which is not installed: pip install 'codomyrmex-streaming[{extra}]'",
+            name=package,
+        )
+
+
+def lazy_exports(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make the `__getattr__` of a package whose names are imported on first use.
+
+    Args:
+        package: the package's `__name__`.
+        names: each public name with the module that has it.
+    """
+
+    def getattr_(name: str) -> Any:
+        module = names.get(name)
+        if module is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{module}"), name)
+        setattr(sys.modules[package], name, value)  # the next time it is simply there
+        return value
+
+    return getattr_

@@ -1,0 +1,1 @@
+"""How events leave a stream. The public names are those of `codomyrmex.integrations`."""

@@ -1,0 +1,187 @@
+"""Each extra is optional: one sentence where it is missing, and everything else goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from codomyrmex.integrations import MissingExtraError
+
+HIDE = """
+import sys
+
+class Hide:
+    def __init__(self, *names):
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide(*%r))
+"""
+
+STRUCTLOG = "from codomyrmex.integrations.logging_monitoring import StructlogSink; StructlogSink()"
+OTEL = "from codomyrmex.integrations.logging_monitoring import OpenTelemetrySink; OpenTelemetrySink()"
+PYBREAKER = "from codomyrmex.integrations.service_mesh import attach_pybreaker"
+APPRISE = """
+import asyncio
+from codomyrmex.integrations import attach
+from codomyrmex.integrations.notification import AppriseChannel
+from codomyrmex.streaming import InMemoryStream
+
+async def main():
+    async with attach(InMemoryStream(), AppriseChannel("operations", "json://127.0.0.1/s3cret")):
+        pass
+
+asyncio.run(main())
+"""
+
+USES = {
+    # hidden module: (what is used, its name in the message, the extra)
+    "structlog": (STRUCTLOG, "StructlogSink", "structlog"),
+    "opentelemetry": (OTEL, "OpenTelemetrySink", "otel"),
+    "pybreaker": (PYBREAKER, "attach_pybreaker", "pybreaker"),
+    "apprise": (APPRISE, "AppriseChannel", "apprise"),
+}
+EACH = pytest.mark.parametrize("hidden", USES)
+
+
+def run(code: str, *hidden: str) -> str:
+    """Run code where some packages are not installed, and give what it prints."""
+    program = HIDE % (hidden,) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@EACH
+def test_using_what_is_not_installed_gives_one_clear_sentence(hidden):
+    use, what, extra = USES[hidden]
+    code = f"""
+from codomyrmex.integrations import MissingExtraError
+import json
+try:
+    exec({use!r})
+except ImportError as error:
+    print(json.dumps([isinstance(error, MissingExtraError), str(error), error.name]))
+"""
+    is_missing_extra, sentence, name = json.loads(run(code, hidden))
+    assert is_missing_extra
+    assert sentence.startswith(f"{what} needs ")
+    assert f"pip install 'codomyrmex-streaming[{extra}]'" in sentence
+    assert "\n" not in sentence
+    assert "s3cret" not in sentence
+    assert name.startswith(hidden)
+
+
+@EACH
+def test_what_does_not_need_it_still_works(hidden):
+    others = "\n".join(use for name, (use, _, _) in USES.items() if name != hidden)
+    code = f"""
+import codomyrmex.streaming, codomyrmex.integrations
+import codomyrmex.integrations.logging_monitoring
+import codomyrmex.integrations.notification
+import codomyrmex.integrations.service_mesh
+{others}
+print("fine")
+"""
+    assert run(code, hidden).strip() == "fine"
+
+
+def test_without_any_extra_the_core_and_attach_work():
+    code = """
+import asyncio
+from codomyrmex.integrations import InlineSink, Sink, attach
+from codomyrmex.streaming import InMemoryStream, create_event
+
+class Print(InlineSink):
+    name = "print"
+
+    def emit(self, event):
+        print("inline", event.data)
+
+class PrintLater(Sink):
+    name = "print later"
+
+    async def send(self, events):
+        print("queued", [event.data for event in events])
+
+async def main():
+    stream = InMemoryStream()
+    async with attach(stream, Print(), PrintLater()):
+        await stream.publish(create_event(1))
+
+asyncio.run(main())
+"""
+    assert run(code, *USES).splitlines() == ["inline 1", "queued [1]"]
+
+
+@EACH
+def test_asking_a_second_time_gives_the_same_sentence(hidden):
+    use, what, _ = USES[hidden]
+    code = f"""
+for _ in range(2):
+    try:
+        exec({use!r})
+    except ImportError as error:
+        print(error)
+"""
+    first, second = run(code, hidden).splitlines()
+    assert first == second
+    assert first.startswith(what)
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "codomyrmex.streaming",
+        "codomyrmex.streaming.testing",
+        "codomyrmex.integrations",
+        "codomyrmex.integrations.logging_monitoring",
+        "codomyrmex.integrations.notification",
+        "codomyrmex.integrations.service_mesh",
+    ],
+)
+def test_importing_loads_no_third_party_package_but_two(package):
+    code = f"""
+before = set(sys.modules)
+import json
+import {package}
+new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
+"""
+    # msgspec looks for typing_extensions, and goes on without.
+    assert set(json.loads(run(code, "typing_extensions"))) <= {"codomyrmex", "msgspec", "uuid_utils"}
+
+
+def test_the_core_does_not_load_the_integrations():
+    code = """
+import codomyrmex.streaming, codomyrmex.streaming.testing
+print([name for name in sys.modules if name.startswith("codomyrmex.integrations")])
+"""
+    assert run(code).strip() == "[]"
+
+
+def test_a_name_that_does_not_exist_is_an_ordinary_error():
+    for package in ("logging_monitoring", "service_mesh"):
+        with pytest.raises(ImportError, match="Nonsense") as caught:
+            exec(f"from codomyrmex.integrations.{package} import Nonsense")
+        assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_the_public_names_are_there():
+    code = """
+import codomyrmex.integrations as root
+from codomyrmex.integrations import logging_monitoring, notification, service_mesh
+for package in (root, logging_monitoring, notification, service_mesh):
+    for name in package.__all__:
+        assert getattr(package, name).__module__.startswith("codomyrmex.integrations"), name
+print("fine")
+"""
+    assert run(code).strip() == "fine"

@@ -1,0 +1,145 @@
+"""The examples run as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST_LIGHT = ROOT / "examples" / "first_light.py"
+DATA = ROOT.parent / "shared" / "data"
+
+COUNT = re.compile(r"^ *([\d,]+) ([a-z][a-z ]+)$", re.MULTILINE)
+LINES, FAILURES = "lines came in", "failures and state changes"
+LOGGED, ON_A_SPAN, NOTIFIED, DROPPED = "logged", "put on a span", "notified", "dropped"
+
+LOG = """\
+Dec 10 06:55:46 LabSZ sshd[24200]: Invalid user webmaster from 10.0.0.6
+Dec 10 06:55:48 LabSZ sshd[24200]: Failed password for invalid user webmaster from 10.0.0.6 port 38926 ssh2
+Dec 10 06:55:48 LabSZ sshd[24200]: Connection closed by 173.234.31.186 [preauth]
+Dec 10 07:13:56 LabSZ sshd[24227]: Failed password for root from 10.0.0.7 port 42393 ssh2
+Dec 10 07:14:00 L sshd[1]: message repeated 5 times: [ Failed password for root from 10.0.0.7 port 42 ssh2]
+127.0.0.1 - - [17/May/2015:10:05:03 +0000] "GET /orders HTTP/1.1" 200 27
+127.0.0.1 - - [17/May/2015:10:05:04 +0000] "GET /nothing HTTP/1.1" 404 27
+127.0.0.1 - - [17/May/2015:10:05:05 +0000] "GET /orders HTTP/1.1" 503 - "-" "curl/8"
+
+a line about nothing, with a Zoë in it
+"""
+
+
+def run(*arguments: str, standard_input: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(FIRST_LIGHT), *arguments],
+        input=standard_input,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
+
+
+def counts_of(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return {label: int(number.replace(",", "")) for number, label in COUNT.findall(done.stdout)}
+
+
+def expected(lines: int, failures: int) -> dict[str, int]:
+    return {
+        LINES: lines,
+        FAILURES: failures,
+        LOGGED: failures,
+        ON_A_SPAN: failures,
+        NOTIFIED: failures,
+        DROPPED: 0,
+    }
+
+
+def test_by_itself_it_serves_fails_and_tells_everywhere_the_same():
+    done = run()
+    counts = counts_of(done)
+    assert counts == expected(counts[LINES], counts[FAILURES])
+    assert 0 < counts[FAILURES] < counts[LINES]
+    opened = done.stdout.index("'to_state': 'open'")
+    closed = done.stdout.index("'to_state': 'closed'")
+    assert opened < done.stdout.index("'to_state': 'half_open'") < closed
+    assert done.stdout.count("http.failure ") >= 4  # one of the customer's making, three of the service's
+    refused = re.search(r"refused (\d+) requests", done.stdout)
+    assert refused is not None
+    assert counts[LINES] + int(refused[1]) == 30
+
+
+def test_the_spans_it_shows_have_all_the_events():
+    done = run()
+    counts = counts_of(done)
+    shown = [int(number) for number in re.findall(r"^span '.*': (\d+) events", done.stdout, re.MULTILINE)]
+    assert sum(shown) == counts[ON_A_SPAN]
+
+
+def test_a_file_is_read_and_its_failures_are_explained(tmp_path):
+    log = tmp_path / "some.log"
+    log.write_text(LOG, encoding="utf-8")
+    done = run(str(log))
+    assert counts_of(done) == expected(10, 5)
+    assert done.stdout.count("login.failure ") >= 3
+    assert "'user': 'webmaster'" in done.stdout
+    assert "'attempts': 5" in done.stdout
+    assert "'status': 404" in done.stdout
+    assert "'status': 503" in done.stdout
+
+
+def test_standard_input_is_read_like_a_file():
+    assert counts_of(run("-", standard_input=LOG.encode())) == expected(10, 5)
+
+
+def test_a_last_line_without_an_end_counts():
+    assert counts_of(run("-", standard_input=LOG.rstrip().encode())) == expected(10, 5)
+
+
+@pytest.mark.parametrize("through", ["file", "standard input"])
+def test_bytes_that_are_no_text_do_no_harm(tmp_path, through):
+    raw = b"sshd[1]: Failed password for root\xff\xfe from 10.0.0.1 port 1 ssh2\n\xff\x00\x1b[31m\n"
+    log = tmp_path / "raw.log"
+    log.write_bytes(raw)
+    if through == "file":
+        done = run(str(log))
+    else:  # as strict as Python is where the locale is one of a person
+        done = run("-", standard_input=raw, PYTHONIOENCODING="utf-8:strict")
+    assert counts_of(done) == expected(2, 1)
+
+
+def test_nothing_to_read_is_nothing_to_tell():
+    assert counts_of(run("-")) == expected(0, 0)
+
+
+def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):
+    done = run(str(tmp_path / "nothing.log"))
+    assert done.returncode == 2
+    assert "nothing.log" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_folder_is_no_file(tmp_path):
+    done = run(str(tmp_path))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "failures"),
+    [("openssh_2k.log", 520), ("apache_access_2k.log", 35)],
+)
+def test_real_logs_give_the_exact_counts(name, failures):
+    log = DATA / name
+    if not log.is_file():
+        pytest.skip(f"there is no ../shared/data/{name} beside the project")
+    assert counts_of(run(str(log))) == expected(2_000, failures)

@@ -1,0 +1,152 @@
+"""What the layout of the project promises to those who install it and to those who work on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import codomyrmex
+import codomyrmex.integrations
+import codomyrmex.streaming
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = {"streaming": "codomyrmex.streaming", "integrations": "codomyrmex.integrations"}
+
+
+def package_folders() -> set[str]:
+    """Give every package that has a Python file in the source folders."""
+    return {
+        ".".join(["codomyrmex", *path.parent.relative_to(ROOT).parts])
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+    }
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_package_above_is_a_namespace():
+    assert getattr(codomyrmex, "__file__", None) is None
+    for folder in codomyrmex.__path__:
+        assert not (Path(folder) / "__init__.py").exists()
+    assert not (ROOT / "codomyrmex").exists()
+
+
+@pytest.mark.parametrize("package", FOLDERS.values())
+def test_both_packages_are_typed(package):
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
+    assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"][package]
+
+
+def test_every_python_file_is_in_a_package_that_is_listed():
+    assert package_folders() == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_package_has_an_init():
+    for package in package_folders():
+        assert (ROOT.joinpath(*package.split(".")[1:]) / "__init__.py").is_file(), package
+
+
+def test_the_folders_are_mapped_to_their_names():
+    mapped = {folder: name for name, folder in PROJECT["tool"]["setuptools"]["package-dir"].items()}
+    assert mapped == FOLDERS
+
+
+def test_the_installed_files_are_those_of_the_project():
+    for folder, package in FOLDERS.items():
+        installed = importlib.resources.files(package)
+        for path in (ROOT / folder).rglob("*.py"):
+            there = installed.joinpath(*path.relative_to(ROOT / folder).parts)
+            assert there.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+
+
+def test_the_version_is_the_installed_one():
+    assert PROJECT["project"]["version"] == importlib.metadata.version("codomyrmex-streaming")
+
+
+def test_the_core_needs_two_packages_only():
+    names = {re.split(r"[^A-Za-z0-9-]", need)[0] for need in PROJECT["project"]["dependencies"]}
+    assert names == {"msgspec", "uuid-utils"}
+
+
+def test_all_is_every_extra_of_a_system():
+    extras = PROJECT["project"]["optional-dependencies"]
+    systems = set(extras) - {"all", "bench", "dev"}
+    [everything] = extras["all"]
+    listed = re.fullmatch(r"codomyrmex-streaming\[([^]]+)\]", everything)
+    assert listed is not None
+    assert set(listed[1].split(",")) == systems
+
+
+@pytest.mark.parametrize(
+    "name", ["pyproject.toml", "README.md", "LICENSE", "Makefile", "examples", "benchmarks"]
+)
+def test_what_belongs_to_the_project_is_there(name):
+    assert (ROOT / name).exists()
+
+
+def test_every_command_that_the_readme_names_is_in_the_makefile():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = [*re.findall(r"^```.*?^```", readme, re.MULTILINE | re.DOTALL), *re.findall(r"`[^`\n]+`", readme)]
+    named = {command for part in code for command in re.findall(r"\bmake +([a-z][a-z-]*)", part)}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    assert named <= targets
+    assert {"setup", "demo", "test", "check", "bench"} <= targets
+
+
+def test_another_distribution_of_the_same_name_lives_beside_it(tmp_path):
+    other = tmp_path / "codomyrmex" / "other"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("WHO = 'the other one'\n", encoding="utf-8")
+    code = (
+        "import codomyrmex.other\n"
+        "from codomyrmex.integrations import attach\n"
+        "from codomyrmex.streaming import Event\n"
+        "print(codomyrmex.other.WHO, Event.__module__)\n"
+    )
+    done = python(code, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == "the other one codomyrmex.streaming.events"
+
+
+def test_a_wheel_has_both_packages_and_no_init_above(tmp_path):
+    if find_spec("setuptools") is None or find_spec("wheel") is None:
+        pytest.skip("setuptools and wheel are not both installed here")
+    if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        pytest.skip("setuptools is older than the project asks for")
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    command = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run(
+        [sys.executable, "-m", *command, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "codomyrmex/__init__.py" not in names
+    for folder in FOLDERS:
+        for path in [*(ROOT / folder).rglob("*.py"), ROOT / folder / "py.typed"]:
+            assert f"codomyrmex/{path.relative_to(ROOT).as_posix()}" in names

@@ -1,0 +1,138 @@
+"""How the public names are typed; mypy and pyright read this file in strict mode, nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, assert_type
+
+from codomyrmex.integrations import DrainReport, InlineSink, Sink, attach
+from codomyrmex.streaming import (
+    Event,
+    EventType,
+    InMemoryStream,
+    Listener,
+    Overflow,
+    ProcessorStatistics,
+    Reader,
+    SSEDecoder,
+    SSERecord,
+    SSEStream,
+    Stream,
+    StreamProcessor,
+    StreamStatistics,
+    Subscription,
+    TopicStream,
+    broadcast,
+    create_event,
+)
+from codomyrmex.streaming.testing import FakeClock, collect
+
+
+def plain_handler(event: Event) -> None:
+    assert_type(event.id, str)
+    assert_type(event.type, EventType)
+    assert_type(event.timestamp, datetime)
+    assert_type(event.metadata, dict[str, Any])
+    assert_type(event.topic, str | None)
+
+
+async def async_handler(event: Event) -> int:
+    return len(event.id)
+
+
+def drop_heartbeats(event: Event) -> Event | None:
+    return None if event.type is EventType.HEARTBEAT else event
+
+
+def is_order(event: Event) -> bool:
+    return event.topic == "orders.created"
+
+
+def events() -> None:
+    event = create_event({"order": 42}, topic="orders.created")
+    assert_type(event, Event)
+    assert_type(event.to_dict(), dict[str, Any])
+    assert_type(Event.from_dict(event.to_dict()), Event)
+    assert_type(event.replace(data=1), Event)
+    assert_type(event.to_sse(), str)
+    create_event(None, EventType.ERROR)
+    create_event(None, "error")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    event.data = 1  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def streams(stream: Stream) -> None:
+    subscription = await stream.subscribe(plain_handler)
+    assert_type(subscription, Subscription)
+    await stream.subscribe(async_handler, topic="orders.*", filter_fn=is_order)
+    await stream.subscribe("orders.*")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert_type(await stream.unsubscribe(subscription.id), bool)
+    assert_type(stream.statistics(), StreamStatistics)
+    stream.add_interceptor(drop_heartbeats)
+    listener = stream.listen("orders.>", overflow=Overflow.BLOCK)
+    assert_type(listener, Listener)
+    async with listener as arriving:
+        async for event in arriving:
+            assert_type(event, Event)
+    async with InMemoryStream(on_error=lambda error, event, subscription: None) as memory:
+        assert_type(memory, InMemoryStream)
+        assert_type(memory.get_recent_events(3), list[Event])
+    await broadcast([stream, memory], create_event(1))
+
+
+async def server_sent_events(stream: SSEStream) -> None:
+    subscription = await stream.subscribe(topic="orders.>", last_event_id="x")
+    assert_type(stream.events(subscription.id), Reader[Event])
+    async for frame in stream.sse_generator(subscription.id):
+        assert_type(frame, str)
+    records = SSEDecoder().feed(b"data: 1\n\n")
+    assert_type(records, list[SSERecord])
+    assert_type(records[0].retry, int | None)
+
+
+async def topics(stream: TopicStream, event: Event) -> None:
+    await stream.publish("user.signup", event)
+    await stream.publish(event)
+    stream.publish_nowait("user.signup", event)
+    await stream.publish("user.signup")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert_type(await stream.subscribe("user.signup", handler=plain_handler), Subscription)
+    assert_type(await stream.subscribe(async_handler, topic="user.*"), Subscription)
+    assert_type(stream.list_topics(), list[str])
+
+
+async def processing(source: Stream, target: TopicStream) -> None:
+    async def enrich(event: Event) -> Event | None:
+        return event.replace(data=1)
+
+    processor = StreamProcessor(source).filter(is_order).map(enrich).batch(100, 1.0).sink(target)
+    assert_type(processor, StreamProcessor)
+    assert_type(await processor.start(), Subscription)
+    assert_type(processor.statistics(), ProcessorStatistics)
+    processor.map(lambda event: event.data)
+    processor.map(len)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+class Printer(InlineSink):
+    name = "printer"
+
+    def emit(self, event: Event) -> None:
+        print(event)
+
+
+class Poster(Sink):
+    name = "poster"
+
+    async def send(self, events: Sequence[Event]) -> None:
+        print(len(events))
+
+
+async def sinks(stream: Stream) -> None:
+    async with attach(stream, Printer(), Poster(), topic="orders.>") as attachment:
+        assert_type(await attachment.aclose(), DrainReport)
+    attach(stream, print)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def testing(stream: InMemoryStream) -> None:
+    with collect(stream, "orders.>") as arrived:
+        assert_type(await arrived.wait_for(2), list[Event])
+    SSEStream(clock=FakeClock())
