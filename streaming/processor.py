@@ -229,9 +229,7 @@ class StreamProcessor:
         try:
             rest = self._step(event, 0, event)
         finally:
-            turns.busy = False
-            if turns.waiting:
-                turns.release()
+            turns.busy = False  # nobody can have lined up: nothing else ran on this loop
         if rest is None:
             return None
         self._unbegun += 1

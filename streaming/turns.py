@@ -17,15 +17,14 @@ class Turnstile:
     Unlike an `asyncio.Lock` it knows when to wait would be to wait for oneself: `leads_back`.
 
     Attributes:
-        busy: someone is inside. Who needs no await may set it, and then call `release`.
-        waiting: those in line.
+        busy: someone is inside. Who needs no await may set and unset it.
     """
 
-    __slots__ = ("_outer", "_waits_for", "busy", "waiting")
+    __slots__ = ("_outer", "_waiting", "_waits_for", "busy")
 
     def __init__(self) -> None:
         self.busy = False
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._outer: Turnstile | None = None  # what the one inside of this is inside of as well
         self._waits_for: Turnstile | None = None  # what the one inside of this waits for
 
@@ -61,13 +60,12 @@ class Turnstile:
         """Let the next one in."""
         _inside.reset(token)
         self._outer = None
-        self.release()
+        self._release()
 
-    def release(self) -> None:
-        """Let the next one in, for who has only set `busy`."""
+    def _release(self) -> None:
         self.busy = False
-        while self.waiting:
-            place = self.waiting.popleft()
+        while self._waiting:
+            place = self._waiting.popleft()
             if not place.done():
                 self.busy = True  # kept for the one who is woken, so that nobody overtakes it
                 place.set_result(None)
@@ -75,7 +73,7 @@ class Turnstile:
 
     async def _wait(self) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append(place)
+        self._waiting.append(place)
         held = _inside.get()
         if held is not None:
             held._waits_for = self
@@ -83,7 +81,7 @@ class Turnstile:
             await place
         except BaseException:
             if place.done() and not place.cancelled():
-                self.release()
+                self._release()
             raise
         finally:
             if held is not None:
