@@ -131,9 +131,11 @@ class BoundedQueue(Generic[T]):
                 if not room and self.blocks:
                     return self._line_up(item)
                 if not room and self._overflow is Overflow.DROP_OLDEST:
-                    with contextlib.suppress(IndexError):  # the reader was faster
-                        lost, room = self.items.popleft(), True
-                        self.items.append(item)
+                    try:
+                        lost = self.items.popleft()
+                    except IndexError:  # the reader was faster
+                        dropped = False
+                    self.items.append(item)
                 elif room:
                     self.items.append(item)
                     dropped = False
@@ -209,9 +211,7 @@ class BoundedQueue(Generic[T]):
             self.closed = True
             if discard:
                 self.items = deque()
-            putters, self._putters = self._putters, None
-        for putter in putters or ():
-            putter.finish(accepted=False)
+        self.let_go()
         self.wake()
 
     def read_here(self) -> None:
@@ -220,6 +220,19 @@ class BoundedQueue(Generic[T]):
         reading = _reading.get()
         if id(self) not in reading:
             _reading.set(reading | {id(self)})
+
+    def read_no_more(self) -> None:
+        """Note that nobody reads now, and let those go who wait for room."""
+        self.reader = None
+        _reading.set(_reading.get() - {id(self)})
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Tell those who wait for room that there will be none."""
+        with self._lock:
+            putters, self._putters = self._putters, None
+        for putter in putters or ():
+            putter.finish(accepted=False)
 
     def _withdraw(self, putter: PutLater[T]) -> bool:
         with self._lock:
@@ -274,23 +287,27 @@ class PutLater(Generic[T]):
     async def _wait_in_line(self, news: asyncio.Future[None]) -> None:
         """Wait for room, but not for a reader that is gone, or that seems to wait for us in turn."""
         queue = self._queue
-        started_by_reader = id(queue) in _reading.get()
+        may_be_awaited_by_a_reader = bool(_reading.get())
         while self._accepted is None:  # looked at after the future was set, so that no news is missed
             taken = queue._taken
             await asyncio.wait({news}, timeout=_PATIENCE)
             if self._accepted is not None or queue._taken != taken:
                 continue
-            if queue.reader is None or queue.reader.done():
+            if not _can_read(queue.reader):
                 self.give_up("its queue is full and nobody reads it any more")
                 return
-            if started_by_reader:
+            if may_be_awaited_by_a_reader:
                 self.give_up(
-                    "its queue is full and its reader, which started the publisher, reads nothing: "
-                    "they seem to wait for each other"
+                    "its queue is full, its reader reads nothing, and the publisher belongs to a reader "
+                    "itself: they seem to wait for each other"
                 )
                 return
         if not self._accepted:
-            self.give_up("its queue was closed while it waited for room")
+            self.give_up("its queue was closed, or left by its reader, while it waited for room")
+
+
+def _can_read(reader: asyncio.Task[Any] | None) -> bool:
+    return reader is not None and not reader.done() and reader.get_loop().is_running()
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""Time comes in as a clock, so that tests do not sleep."""
+"""Heartbeats and batches take their time from a clock, so that tests do not sleep."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class DeliveryCounters:
         self._by_audience_size: dict[int, Counter] = {}
         self.skipped = Counter()
         self.dropped_at_queue = Counter()
-        self.dropped_by_interceptor = Counter()
+        self.other_drops = Counter()
         self.handler_errors = Counter()
         self.settled = Counter()  # subtracted twice: interrupted, and dropped or failed as well
         self.other_errors = Counter()  # those that do not cost a delivery
@@ -65,7 +65,7 @@ class DeliveryCounters:
 
     @property
     def dropped(self) -> int:
-        return self.dropped_at_queue.value() + self.dropped_by_interceptor.value()
+        return self.dropped_at_queue.value() + self.other_drops.value()
 
     @property
     def errors(self) -> int:

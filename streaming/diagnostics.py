@@ -41,8 +41,9 @@ class Diagnostics:
             if not due:
                 self._kinds[key] = (last, held_back + 1)
                 return
+            self._kinds.pop(key, None)  # so that the first of the dict is the longest ago
             if len(self._kinds) >= _MAX_KEYS:
-                self._kinds.clear()
+                del self._kinds[next(iter(self._kinds))]
             self._kinds[key] = (now, 0)
         if held_back:
             message += " (and %d more since the last such line)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from inspect import isawaitable
@@ -33,11 +33,39 @@ from codomyrmex.streaming.subscriptions import (
 )
 from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, TopicIndex
 
+
+class _Rest:
+    """What is left of a publish from an async handler on: to be awaited, or else closed."""
+
+    __slots__ = ("_audience", "_calls", "_event", "_result", "_stream")
+
+    def __init__(
+        self,
+        stream: LocalStream,
+        result: Any,
+        event: Event,
+        audience: Audience,
+        calls: Iterator[Callable[[Event], Any]],
+    ) -> None:
+        self._stream = stream
+        self._result = result
+        self._event = event
+        self._audience = audience
+        self._calls = calls
+
+    def __await__(self) -> Generator[Any, None, None]:
+        rest = self._stream._finish_publish(self._result, self._event, self._audience, self._calls)
+        return rest.__await__()
+
+    def close(self) -> None:
+        """Give it up; those who do not get the event are counted."""
+        close_awaitable(self._result)
+        self._stream._abandoned(self._calls)
+
+
 ErrorHandler = Callable[[Exception, Event, Subscription], None]
 
 _MAILBOX_SIZE = 10_000
-
-_log = Diagnostics(__name__)
 
 
 class LocalStream(Stream):
@@ -53,6 +81,7 @@ class LocalStream(Stream):
             raise TypeError(f"on_error is a plain function, not {shorten(on_error)}")
         self._remember = remember  # puts an event into the buffer
         self._on_error = on_error
+        self._log = Diagnostics(__name__)  # of its own, so that no other stream uses up its lines
         self._lock = threading.RLock()
         self._counters = DeliveryCounters()
         self._index = TopicIndex(self._counters)
@@ -77,6 +106,13 @@ class LocalStream(Stream):
         if rest is not None:
             await rest
 
+    _known_publish = publish  # the one that is nothing but `_start_publish` and the await
+
+    def _starter(self) -> Callable[[Event], Awaitable[None] | None]:
+        if type(self).publish is type(self)._known_publish:
+            return self._start_publish
+        return self.publish  # a subclass has one of its own
+
     def _start_publish(self, event: Event) -> Awaitable[None] | None:
         try:
             audience = self._direct.get(event.metadata.get("topic"))
@@ -96,7 +132,7 @@ class LocalStream(Stream):
                     for call in calls:
                         result = call(event)
                         if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                            return self._finish_publish(result, event, audience, calls)
+                            return _Rest(self, result, event, audience, calls)
                 except Exception as error:  # noqa: BLE001 - a handler's failure is its own
                     self._failed(error, event, audience.recipient_at(calls).subscription)
                 else:
@@ -192,7 +228,7 @@ class LocalStream(Stream):
             try:
                 result = interceptor(event)
                 if result is None:
-                    self._counters.dropped_by_interceptor.tick()
+                    self._counters.other_drops.tick()
                     return None
                 if not isinstance(result, Event):
                     close_awaitable(result)
@@ -201,7 +237,7 @@ class LocalStream(Stream):
             except Exception as error:  # noqa: BLE001 - an interceptor must not lose an event
                 self._counters.other_errors.tick()
                 name = name_of(interceptor)
-                _log.warning(name, "interceptor %s raised; the event goes on", name, error=error)
+                self._log.warning(name, "interceptor %s raised; the event goes on", name, error=error)
         return event
 
     # What an async handler returned
@@ -225,17 +261,22 @@ class LocalStream(Stream):
             close_awaitable(awaitable)
             raise HandlerLoopError("the async handler was subscribed without an event loop")
         if recipient.mailbox is None:
-            subscription = recipient.subscription
             with self._lock:
                 if recipient.mailbox is None:
-                    recipient.mailbox = Mailbox(
-                        recipient.loop,
-                        recipient.context,
-                        _MAILBOX_SIZE,
-                        lambda error, event: self._failed(error, event, subscription),
-                        lambda event, reason: self._count_drop(subscription, event, reason),
-                    )
+                    recipient.mailbox = self._mailbox(recipient, recipient.loop)
         recipient.mailbox.put(awaitable, event)
+
+    def _mailbox(self, recipient: Recipient, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        subscription = recipient.subscription
+        errors = self._counters.other_errors if recipient.queued else None
+        drops = self._counters.other_drops if recipient.queued else None
+        return Mailbox(
+            loop,
+            recipient.context,
+            _MAILBOX_SIZE,
+            lambda error, event: self._failed(error, event, subscription, errors),
+            lambda event, reason: self._count_drop(subscription, event, reason, drops),
+        )
 
     # What goes wrong
 
@@ -249,14 +290,16 @@ class LocalStream(Stream):
         (counter or self._counters.handler_errors).tick()
         with suppress(Exception):  # at the end of the stack there may be no way left to say it
             name = name_of(subscription.handler)
-            _log.warning(name, "handler %s failed on event %s; the others go on", name, event.id, error=error)
+            self._log.warning(
+                name, "handler %s failed on event %s; the others go on", name, event.id, error=error
+            )
         if self._on_error is None:
             return
         try:
             self._on_error(error, event, subscription)
         except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
             name = name_of(self._on_error)
-            _log.warning(name, "on_error %s raised", name, error=second)
+            self._log.warning(name, "on_error %s raised", name, error=second)
         except BaseException:
             self._counters.settled.tick()  # the publish that this ends counts it once more
             raise
@@ -266,11 +309,17 @@ class LocalStream(Stream):
         for _ in range(length_hint(calls) + 1):
             self._counters.skipped.tick()
 
-    def _count_drop(self, subscription: Subscription, event: Event, reason: str | None) -> None:
-        self._counters.dropped_at_queue.tick()
+    def _count_drop(
+        self,
+        subscription: Subscription,
+        event: Event,
+        reason: str | None,
+        counter: Counter | None = None,
+    ) -> None:
+        (counter or self._counters.dropped_at_queue).tick()
         count_drop(subscription)
         if reason is not None:
-            _log.warning(subscription.id, "event %s dropped for %r: %s", event.id, subscription, reason)
+            self._log.warning(reason, "event %s dropped for %r: %s", event.id, subscription, reason)
 
     # Tables
 
@@ -347,7 +396,9 @@ class LocalStream(Stream):
     ) -> Subscription:
         return self.subscribe_nowait(handler, topic, filter_fn)
 
-    def _enter(self, subscription: Subscription, entry: Callable[[Any], object]) -> None:
+    def _enter(
+        self, subscription: Subscription, entry: Callable[[Any], object], *, queued: bool = False
+    ) -> None:
         """Put a subscription into the tables; the caller holds the lock."""
         if self._closed:
             raise StreamClosedError(f"{type(self).__name__} is closed")
@@ -355,10 +406,19 @@ class LocalStream(Stream):
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None  # a plain handler needs none
-        recipient = Recipient(subscription, entry, loop, copy_context())
+        recipient = Recipient(subscription, entry, loop, copy_context(), queued)
         bind(subscription, self._leave)
         self._recipients[subscription.id] = recipient
         self._index.add(recipient)
+
+    async def _let_finish(self, subscription: Subscription) -> None:
+        with self._lock:
+            recipient = self._recipients.get(subscription.id)
+            if recipient is not None:
+                self._index.remove(recipient)
+        if recipient is not None and recipient.mailbox is not None:
+            await recipient.mailbox.join()
+        subscription.cancel()
 
     def _retire(self, subscription: Subscription) -> None:
         """End a subscription from the side of the stream."""
@@ -374,7 +434,8 @@ class LocalStream(Stream):
             self._index.remove(recipient)
         if recipient.mailbox is not None:
             for _ in range(recipient.mailbox.clear()):
-                self._counters.skipped.tick()
+                if not recipient.queued:
+                    self._counters.skipped.tick()
 
     def _redirect(self) -> None:
         self._direct = {} if self._closed or self._interceptors else self._index.audiences

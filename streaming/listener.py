@@ -51,8 +51,9 @@ class Listener:
         if self.subscription is not None:
             raise RuntimeError("a listener is entered once; call `listen` again for another one")
         stream = self._stream
-        self._queue.read_here()
-        self._queue.owner = asyncio.current_task()
+        if self._queue.blocks:
+            self._queue.read_here()
+            self._queue.owner = asyncio.current_task()
         with stream._listeners_lock:
             stream._listeners.add(self)
         self.subscription = await stream._subscribe_listener(self.put, self._topic, self._filter_fn)
@@ -68,6 +69,8 @@ class Listener:
         with self._stream._listeners_lock:
             self._stream._listeners.discard(self)
         self._queue.close(discard=True)
+        if self._queue.blocks:
+            self._queue.read_no_more()
         if self.subscription is not None:
             self.subscription.cancel()
             await self._stream.unsubscribe(self.subscription.id)

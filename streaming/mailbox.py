@@ -150,8 +150,17 @@ class Mailbox:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() and task is self._task:  # even before its first step
+        if task is not self._task:  # it has ended as it should
+            return
+        if task.cancelled():  # perhaps even before its first step
             self.discard("the task that runs its async handler was cancelled")
+            return
+        with self._lock:  # a call has raised something like KeyboardInterrupt; the others go on
+            work_left = bool(self._work)
+            if not work_left:
+                self._all_done()
+        if work_left:
+            self._start()
 
     async def _run(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterable
 from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
@@ -76,6 +76,32 @@ class _Tail:
         """Give it up."""
         close_awaitable(self._rest)
         self._processor._unbegun -= 1
+        self._processor._dropped += 1
+
+
+class _Rest:
+    """What comes behind a stage that has given something to await; it too may be closed unbegun."""
+
+    __slots__ = ("_awaitable", "_go_on", "_where")
+
+    def __init__(
+        self,
+        go_on: Callable[[Any, _Stage, Event, Event], Coroutine[Any, Any, None]],
+        awaitable: Any,
+        stage: _Stage,
+        event: Event,
+        origin: Event,
+    ) -> None:
+        self._go_on = go_on
+        self._awaitable = awaitable
+        self._where = (stage, event, origin)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._go_on(self._awaitable, *self._where).__await__()
+
+    def close(self) -> None:
+        """Give it up."""
+        close_awaitable(self._awaitable)
 
 
 class StreamProcessor:
@@ -145,7 +171,7 @@ class StreamProcessor:
         """
         if stream is self._source:
             raise ValueError("the source of a processor cannot be its sink as well")
-        return self._add(_SINK, stream._start_publish, type(stream).__name__)
+        return self._add(_SINK, stream._starter(), type(stream).__name__)
 
     def on_error(self, fn: StageErrorHandler) -> Self:
         """Call `fn` with each exception of a stage and the event that came from the source."""
@@ -190,11 +216,12 @@ class StreamProcessor:
         """End it: nothing more is taken, and what is in batches goes through the rest of the chain."""
         if self._subscription is None:
             return
-        self._subscription.cancel()
-        self._subscription = None
+        subscription, self._subscription = self._subscription, None
         if self._turns.is_inside():  # a stage or a sink has stopped it: when its event is through
+            subscription.cancel()
             self._flush_when_through = True
             return
+        await self._source._let_finish(subscription)
         for batch in self._batches:
             await batch.flush()
 
@@ -251,11 +278,11 @@ class StreamProcessor:
             self._dropped += 1
             _log.warning("fed back", "event %s, fed back to the source, dropped", event.id)
 
-    async def _in_turn(self, rest: Awaitable[None]) -> None:
+    async def _in_turn(self, rest: Awaitable[None], place: asyncio.Future[None] | None = None) -> None:
         """Await the rest of an event's way after those that came before it."""
         self._unbegun -= 1
         try:
-            token = await self._turns.enter()
+            await self._turns.enter(place)
         except BaseException:
             close_awaitable(rest)
             raise
@@ -266,7 +293,7 @@ class StreamProcessor:
             if self._fed_back:  # interrupted; but their publishers believe them to be on their way
                 self._unbegun += 1
                 self._task = asyncio.get_running_loop().create_task(self._in_turn(self._run_fed_back()))
-            self._turns.leave(token)
+            self._turns.leave()
 
     async def _run_fed_back(self) -> None:
         while self._fed_back:
@@ -296,7 +323,7 @@ class StreamProcessor:
                 result = call(event)
                 if kind is _SINK:
                     if result is not None:
-                        return self._after_sink(result, stage, event, origin)
+                        return _Rest(self._after_sink, result, stage, event, origin)
                 elif kind is _MAP:
                     if result.__class__ is Event:
                         event = result
@@ -304,25 +331,25 @@ class StreamProcessor:
                         self._filtered += 1
                         return None
                     else:
-                        return self._after(result, stage, event, origin)
+                        return _Rest(self._after, result, stage, event, origin)
                 elif kind is _FILTER:
                     if result is not True:
                         if not result:
                             self._filtered += 1
                             return None
                         if isawaitable(result):
-                            return self._after(result, stage, event, origin)
+                            return _Rest(self._after, result, stage, event, origin)
                 elif kind is _BATCH:
                     if result is None:
                         return None
                     event = origin = result
                 else:
-                    return self._flat_map(result, stage, origin)
+                    return _Rest(self._flat_map, result, stage, event, origin)
         except Exception as error:
             if stage is None:
                 raise
             if stage.kind is _SINK:
-                return self._after_sink(_raising(error), stage, event, origin)
+                return _Rest(self._after_sink, _raising(error), stage, event, origin)
             return self._failed(error, origin, stage)
         self._emitted += 1
         return None
@@ -355,7 +382,7 @@ class StreamProcessor:
             await self._failed(error, origin, stage)
         await self._run(event, stage.place + 1, origin)
 
-    async def _flat_map(self, made: Any, stage: _Stage, origin: Event) -> None:
+    async def _flat_map(self, made: Any, stage: _Stage, _: Event, origin: Event) -> None:
         try:
             if isawaitable(made):
                 made = await made
@@ -423,8 +450,14 @@ class _Batch:
 
     def _come_of_age(self) -> None:
         self._timer = None
-        # The reference keeps the task from being collected while it runs.
-        self._task = asyncio.get_running_loop().create_task(self.flush())
+        event = self._complete()
+        if event is not None:
+            processor = self._processor
+            processor._unbegun += 1
+            rest = processor._run(event, self._place + 1, event)
+            # The reference keeps the task from being collected while it runs.
+            turn = processor._in_turn(rest, processor._turns.line_up())
+            self._task = asyncio.get_running_loop().create_task(turn)
 
     def _complete(self) -> Event | None:
         if self._timer is not None:

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import ReferenceType, ref
 
@@ -20,6 +20,8 @@ from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscrip
 from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, matches
 
 T = TypeVar("T")
+
+_MAX_ENDED = 100
 
 
 class _Frame:
@@ -67,15 +69,23 @@ class _Feed:
         """Queue a frame for a subscription that has a handler too; the caller holds the lock."""
         handler = self.handler
         if self.meanwhile is not None:
-            self.meanwhile.append(frame.event)
             handler = None
+            if len(self.meanwhile) >= self._stream.queue_size:
+                lost = self.meanwhile.popleft()
+                self._stream._count_drop(
+                    self.subscription,
+                    lost,
+                    "its handler is still at the replay",
+                    self._stream._counters.other_drops,
+                )
+            self.meanwhile.append(frame.event)
         return handler, self.queue.put_alone(frame), True
 
     def _dropped(self, frame: _Frame, reason: str | None) -> None:
         self._stream._count_drop(self.subscription, frame.event, reason)
 
     def _disconnected(self) -> None:
-        self._stream._retire(self.subscription)
+        self._stream.disconnected(self)
 
 
 class _Left(NamedTuple):
@@ -122,11 +132,12 @@ class SSEStream(LocalStream):
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
         self._buffer: deque[_Frame] = ring(buffer_size)
         super().__init__(lambda event: self._buffer.append(_Frame(event)), on_error)
-        self._queue_size = queue_size
+        self.queue_size = queue_size
         self._overflow = Overflow(overflow)
         self.heartbeat_interval = heartbeat_interval
         self.clock = clock
         self._feeds: dict[str, _Feed] = {}
+        self._ended: deque[str] = deque()  # those that overflow has ended
 
     async def subscribe(
         self,
@@ -139,7 +150,8 @@ class SSEStream(LocalStream):
         """Queue each event published from now on, to be read by `events` or `sse_generator`.
 
         Args:
-            handler: called with each event too, if given.
+            handler: called with each event too, if given. The queue is there all the same; for a handler
+                alone take `subscribe_nowait`.
             topic: a topic or a pattern; `"*"` is everything.
             filter_fn: a plain function; only the events it is true for are queued.
             last_event_id: the id of the last event that the client has seen. The events after it are
@@ -153,12 +165,13 @@ class SSEStream(LocalStream):
             StreamClosedError: the stream is closed.
         """
         subscription = Subscription(new_id(), topic, handler, filter_fn)
-        feed = _Feed(self, subscription, self._queue_size, self._overflow)
+        feed = _Feed(self, subscription, self.queue_size, self._overflow)
         with self._lock:
             if last_event_id and handler is not None:
                 feed.meanwhile = deque()
             # `publish` finds what to do with a frame where other streams have the handler.
-            self._enter(subscription, feed.queue.put_alone if handler is None else feed.offer)
+            entry = feed.queue.put_alone if handler is None else feed.offer
+            self._enter(subscription, entry, queued=True)
             self._feeds[subscription.id] = feed
             buffered = list(self._buffer) if last_event_id else []
         if last_event_id:
@@ -371,11 +384,23 @@ class SSEStream(LocalStream):
             while waiting and feed.subscription.active:
                 await self._call(_Left(recipient, handler, None, queued=True), waiting.popleft())
             with self._lock:
-                if not feed.meanwhile:
+                waiting.extend(feed.meanwhile or ())
+                if not waiting or iscoroutinefunction(handler):
+                    # An async function does not run when it is called, so its calls can be left to the
+                    # mailbox here, and publishers that are faster than it do not keep us for ever.
                     feed.meanwhile = None
+                    for event in waiting:
+                        self._defer(handler(event), recipient, event)
                     return
-                waiting.extend(feed.meanwhile)
-                feed.meanwhile.clear()
+                feed.meanwhile = deque()
+
+    def disconnected(self, feed: _Feed) -> None:
+        """End a subscription that was too slow; what it has queued can still be read, for a while."""
+        self._log.warning("disconnected", "%r is disconnected: its queue is full", feed.subscription)
+        self._retire(feed.subscription)
+        self._ended.append(feed.subscription.id)
+        if len(self._ended) > _MAX_ENDED:
+            self._feeds.pop(self._ended.popleft(), None)
 
     def finished(self, feed: _Feed) -> None:
         """Forget a subscription that was ended by the stream and is now read to its end."""
@@ -444,7 +469,7 @@ class Reader(ABC, Generic[T]):
         feed, self._feed = self._feed, None
         if self._owns and feed is not None:
             feed.owner = None
-            feed.queue.reader = None
+            feed.queue.read_no_more()
             feed.queue.wake()
         self._owns = False
         if self._timer is not None:
@@ -457,7 +482,9 @@ class Reader(ABC, Generic[T]):
             raise RuntimeError(
                 f"subscription {feed.subscription.id} is already being read; one reader at a time"
             )
-        feed.owner = ref(self)
+        # A reader that is dropped without a word must not keep publishers waiting.
+        gone = feed.queue.let_go
+        feed.owner = ref(self, lambda _: gone()) if feed.queue.blocks else ref(self)
         self._owns = True
 
     def _watch(self, silence_left: float) -> None:

@@ -52,11 +52,6 @@ class Stream(ABC):
         self._listeners: WeakSet[Listener] = WeakSet()
         self._listeners_lock = threading.RLock()
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "publish" in vars(cls) and "_start_publish" not in vars(cls):
-            cls._start_publish = Stream._start_publish  # type: ignore[method-assign]  # its own way counts
-
     @abstractmethod
     async def publish(self, event: Event) -> None:
         """Publish an event to all subscribers of its topic.
@@ -152,9 +147,13 @@ class Stream(ABC):
         for listener in listeners:
             listener.close()
 
-    def _start_publish(self, event: Event) -> Awaitable[None] | None:
-        """Publish as far as nothing has to wait, and give what to await for the rest."""
-        return self.publish(event)
+    def _starter(self) -> Callable[[Event], Awaitable[None] | None]:
+        """Give what publishes as far as nothing has to wait, and gives what to await for the rest."""
+        return self.publish
+
+    async def _let_finish(self, subscription: Subscription) -> None:
+        """End a subscription after what is still to be handled."""
+        subscription.cancel()
 
     async def _subscribe_listener(
         self, handler: Handler, topic: str, filter_fn: FilterFunction | None

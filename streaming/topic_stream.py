@@ -11,7 +11,7 @@ from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
 from codomyrmex.streaming.errors import TopicError, shorten
 from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
-from codomyrmex.streaming.topics import EVERYTHING, check_topic, is_pattern
+from codomyrmex.streaming.topics import EVERYTHING, check_pattern, check_topic, is_pattern
 
 _NOT_GIVEN: Any = object()
 
@@ -67,6 +67,8 @@ class TopicStream(LocalStream):
         if rest is not None:
             await rest
 
+    _known_publish = publish
+
     def _start_publish(self, event: Event) -> Awaitable[None] | None:
         return super()._start_publish(_with_topic(event))
 
@@ -103,19 +105,21 @@ class TopicStream(LocalStream):
 
     def _subscribe(
         self,
-        first: Handler | str | None = None,
-        second: Handler | str | None = None,
+        first: Handler | str = _NOT_GIVEN,
+        second: Handler | str = _NOT_GIVEN,
         filter_fn: FilterFunction | None = None,
         *,
         handler: Handler | None = None,
         topic: str = _NOT_GIVEN,
     ) -> Subscription:
         for value in (first, second):
-            if isinstance(value, str) and topic is _NOT_GIVEN:
-                topic = value
-            elif value is not None and not isinstance(value, str) and handler is None:
+            if value is _NOT_GIVEN:
+                continue
+            if callable(value) and handler is None:
                 handler = value
-            elif value is not None:
+            elif not callable(value) and topic is _NOT_GIVEN:
+                topic = check_pattern(value)
+            else:
                 raise TypeError(f"subscribe takes one topic and one handler, not also {shorten(value)}")
         if handler is None:
             raise TypeError("subscribe needs a handler, a function of one event")
@@ -160,8 +164,10 @@ class TopicStream(LocalStream):
         in_use.move_to_end(topic)
         return buffer
 
-    def _enter(self, subscription: Subscription, entry: Callable[[Any], object]) -> None:
-        super()._enter(subscription, entry)
+    def _enter(
+        self, subscription: Subscription, entry: Callable[[Any], object], *, queued: bool = False
+    ) -> None:
+        super()._enter(subscription, entry, queued=queued)
         if not is_pattern(subscription.topic):
             self._use(subscription.topic)
 
@@ -174,18 +180,18 @@ class TopicStream(LocalStream):
                 self._idle[topic] = None
 
 
-def _with_topic(first: Event | str | None = None, second: Event | None = None, **named: Any) -> Event:
+def _with_topic(first: Event | str = _NOT_GIVEN, second: Event | None = None, **named: Any) -> Event:
     """Read the arguments of `publish`, and give the event with its topic."""
-    event, topic = named.pop("event", second), named.pop("topic", None)
+    event, topic = named.pop("event", second), named.pop("topic", _NOT_GIVEN)
     if isinstance(first, Event) and event is None:
         event = first
-    elif first is not None and not isinstance(first, Event) and topic is None:
+    elif first is not _NOT_GIVEN and not isinstance(first, Event) and topic is _NOT_GIVEN:
         topic = check_topic(first)
-    elif first is not None:
+    elif first is not _NOT_GIVEN:
         raise TypeError(f"publish takes one topic and one event, not also {shorten(first)}")
     if named or not isinstance(event, Event):
         raise TypeError("publish takes a topic and an Event, or an Event that has a topic")
-    if topic is None:
+    if topic is _NOT_GIVEN:
         if "topic" not in event.metadata:
             raise TopicError(f"event {event.id} has no topic; give it one or name it in publish")
         check_topic(event.metadata["topic"])

@@ -84,9 +84,10 @@ class Recipient:
         loop: the event loop that it was subscribed on.
         context: the context that it was subscribed in.
         mailbox: what its async handler has still to do for publishers that did not wait.
+        queued: it has a queue, which counts what becomes of an event, whatever the handler does.
     """
 
-    __slots__ = ("context", "entry", "loop", "mailbox", "subscription", "topic")
+    __slots__ = ("context", "entry", "loop", "mailbox", "queued", "subscription", "topic")
 
     def __init__(
         self,
@@ -94,12 +95,14 @@ class Recipient:
         entry: Callable[[Any], object],
         loop: AbstractEventLoop | None,
         context: Context,
+        queued: bool,  # noqa: FBT001 - made in one place
     ) -> None:
         self.subscription = subscription
         self.topic = subscription.topic
         self.entry = entry
         self.loop = loop
         self.context = context
+        self.queued = queued
         self.mailbox: Mailbox | None = None
 
 

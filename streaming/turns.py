@@ -6,9 +6,28 @@ import asyncio
 from collections import deque
 from contextvars import ContextVar, Token
 
-# The turnstile that the code in this context is inside of, the innermost one. What it awaits inherits the
-# mark, tasks that it starts included.
-_inside: ContextVar[Turnstile | None] = ContextVar("codomyrmex.streaming.turns", default=None)
+
+class Turn:
+    """Being inside a turnstile, once. What is awaited meanwhile has it in its context, tasks included."""
+
+    __slots__ = ("_token", "outer", "running", "waits_for")
+
+    def __init__(self) -> None:
+        self.running = True
+        self.waits_for: list[Turnstile] = []
+        self.outer = _inside.get()
+        while self.outer is not None and not self.outer.running:  # keeps no chain of ended ones alive
+            self.outer = self.outer.outer
+        self._token: Token[Turn | None] = _inside.set(self)
+
+    def end(self) -> None:
+        """End it; tasks that were started meanwhile are no longer inside."""
+        self.running = False
+        _inside.reset(self._token)
+
+
+# The turn that the code in this context is part of, the innermost one.
+_inside: ContextVar[Turn | None] = ContextVar("codomyrmex.streaming.turns", default=None)
 
 
 class Turnstile:
@@ -20,46 +39,62 @@ class Turnstile:
         busy: someone is inside. Who needs no await may set and unset it.
     """
 
-    __slots__ = ("_outer", "_waiting", "_waits_for", "busy")
+    __slots__ = ("_turn", "_waiting", "busy")
 
     def __init__(self) -> None:
         self.busy = False
+        self._turn: Turn | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._outer: Turnstile | None = None  # what the one inside of this is inside of as well
-        self._waits_for: Turnstile | None = None  # what the one inside of this waits for
 
     def is_inside(self) -> bool:
-        """Tell whether the code that asks runs inside, or was started by what does."""
-        return self in _held()
+        """Tell whether the code that asks is part of what is inside now."""
+        return self._turn is not None and self._turn in _held()
 
     def leads_back(self) -> bool:
         """Tell whether to wait here would be to wait for oneself.
 
-        That is so for who is inside already, and where the one inside waits, perhaps over others, for a
-        turnstile that the code that asks is inside of.
+        That is so for what is part of the one inside, and where the one inside waits, perhaps over
+        others, for a turnstile that the code that asks is inside of.
         """
         if not self.busy:
             return False
         held = _held()
-        wanted: Turnstile | None = self
-        while wanted is not None:
-            if wanted in held:
+        seen: set[int] = set()
+        wanted = [self]
+        while wanted:
+            turn = wanted.pop()._turn
+            if turn is None or id(turn) in seen:
+                continue
+            if turn in held:
                 return True
-            wanted = wanted._waits_for
+            seen.add(id(turn))
+            wanted += turn.waits_for
         return False
 
-    async def enter(self) -> Token[Turnstile | None]:
-        """Wait for one's turn; give what `leave` takes."""
+    def line_up(self) -> asyncio.Future[None]:
+        """Take a place in line now, for an `enter` that comes later."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.busy:
-            await self._wait()
-        self.busy = True
-        self._outer = _inside.get()
-        return _inside.set(self)
+            self._waiting.append(place)
+        else:
+            self.busy = True
+            place.set_result(None)
+        return place
 
-    def leave(self, token: Token[Turnstile | None]) -> None:
+    async def enter(self, place: asyncio.Future[None] | None = None) -> None:
+        """Wait for one's turn; `leave` ends it."""
+        if place is None and self.busy:
+            place = self.line_up()
+        if place is not None and not place.done():
+            await self._wait(place)
+        self.busy = True
+        self._turn = Turn()
+
+    def leave(self) -> None:
         """Let the next one in."""
-        _inside.reset(token)
-        self._outer = None
+        if self._turn is not None:
+            self._turn.end()
+            self._turn = None
         self._release()
 
     def _release(self) -> None:
@@ -71,12 +106,10 @@ class Turnstile:
                 place.set_result(None)
                 return
 
-    async def _wait(self) -> None:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        held = _inside.get()
-        if held is not None:
-            held._waits_for = self
+    async def _wait(self, place: asyncio.Future[None]) -> None:
+        held = _held()
+        for turn in held:
+            turn.waits_for.append(self)
         try:
             await place
         except BaseException:
@@ -84,14 +117,16 @@ class Turnstile:
                 self._release()
             raise
         finally:
-            if held is not None:
-                held._waits_for = None
+            for turn in held:
+                turn.waits_for.remove(self)
 
 
-def _held() -> list[Turnstile]:
+def _held() -> list[Turn]:
+    """Give the turns that the code in this context is part of."""
     held = []
-    turnstile = _inside.get()
-    while turnstile is not None:
-        held.append(turnstile)
-        turnstile = turnstile._outer
+    turn = _inside.get()
+    while turn is not None:
+        if turn.running:
+            held.append(turn)
+        turn = turn.outer
     return held
