@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +37,7 @@ def attach(
 
     Raises:
         ValueError: two sinks have the same name.
-        TypeError: something is not a sink.
+        TypeError: something is not a sink, or an inline sink whose `emit` is async.
     """
     return Attachment(stream, sinks, topic, filter_fn)
 
@@ -139,6 +140,8 @@ class Attachment:
 
 def _worker(sink: InlineSink | Sink) -> Worker:
     if isinstance(sink, InlineSink):
+        if iscoroutinefunction(sink.emit):
+            raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
         return InlineWorker(sink)
     if isinstance(sink, Sink):
         return QueueWorker(sink)

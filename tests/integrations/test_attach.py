@@ -910,3 +910,14 @@ def test_whatever_sinks_do_each_event_is_delivered_given_up_dropped_or_lost(
                 assert of_it.lost == 0
 
     asyncio.run(run())
+
+
+def test_an_inline_sink_with_an_async_emit_is_refused():
+    class Mistaken(InlineSink):
+        name = "mistaken"
+
+        async def emit(self, event):
+            pass
+
+    with pytest.raises(TypeError, match="emit of Mistaken is async"):
+        attach(InMemoryStream(), Mistaken())
