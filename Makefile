@@ -46,20 +46,20 @@ check: lint types imports $(READY) ## run what CI runs: lint, types, import cont
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
 	@$(BIN)/python -m coverage report --include='*/integrations/*' --fail-under=95
 
-lint: $(READY)
+lint: $(READY) ## ruff, lint and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(READY) ## mypy and pyright
 	@$(BIN)/mypy -p codomyrmex.streaming -p codomyrmex.integrations
 	@$(BIN)/mypy tests/typing examples benchmarks
 	@$(BIN)/pyright
 
-imports: $(READY)
+imports: $(READY) ## who may import whom
 	@$(BIN)/lint-imports
 
 bench: $(READY) ## measure speed and memory against other libraries; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean: ## remove what was made
-	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

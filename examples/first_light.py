@@ -153,7 +153,7 @@ async def orders() -> AsyncIterator[str]:
 
     def customer() -> None:
         refused = shop(port, breaker, service)
-        print(f"the circuit breaker refused {refused} requests")
+        sys.stdout.write(f"the circuit breaker refused {refused} requests\n")
         log.put(None)
 
     with serving(service) as port:
@@ -217,8 +217,9 @@ class SpansWithEvents(SimpleSpanProcessor):
 
 async def main(name: str | None, *, quiet: bool = False) -> dict[str, int]:
     """Run it and give the counts."""
-    if quiet:
-        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    # One write for each line: the customer's thread logs too, and lines must not run into each other.
+    lines = structlog.ReturnLoggerFactory() if quiet else structlog.WriteLoggerFactory(sys.stdout)
+    structlog.configure(logger_factory=lines)
     spans = SpansWithEvents(
         ConsoleSpanExporter(formatter=(lambda _: "") if quiet else show_span, out=sys.stdout)
     )

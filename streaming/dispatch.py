@@ -441,6 +441,19 @@ class LocalStream(Stream):
         self._direct = {} if self._closed or self._interceptors else self._index.audiences
 
 
+def wants(filter_fn: FilterFunction, event: Event) -> bool:
+    """Ask a filter.
+
+    Raises:
+        TypeError: it gave an awaitable, which would be true whatever it comes to.
+    """
+    wanted = filter_fn(event)
+    if wanted is not True and isawaitable(wanted):
+        close_awaitable(wanted)
+        raise TypeError(f"a filter is a plain function, but {name_of(filter_fn)} gave an awaitable")
+    return bool(wanted)
+
+
 def _filtered(
     call: Callable[[Event], object],
     filter_fn: FilterFunction | None,
@@ -450,7 +463,7 @@ def _filtered(
         return call
 
     def call_if_wanted(event: Event) -> object:
-        if filter_fn(event):
+        if wants(filter_fn, event):
             return call(event)
         skipped()
         return None

@@ -116,7 +116,7 @@ class StreamProcessor:
     """
 
     def __init__(self, source: Stream, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._source = source
+        self._source = _require_stream(source)
         self._clock = clock
         self._stages: list[_Stage] = []
         self._batches: list[_Batch] = []
@@ -169,13 +169,15 @@ class StreamProcessor:
         Raises:
             ValueError: the stream is the source, which would be an endless circle.
         """
-        if stream is self._source:
+        if _require_stream(stream) is self._source:
             raise ValueError("the source of a processor cannot be its sink as well")
         return self._add(_SINK, stream._starter(), type(stream).__name__)
 
     def on_error(self, fn: StageErrorHandler) -> Self:
         """Call `fn` with each exception of a stage and the event that came from the source."""
         self._refuse_changes()
+        if not callable(fn):
+            raise TypeError(f"on_error takes a function of the error and the event, not {shorten(fn)}")
         self._on_error = fn
         return self
 
@@ -186,7 +188,7 @@ class StreamProcessor:
         `dead_letter`.
         """
         self._refuse_changes()
-        if stream is self._source:
+        if _require_stream(stream) is self._source:
             raise ValueError("the source of a processor cannot be where its dead letters go")
         self._dead_letters = stream
         return self
@@ -475,6 +477,12 @@ class _Batch:
 
 async def _raising(error: Exception) -> None:
     raise error
+
+
+def _require_stream(stream: Stream) -> Stream:
+    if not isinstance(stream, Stream):
+        raise TypeError(f"a stream is needed here, not {shorten(stream)}")
+    return stream
 
 
 def _require_event(result: object, stage: _Stage) -> None:

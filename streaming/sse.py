@@ -12,7 +12,7 @@ from weakref import ReferenceType, ref
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater, ring
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
-from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
+from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, wants
 from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.events import Event, EventType, new_id
 from codomyrmex.streaming.sse_format import encode_frame, wire_id
@@ -348,7 +348,7 @@ class SSEStream(LocalStream):
 
     def _wants(self, subscription: Subscription, event: Event) -> bool:
         try:
-            return subscription.filter_fn is None or bool(subscription.filter_fn(event))
+            return subscription.filter_fn is None or wants(subscription.filter_fn, event)
         except Exception as error:  # noqa: BLE001 - a filter's failure is its own
             self._failed(error, event, subscription, self._counters.other_errors)
             return False

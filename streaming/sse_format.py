@@ -98,6 +98,8 @@ class SSEDecoder:
         records: list[SSERecord] = []
         if self._failed is not None:
             raise SSEDecodeError(self._failed, records)
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise TypeError(f"feed takes bytes, not {type(chunk).__name__}; encode text as UTF-8")
         if not chunk:
             return records
         position = 1 if self._after_cr and chunk.startswith(b"\n") else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from codomyrmex.streaming.counters import Counter
@@ -54,6 +54,8 @@ class Subscription:
     ) -> None:
         if handler is not None and not callable(handler):
             raise TypeError(f"a handler is a function of one event, not {shorten(handler)}")
+        if isgeneratorfunction(handler) or isasyncgenfunction(handler):
+            raise TypeError(f"a handler must not yield, as nobody would run it: {shorten(handler)}")
         if filter_fn is not None and not is_plain_function(filter_fn):
             raise TypeError(f"a filter is a plain function of one event, not {shorten(filter_fn)}")
         self.id = id

@@ -37,8 +37,10 @@ def attach(
 
     Raises:
         ValueError: two sinks have the same name.
-        TypeError: something is not a sink, or an inline sink whose `emit` is async.
+        TypeError: something is not a stream or a sink, `emit` is async, or `send` is not.
     """
+    if not isinstance(stream, Stream):
+        raise TypeError(f"attach takes a stream and then sinks, not {type(stream).__name__}")
     return Attachment(stream, sinks, topic, filter_fn)
 
 
@@ -144,5 +146,7 @@ def _worker(sink: InlineSink | Sink) -> Worker:
             raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
         return InlineWorker(sink)
     if isinstance(sink, Sink):
+        if not iscoroutinefunction(sink.send):
+            raise TypeError(f"send of {type(sink).__name__} is not async: `async def send(self, events)`")
         return QueueWorker(sink)
     raise TypeError(f"a sink is an InlineSink or a Sink, not {type(sink).__name__}")

@@ -921,3 +921,19 @@ def test_an_inline_sink_with_an_async_emit_is_refused():
 
     with pytest.raises(TypeError, match="emit of Mistaken is async"):
         attach(InMemoryStream(), Mistaken())
+
+
+def test_a_sink_whose_send_is_not_async_is_refused():
+    class Mistaken(Sink):
+        name = "mistaken"
+
+        def send(self, events):
+            pass
+
+    with pytest.raises(TypeError, match="send of Mistaken is not async"):
+        attach(InMemoryStream(), Mistaken())
+
+
+def test_what_is_no_stream_is_refused():
+    with pytest.raises(TypeError, match="attach takes a stream"):
+        attach(42)

@@ -353,3 +353,44 @@ async def test_closed_listeners_leave_no_mark_in_their_context():
 async def test_a_topic_that_is_no_string_is_a_value_error(arguments):
     with pytest.raises(ValueError, match="pattern is a string"):
         await TopicStream().subscribe(*arguments)
+
+
+@pytest.mark.parametrize("make", [InMemoryStream, SSEStream])
+async def test_a_filter_that_gives_an_awaitable_lets_nothing_through(make):
+    stream, seen = make(), []
+
+    async def no(data):
+        return data is None
+
+    await stream.subscribe(seen.append, filter_fn=lambda event: no(event.data))
+    await stream.publish(create_event(1))
+    assert seen == []
+    assert stream.statistics().handler_errors == 1
+
+
+def _yields(event):
+    yield event
+
+
+async def _yields_too(event):
+    yield event
+
+
+@pytest.mark.parametrize("handler", [_yields, _yields_too])
+async def test_a_handler_that_yields_is_refused(handler):
+    with pytest.raises(TypeError, match="must not yield"):
+        await InMemoryStream().subscribe(handler)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: StreamProcessor(42),
+        lambda: StreamProcessor(InMemoryStream()).sink(42),
+        lambda: StreamProcessor(InMemoryStream()).dead_letters(42),
+        lambda: StreamProcessor(InMemoryStream()).on_error(42),
+    ],
+)
+def test_a_processor_says_at_once_what_is_wrong(wrong):
+    with pytest.raises(TypeError, match="not 42"):
+        wrong()
