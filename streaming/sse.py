@@ -383,6 +383,8 @@ class SSEStream(LocalStream):
         while recipient is not None:
             while waiting and feed.subscription.active:
                 await self._call(_Left(recipient, handler, None, queued=True), waiting.popleft())
+            if not feed.subscription.active:  # the handler itself may have ended it
+                return
             with self._lock:
                 waiting.extend(feed.meanwhile or ())
                 if not waiting or iscoroutinefunction(handler):

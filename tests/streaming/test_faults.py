@@ -394,3 +394,25 @@ async def test_a_handler_that_yields_is_refused(handler):
 def test_a_processor_says_at_once_what_is_wrong(wrong):
     with pytest.raises(TypeError, match="not 42"):
         wrong()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_handler_that_ends_its_subscription_in_the_replay_gets_nothing_more(is_async):
+    stream, seen = SSEStream(), []
+    events = [create_event(number) for number in range(4)]
+    for event in events:
+        await stream.publish(event)
+
+    def end(event):
+        seen.append(event.data)
+        for recipient in list(stream._recipients.values()):
+            recipient.subscription.cancel()
+
+    async def end_later(event):
+        end(event)
+
+    async with asyncio.timeout(DEADLINE):
+        subscription = await stream.subscribe(end_later if is_async else end, last_event_id=events[0].id)
+    await settle()
+    assert seen == [{"resumed": True, "replayed": 3}]
+    assert not subscription.active
