@@ -48,6 +48,9 @@ class BoundedQueue(Generic[T]):
     Attributes:
         items: what is queued; the reader looks here first, and takes with `take`.
         closed: whether it takes nothing more; what it holds can still be read.
+        enough: how many items wake a waiting reader.
+        taken: how many items the reader has taken; those of `take` only with `Overflow.BLOCK`.
+        evicted: how many items had to make room for newer ones.
         blocks: whether the policy is `Overflow.BLOCK`, so that `reader` has to be kept up to date.
         reader: the task that reads.
         owner: the task that it was opened in, if it was opened in one.
@@ -64,14 +67,16 @@ class BoundedQueue(Generic[T]):
         "_overflow",
         "_putters",
         "_size",
-        "_taken",
         "_thread",
         "_waiter",
         "blocks",
         "closed",
+        "enough",
+        "evicted",
         "items",
         "owner",
         "reader",
+        "taken",
     )
 
     def __init__(
@@ -92,10 +97,12 @@ class BoundedQueue(Generic[T]):
         self._on_drop = on_drop
         self._on_disconnect = on_disconnect
         self.closed = False
+        self.enough = 1
+        self.taken = 0
+        self.evicted = 0
         self._waiter: asyncio.Future[None] | None = None
         self._thread = 0  # where the waiter's loop runs
         self._putters: deque[PutLater[T]] | None = None  # made late: most policies never wait
-        self._taken = 0
         # Reentrant: any allocation may run the garbage collector, that a finalizer, and that a logger
         # which publishes to this queue.
         self._lock = threading.RLock()
@@ -108,7 +115,7 @@ class BoundedQueue(Generic[T]):
                 self.items.append(item)
         if not room:
             return self._overflowed(item)
-        if self._waiter is not None:
+        if self._waiter is not None and len(self.items) >= self.enough:
             self.wake()
         return None
 
@@ -133,6 +140,7 @@ class BoundedQueue(Generic[T]):
                 if not room and self._overflow is Overflow.DROP_OLDEST:
                     try:
                         lost = self.items.popleft()
+                        self.evicted += 1
                     except IndexError:  # the reader was faster
                         dropped = False
                     self.items.append(item)
@@ -168,15 +176,37 @@ class BoundedQueue(Generic[T]):
         """
         if not self.blocks:
             return self.items.popleft()
+        return self.take_many(1)[0]
+
+    def take_many(self, most: int) -> list[T]:
+        """Give the next items, at most so many, under one lock for all of them.
+
+        Raises:
+            IndexError: there is none now.
+        """
         with self._lock:
-            item = self.items.popleft()
-            self._taken += 1
-            putter = self._putters.popleft() if self._putters else None
-            if putter is not None:
-                self.items.append(putter.item)
-        if putter is not None:
+            items = self.items
+            if not items:
+                raise IndexError("the queue is empty")
+            if len(items) <= most:
+                batch = list(items)
+                items.clear()
+            else:
+                batch = [items.popleft() for _ in range(most)]
+            self.taken += len(batch)
+            let_in = []
+            while self._putters and len(items) < self._size:
+                putter = self._putters.popleft()
+                items.append(putter.item)
+                let_in.append(putter)
+        for putter in let_in:
             putter.finish(accepted=True)
-        return item
+        return batch
+
+    def place(self) -> int:
+        """Tell how many items have been in it up to now: those that have left it and those in it."""
+        with self._lock:
+            return self.taken + self.evicted + len(self.items)
 
     def waiting(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
         """Give what the reader is to await before it looks again, or None if it may look at once.
@@ -189,7 +219,7 @@ class BoundedQueue(Generic[T]):
         future: asyncio.Future[None] = asyncio.Future(loop=loop)
         self._thread = get_ident()
         self._waiter = future
-        if self.items or self.closed:
+        if len(self.items) >= self.enough or self.closed:
             self._waiter = None
             return None
         return future
@@ -289,9 +319,9 @@ class PutLater(Generic[T]):
         queue = self._queue
         may_be_awaited_by_a_reader = bool(_reading.get())
         while self._accepted is None:  # looked at after the future was set, so that no news is missed
-            taken = queue._taken
+            taken = queue.taken
             await asyncio.wait({news}, timeout=_PATIENCE)
-            if self._accepted is not None or queue._taken != taken:
+            if self._accepted is not None or queue.taken != taken:
                 continue
             if not _can_read(queue.reader):
                 self.give_up("its queue is full and nobody reads it any more")

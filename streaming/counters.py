@@ -9,15 +9,30 @@ from __future__ import annotations
 import threading
 from itertools import count
 
+from codomyrmex.streaming.forks import renew_in_children
+
+
+class _ReadLock:
+    """One for all counters: they are read so seldom that none needs one of its own."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        self.held = threading.RLock()  # reentrant: a finalizer may ask for the same numbers
+
+
+_read_lock = _ReadLock()
+renew_in_children(_read_lock)
+
 
 class Counter:
     """A number that goes up by one at each `tick()`, or `next(counter.steps)` where time matters."""
 
-    __slots__ = ("_lock", "_reads", "steps")
+    __slots__ = ("_reads", "steps")
 
     def __init__(self) -> None:
         self.steps = count()
-        self._lock = threading.RLock()  # reentrant: a finalizer may ask for the same numbers
         self._reads = 0
 
     def tick(self) -> None:
@@ -26,7 +41,7 @@ class Counter:
 
     def value(self) -> int:
         """Give the number."""
-        with self._lock:  # to read a count is to move it, so the reads are subtracted again
+        with _read_lock.held:  # to read a count is to move it, so the reads are subtracted again
             steps = next(self.steps) - self._reads
             self._reads += 1
             return steps

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from codomyrmex.streaming.forks import renew_in_children
+
 _INTERVAL = 10.0
 _MAX_KEYS = 1_000
 
@@ -22,8 +24,13 @@ class Diagnostics:
     def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logging.getLogger(name)
         self._now = now
-        self._lock = threading.RLock()
         self._kinds: dict[str, tuple[float, int]] = {}  # key -> last logged, held back since
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Take a lock that no thread of the parent process holds."""
+        self._lock = threading.RLock()
 
     def warning(self, key: str, message: str, *args: object, error: BaseException | None = None) -> None:
         """Log a warning.

@@ -18,6 +18,7 @@ from codomyrmex.streaming.counters import Counter, DeliveryCounters
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import HandlerLoopError, StreamClosedError, shorten
 from codomyrmex.streaming.events import Event, new_id
+from codomyrmex.streaming.forks import renew_in_children
 from codomyrmex.streaming.mailbox import InLine, Mailbox, run_on
 from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics
 from codomyrmex.streaming.subscriptions import (
@@ -82,15 +83,22 @@ class LocalStream(Stream):
         self._remember = remember  # puts an event into the buffer
         self._on_error = on_error
         self._log = Diagnostics(__name__)  # of its own, so that no other stream uses up its lines
-        self._lock = threading.RLock()
         self._counters = DeliveryCounters()
         self._index = TopicIndex(self._counters)
         self._recipients: dict[str, Recipient] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
         self._closed = False
+        self._wrap: Callable[[Handler], Handler] | None = None
         # What `publish` looks into first. Found there: the stream is open, has no interceptors, and
         # the audience of the topic is known, all with one lookup.
         self._direct: Mapping[str | None, Audience] = self._index.audiences
+        self._lock = threading.RLock()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Take locks that no thread of the parent process holds."""
+        self._lock = threading.RLock()
+        self._listeners_lock = threading.RLock()
 
     @abstractmethod
     def _buffered(self) -> int:
@@ -386,15 +394,24 @@ class LocalStream(Stream):
         if handler is None:
             raise TypeError("subscribe needs a handler, a function of one event")
         subscription = Subscription(new_id(), topic, handler, filter_fn)
-        entry = _filtered(handler, filter_fn, self._counters.skipped.tick)
-        with self._lock:
-            self._enter(subscription, entry)
+        self._enter_handler(subscription, handler if self._wrap is None else self._wrap(handler))
         return subscription
 
     async def _subscribe_listener(
         self, handler: Handler, topic: str, filter_fn: FilterFunction | None
     ) -> Subscription:
-        return self.subscribe_nowait(handler, topic, filter_fn)
+        subscription = Subscription(new_id(), topic, handler, filter_fn)
+        self._enter_handler(subscription, handler)
+        return subscription
+
+    def _enter_handler(self, subscription: Subscription, call: Handler) -> None:
+        """Put a subscription into the tables for which `call` is called."""
+        with self._lock:
+            self._enter(subscription, _filtered(call, subscription.filter_fn, self._counters.skipped.tick))
+
+    def _wrap_handlers(self, wrap: Callable[[Handler], Handler] | None) -> None:
+        """Put something around the handlers that subscribe from now on: see `instrument`."""
+        self._wrap = wrap
 
     def _enter(
         self, subscription: Subscription, entry: Callable[[Any], object], *, queued: bool = False

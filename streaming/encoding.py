@@ -51,11 +51,10 @@ def to_json(value: Any) -> str:
 
 def to_builtins(value: Any) -> Any:
     """Convert `value` to what its JSON text reads back as: dict, list, str, int, float, bool, None."""
-    raw = _encode(value)
     try:
-        return msgspec.json.decode(raw)
-    except RecursionError:  # nested deeper than the decoder goes
-        return msgspec.json.decode(_encoder.encode(_Walk().plain(value)))
+        return _decode(_encoder.encode(value))
+    except Exception:  # noqa: BLE001 - whatever it was, the slow way can take it
+        return _decode(_encoder.encode(_Walk().plain(value)))
 
 
 def replace_surrogates(text: str) -> str:
@@ -91,6 +90,7 @@ def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of 
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_convert)
+_decode = msgspec.json.Decoder().decode
 
 
 class _Walk:

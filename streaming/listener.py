@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater
+from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.subscriptions import FilterFunction, Subscription, when_ended
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Listener:
         self._queue: BoundedQueue[Event] = BoundedQueue(
             queue_size, overflow, self._dropped, self._disconnected
         )
+        self._caused = False
         self.subscription: Subscription | None = None
 
     def put(self, event: Event) -> PutLater[Event] | None:
@@ -85,14 +87,24 @@ class Listener:
         while True:
             if queue.items:
                 try:
-                    return queue.take()
+                    event = queue.take()
                 except IndexError:  # it was dropped by a thread that needed the room
                     continue
+                origin = event.metadata.get(ORIGIN)
+                if origin is not None or self._caused:
+                    self._say_cause(event)
+                return event
             if queue.closed:
                 raise StopAsyncIteration
             news = queue.waiting(asyncio.get_running_loop())
             if news is not None:
                 await news
+
+    def _say_cause(self, event: Event) -> None:
+        """Let the code that reads, up to the next event, be known as caused by this one."""
+        origin = origin_of(event)
+        self._caused = origin is not None
+        cause.set(origin)
 
     def _dropped(self, event: Event, reason: str | None) -> None:
         if self.subscription is not None:

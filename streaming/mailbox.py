@@ -16,6 +16,7 @@ from contextvars import Context, ContextVar
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NamedTuple
 
+from codomyrmex.streaming.causes import cause
 from codomyrmex.streaming.errors import HandlerLoopError
 from codomyrmex.streaming.subscriptions import close_awaitable
 
@@ -91,7 +92,7 @@ class Mailbox:
         with self._lock:
             if len(self._work) >= self._size:
                 lost = self._work.popleft()
-            self._work.append(_Job(awaitable, event, done))
+            self._work.append(_Job(awaitable, event, done, cause.get()))
             start = not self._scheduled
             self._scheduled = True
         if lost is not None:
@@ -177,6 +178,7 @@ class Mailbox:
             done = None  # its publisher waits no more, but it was published
         turn = _Turn(self)
         _inside.set(turn)
+        cause.set(job.cause)
         task = asyncio.current_task()
         cancelling = 0 if task is None else task.cancelling()
         try:
@@ -229,6 +231,7 @@ class _Job(NamedTuple):
     awaitable: Awaitable[Any]
     event: Any
     done: Future[None] | None  # who waits for it, if anyone
+    cause: str | None  # what its publisher dealt with
 
 
 def _dispose(job: _Job) -> None:

@@ -191,10 +191,11 @@ class SSEStream(LocalStream):
         filter_fn: FilterFunction | None = None,
     ) -> Subscription:
         """Call `handler` with each event; as it has no queue, this subscription cannot be read."""
-        subscription = Subscription(new_id(), topic, handler, filter_fn)
+        return super().subscribe_nowait(handler, topic, filter_fn)
+
+    def _enter_handler(self, subscription: Subscription, call: Handler) -> None:
         with self._lock:
-            self._enter(subscription, lambda _: (handler, None, False))
-        return subscription
+            self._enter(subscription, lambda _: (call, None, False))
 
     async def unsubscribe(self, subscription_id: str) -> bool:
         feed = self._feeds.get(subscription_id)

@@ -4,44 +4,97 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from codomyrmex.integrations.delivery.report import DrainReport
-from codomyrmex.integrations.delivery.sink import InlineSink, Sink
-from codomyrmex.integrations.delivery.worker import InlineWorker, QueueWorker, Worker
-from codomyrmex.streaming import FilterFunction, Stream, Subscription
+from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters, letter_event, letter_of
+from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, state_event
+from codomyrmex.integrations.delivery.inline import InlineWorker
+from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
+from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink, is_async
+from codomyrmex.integrations.delivery.worker import GRACE, QueueWorker, Worker
+from codomyrmex.streaming import (
+    Clock,
+    Event,
+    FilterFunction,
+    InMemoryStream,
+    Stream,
+    Subscription,
+    TopicStream,
+)
+from codomyrmex.streaming.clock import SYSTEM_CLOCK
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.forks import renew_in_children
 
-_DRAIN_TIMEOUT = 5.0
+AttemptObserver = Callable[[str, float, str | None], None]
+
+_WORSE = [SinkState.OK, SinkState.RETRYING, SinkState.OPEN]  # each worse than the one before
+_DEFAULT_POLICY = DeliveryPolicy()
+_EVERYTHING = 1_000_000
 
 _logger = logging.getLogger(__name__)
+_log = Diagnostics(__name__)
 
 
 def attach(
     stream: Stream,
-    *sinks: InlineSink | Sink,
+    *sinks: InlineSink | Sink | Binding,
     topic: str = "*",
     filter_fn: FilterFunction | None = None,
+    policy: DeliveryPolicy | None = None,
+    dead_letters: DeadLetters | Stream | None = None,
+    health_stream: Stream | None = None,
+    clock: Clock | None = None,
 ) -> Attachment:
     """Deliver a stream's events to sinks for as long as a context lasts.
 
     `async with attach(stream, StructlogSink(), AppriseChannel("ops", url)):`; on the way out what is
-    queued is still delivered, for at most five seconds, and what was lost is logged.
+    queued is still delivered, within the drain timeout, and what was lost is logged.
 
     Args:
         stream: where the events come from.
         *sinks: where they go. A failing or slow one disturbs neither the publisher nor another sink.
+            `Binding(sink, ...)` where one needs a topic, filter or policy of its own.
         topic: a topic or a pattern.
         filter_fn: only the events it is true for are delivered.
+        policy: how events are queued, sent, tried again and given up.
+        dead_letters: keeps the events that were given up, or a stream that gets an ERROR event of the
+            topic `dead_letter` for each.
+        health_stream: gets an event for each change of a queued sink's state, with the topic
+            `sink.<name>.<state>`; of type ERROR where it gets worse. It may be `stream` itself: no sink
+            is sent what is about itself.
+        clock: where the delivery takes its time from; for tests.
 
     Raises:
         ValueError: two sinks have the same name.
-        TypeError: something is not a stream or a sink, `emit` is async, or `send` is not.
+        TypeError: something is not a stream, a sink, a policy, or what else it should be; `emit` is
+            async, or `send` is not.
     """
-    if not isinstance(stream, Stream):
-        raise TypeError(f"attach takes a stream and then sinks, not {type(stream).__name__}")
-    return Attachment(stream, sinks, topic, filter_fn)
+    attachment = Attachment(
+        stream,
+        sinks,
+        topic=topic,
+        filter_fn=filter_fn,
+        policy=policy,
+        dead_letters=dead_letters,
+        health_stream=health_stream,
+        clock=clock,
+    )
+    renew_in_children(attachment)
+    return attachment
+
+
+class _Attached:
+    """One sink of an attachment: its worker, and its place on the stream while it runs."""
+
+    def __init__(self, worker: Worker, topic: str, filter_fn: FilterFunction | None) -> None:
+        self.worker = worker
+        self.topic = topic
+        self.filter_fn = filter_fn
+        self.subscription: Subscription | None = None
 
 
 class Attachment:
@@ -50,83 +103,225 @@ class Attachment:
     def __init__(
         self,
         stream: Stream,
-        sinks: tuple[InlineSink | Sink, ...],
+        sinks: Iterable[InlineSink | Sink | Binding],
+        *,
         topic: str,
         filter_fn: FilterFunction | None,
+        policy: DeliveryPolicy | None,
+        dead_letters: DeadLetters | Stream | None,
+        health_stream: Stream | None,
+        clock: Clock | None,
     ) -> None:
+        _check(stream, Stream, "attach takes a stream and then sinks")
+        _check(policy, DeliveryPolicy | None, "policy is a DeliveryPolicy")
+        _check(dead_letters, DeadLetters | Stream | None, "dead_letters is a DeadLetters or a stream")
+        _check(health_stream, Stream | None, "health_stream is a stream")
         self._stream = stream
         self._topic = topic
         self._filter_fn = filter_fn
-        self._workers = [_worker(sink) for sink in sinks]
-        self._started: list[Worker] = []
-        self._used = False
+        self._policy = _DEFAULT_POLICY if policy is None else policy
+        self._dead_letters = dead_letters
+        self._health_stream = health_stream
+        self._clock = SYSTEM_CLOCK if clock is None else clock
+        self._attached: dict[str, _Attached] = {}
+        self._removed: dict[str, SinkReport] = {}
+        self._observers: tuple[AttemptObserver, ...] = ()
+        self._started = False
+        self._closed = False
+        self._forked = False
         self._drain_task: asyncio.Task[None] | None = None
-        self._subscriptions: list[Subscription] = []
-        names = [worker.name for worker in self._workers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two sinks are named {name!r}; give one of them another name")
+        for sink in sinks:
+            self._enter(sink)
 
     async def start(self) -> Self:
         """Open the sinks and begin. If one cannot be opened, the others are closed again.
 
         Raises:
             RuntimeError: it was started before.
+            DeliveryError: a sink did not open within the timeout of its policy.
             Exception: what the sink that cannot be opened has raised.
         """
-        if self._used:
+        if self._started:
             raise RuntimeError("an attachment is started once; call `attach` again for another one")
-        self._used = True
+        self._started = True
         try:
-            for worker in self._workers:
-                await worker.start()
-                self._started.append(worker)
-                self._subscriptions.append(
-                    await self._stream._subscribe_listener(  # noqa: SLF001 - a worker has its own queue
-                        worker.take, self._topic, self._filter_fn
-                    )
-                )
+            for attached in tuple(self._attached.values()):
+                await self._begin(attached)
         except BaseException:
             await self.aclose(0)
             raise
         return self
 
+    async def add(self, sink: InlineSink | Sink | Binding) -> None:
+        """Attach another sink, while it runs or before.
+
+        Raises:
+            ValueError: a sink of that name is attached.
+            RuntimeError: the attachment is closed.
+            Exception: what the sink has raised that cannot be opened; nothing has changed then.
+        """
+        if self._closed:
+            raise RuntimeError("the attachment is closed; call `attach` again for another one")
+        attached = self._enter(sink)
+        if not self._started:
+            return
+        try:
+            await self._begin(attached)
+        except BaseException:
+            del self._attached[attached.worker.name]
+            raise
+
+    async def remove(self, sink: InlineSink | Sink | str, timeout: float | None = None) -> SinkReport:  # noqa: ASYNC109 - a deadline
+        """Take a sink out: it gets no more events, what is queued is delivered, and it is closed.
+
+        Args:
+            sink: the sink, or its name.
+            timeout: seconds to deliver what is queued; those of its policy if left out.
+
+        Returns:
+            What became of its events; the report of the attachment keeps that too.
+
+        Raises:
+            KeyError: no such sink is attached.
+        """
+        name = sink if isinstance(sink, str) else sink.name
+        attached = self._attached.get(name)
+        if attached is None:
+            raise KeyError(f"no sink named {name!r} is attached")
+        if attached.subscription is not None:
+            attached.subscription.cancel()
+        await attached.worker.stop(timeout)
+        report = attached.worker.report()
+        if self._attached.pop(name, None) is not None:  # somebody else may have been faster
+            earlier = self._removed.get(name)
+            self._removed[name] = report if earlier is None else earlier.plus(report)
+        return report
+
+    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - a deadline for all
+        """Wait until all that was published before is delivered or given up; batches go at once.
+
+        Args:
+            timeout: seconds to wait; for ever if left out.
+
+        Returns:
+            Whether it is so.
+        """
+        waiting = [asyncio.ensure_future(a.worker.flush()) for a in tuple(self._attached.values())]
+        if not waiting:
+            return True
+        all_done = asyncio.gather(*waiting)
+        timer = None if timeout is None else self._clock.call_later(timeout, all_done.cancel)
+        try:
+            await asyncio.wait({all_done})
+        finally:
+            all_done.cancel()
+            if timer is not None:
+                timer.cancel()
+        return not all_done.cancelled()
+
+    async def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter]) -> int:
+        """Queue dead letters for their sinks again. What `DeadLetters` gives is taken out of it.
+
+        Letters of sinks that are not attached stay where they are. A queue that is full is waited for.
+
+        Args:
+            dead_letters: where they are: a `DeadLetters`, a stream that keeps its newest events (an
+                `InMemoryStream` or a `TopicStream`), or the letters themselves.
+
+        Returns:
+            How many letters were queued.
+
+        Raises:
+            TypeError: it is a stream that keeps no events.
+        """
+        workers = {n: a.worker for n, a in self._attached.items() if isinstance(a.worker, QueueWorker)}
+        if isinstance(dead_letters, DeadLetters):
+            letters = [letter for name in workers for letter in dead_letters.take(name)]
+        elif isinstance(dead_letters, Stream):
+            letters = _letters_in(dead_letters)
+        else:
+            letters = list(dead_letters)
+        known = [letter for letter in letters if letter.sink in workers]
+        done = 0
+        try:
+            for letter in known:
+                await workers[letter.sink].resend(letter.event)
+                done += 1
+        except BaseException:
+            if isinstance(dead_letters, DeadLetters):
+                for letter in known[done:]:  # cancelled in the midst of it: none gets lost
+                    dead_letters.put(letter)
+            raise
+        return done
+
     async def aclose(self, timeout: float | None = None) -> DrainReport:  # noqa: ASYNC109 - a deadline for all
         """Take no more events, deliver what is queued, and close the sinks. May be called twice.
 
         Args:
-            timeout: seconds for all sinks together; five if left out.
+            timeout: seconds for all sinks together; those of their policies if left out.
 
         Returns:
             What became of the events of each sink. If any was lost, that is also logged once.
         """
-        for subscription in self._subscriptions:
-            subscription.cancel()
-        if self._drain_task is not None:  # somebody else is at it
-            await asyncio.shield(self._drain_task)
+        self.take_no_more()
+        if self._forked:  # what there is to drain is the parent's
             return self.report()
-        limit = _DRAIN_TIMEOUT if timeout is None else timeout
-        self._drain_task = asyncio.create_task(self._drain(limit))
+        first = self._drain_task is None
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain(timeout))
         try:
-            await asyncio.shield(self._drain_task)
-        except asyncio.CancelledError:
-            self._drain_task.cancel()  # deliver no more, but still close the sinks
+            # Not awaited itself: a second caller must not be cancelled with the first one.
             await asyncio.wait({self._drain_task})
+        except asyncio.CancelledError:
+            if first:
+                self._drain_task.cancel()  # deliver no more, but still close the sinks
+                await asyncio.wait({self._drain_task}, timeout=10 * GRACE)
             raise
         return self.report()
 
-    async def _drain(self, limit: float) -> None:
+    def take_no_more(self) -> None:
+        """Take no more events."""
+        self._closed = True
+        for attached in tuple(self._attached.values()):
+            if attached.subscription is not None:
+                attached.subscription.cancel()
+
+    async def _drain(self, limit: float | None) -> None:
         try:
-            await asyncio.gather(*(worker.stop(limit) for worker in self._started))
+            await asyncio.gather(*(a.worker.stop(limit) for a in tuple(self._attached.values())))
         finally:
             report = self.report()
             if self._started and not report.complete:
                 lines = [f"{name}: {sink}" for name, sink in report.sinks.items() if not sink.complete]
                 _logger.warning("events were not delivered: %s", "; ".join(lines))
 
+    def drain_limit(self, timeout: float | None) -> float:
+        """Give the seconds that `aclose(timeout)` delivers at most."""
+        if timeout is not None:
+            return timeout
+        workers = [attached.worker for attached in tuple(self._attached.values())]
+        return max((w.policy.drain_timeout for w in workers if isinstance(w, QueueWorker)), default=0.0)
+
     def report(self) -> DrainReport:
         """Give the numbers up to now; what is still queued counts as lost until it is delivered."""
-        return DrainReport({worker.name: worker.report() for worker in self._workers})
+        reports = dict(self._removed)
+        for name, attached in tuple(self._attached.items()):
+            report = attached.worker.report()
+            reports[name] = report if name not in reports else reports[name].plus(report)
+        return DrainReport(reports)
+
+    def health(self) -> Mapping[str, SinkHealth]:
+        """Tell, for each sink by its name, how it is now. From any thread."""
+        return {name: attached.worker.health() for name, attached in tuple(self._attached.items())}
+
+    def on_attempt(self, observer: AttemptObserver) -> None:
+        """Have a function called after each attempt to send a batch: for metrics.
+
+        Args:
+            observer: gets the name of the sink, the seconds that the attempt took, and the class of what
+                went wrong, or None. It runs on the loop of the delivery and must not wait.
+        """
+        self._observers = (*self._observers, observer)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -139,14 +334,137 @@ class Attachment:
     ) -> None:
         await self.aclose()
 
+    def after_fork(self) -> None:
+        """Take nothing in a child process: the loop that delivers is the parent's."""
+        self._forked = True
+        self._removed = {}
+        for attached in self._attached.values():
+            attached.worker.after_fork()
 
-def _worker(sink: InlineSink | Sink) -> Worker:
-    if isinstance(sink, InlineSink):
-        if iscoroutinefunction(sink.emit):
-            raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
-        return InlineWorker(sink)
-    if isinstance(sink, Sink):
-        if not iscoroutinefunction(sink.send):
-            raise TypeError(f"send of {type(sink).__name__} is not async: `async def send(self, events)`")
-        return QueueWorker(sink)
-    raise TypeError(f"a sink is an InlineSink or a Sink, not {type(sink).__name__}")
+    def renew_after_fork(self, start: Callable[[], None]) -> int:
+        """Begin anew in a child process; `start` is called when there is something to deliver.
+
+        Returns:
+            How many events wait in the parent process, which delivers them.
+        """
+        waiting = sum(attached.worker.report().lost for attached in self._attached.values())
+        self._removed = {}
+        self._drain_task = None
+        for attached in self._attached.values():
+            if isinstance(attached.worker, QueueWorker):
+                attached.worker.renew_after_fork(start)
+            else:
+                attached.worker.after_fork()
+        return waiting
+
+    async def resume(self) -> None:
+        """Open the sinks again, in a child process. One that does not open gets nothing."""
+        for attached in tuple(self._attached.values()):
+            try:
+                await attached.worker.start()
+            except Exception as error:  # noqa: BLE001 - as there is nobody to tell but the log
+                name = attached.worker.name
+                _log.warning(name, "sink %s did not open in this process: %s", name, describe(error))
+
+    # What workers tell
+
+    def died(self, worker: QueueWorker, letters: list[DeadLetter]) -> None:
+        """Keep dead letters, or publish them."""
+        box = self._dead_letters
+        for letter in letters:
+            if isinstance(box, DeadLetters):
+                box.put(letter)
+            elif box is not None and not is_about_a_sink(letter.event):
+                self._publish(box, letter_event(worker.sink, letter))
+
+    def changed(self, worker: QueueWorker, old: SinkState) -> None:
+        """Publish a change of state."""
+        if self._health_stream is None:
+            return
+        state = worker.health().state
+        if state is SinkState.CLOSED:
+            worse = not worker.report().complete
+        else:
+            worse = _WORSE.index(state) > _WORSE.index(old)
+        event = state_event(worker.sink, worker.name, old, worker.health(), worse=worse)
+        self._publish(self._health_stream, event)
+
+    def attempted(self, worker: QueueWorker, seconds: float, error: str | None) -> None:
+        """Tell the observers."""
+        for observer in self._observers:
+            try:
+                observer(worker.name, seconds, error)
+            except Exception as mistake:  # noqa: BLE001 - who only watches must not disturb
+                _log.warning("observer", "an observer of attempts raised", error=mistake)
+
+    def _publish(self, stream: Stream, event: Event) -> None:
+        try:
+            stream.publish_nowait(event)
+        except Exception as error:  # noqa: BLE001 - what is told must not disturb the telling
+            _log.warning(f"{event.topic}", "event %s could not be published", event.topic, error=error)
+
+    # The sinks
+
+    def _enter(self, sink: InlineSink | Sink | Binding) -> _Attached:
+        binding = sink if isinstance(sink, Binding) else Binding(sink)
+        attached = _Attached(
+            self._worker(binding),
+            self._topic if binding.topic is None else binding.topic,
+            self._filter_fn if binding.filter_fn is None else binding.filter_fn,
+        )
+        name = attached.worker.name
+        if name in self._attached:
+            raise ValueError(f"two sinks are named {name!r}; give one of them another name")
+        self._attached[name] = attached
+        return attached
+
+    def _worker(self, binding: Binding) -> Worker:
+        sink = binding.sink
+        if isinstance(sink, InlineSink):
+            if is_async(sink.emit):
+                raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
+            if binding.policy is not None:
+                raise TypeError(f"{type(sink).__name__} is an inline sink: nothing is queued, so no policy")
+            return InlineWorker(sink)
+        if isinstance(sink, Sink):
+            if not is_async(sink.send):
+                raise TypeError(f"send of {type(sink).__name__} is not async: `async def send(self, events)`")
+            policy = self._policy if binding.policy is None else binding.policy
+            _check(policy, DeliveryPolicy, "policy is a DeliveryPolicy")
+            return QueueWorker(sink, policy, self._clock, self)
+        raise TypeError(f"a sink is an InlineSink or a Sink, not {type(sink).__name__}")
+
+    async def _begin(self, attached: _Attached) -> None:
+        worker = attached.worker
+        await worker.start()
+        try:
+            if self._closed:
+                raise RuntimeError("the attachment was closed while it was started")  # noqa: TRY301
+            attached.subscription = await self._stream._subscribe_listener(  # noqa: SLF001 - a worker has its own queue
+                worker.take, attached.topic, attached.filter_fn
+            )
+        except BaseException:
+            await worker.stop(0)
+            raise
+        if self._closed:
+            attached.subscription.cancel()
+
+
+def is_about_a_sink(event: Event) -> bool:
+    """Tell whether an event is itself about a delivery, so that it does not become a dead letter's."""
+    return "sink" in event.metadata and event.metadata.get("topic") == "dead_letter"
+
+
+def _letters_in(stream: Stream) -> list[DeadLetter]:
+    if isinstance(stream, InMemoryStream):
+        events = stream.get_recent_events(_EVERYTHING)
+    elif isinstance(stream, TopicStream):
+        events = stream.get_recent_events("dead_letter", _EVERYTHING)
+    else:
+        raise TypeError(f"{type(stream).__name__} keeps no events to replay; give the letters themselves")
+    return [letter for event in events if (letter := letter_of(event)) is not None]
+
+
+def _check(value: object, kind: object, message: str) -> None:
+    if not isinstance(value, kind):  # type: ignore[arg-type] # a union of classes will do
+        raise TypeError(f"{message}, not {type(value).__name__}")

@@ -21,11 +21,36 @@ class DroppedError(DeliveryError):
         self.reason = reason
 
 
-class PartialDeliveryError(DeliveryError):
-    """Some events of a batch were not delivered; all others were.
+class RetryableError(DeliveryError):
+    """None of a batch was delivered, and it may work later. Any other exception means the same.
 
     Args:
-        failed: the error for each event that failed, by event id.
+        message: what went wrong.
+        retry_after: seconds that the other side asked to wait (`Retry-After`, RFC 9110 section 10.2.3).
+
+    Raises:
+        ValueError: `retry_after` is negative or no number.
+    """
+
+    def __init__(self, message: str = "not delivered", *, retry_after: float | None = None) -> None:
+        if retry_after is not None and not retry_after >= 0:
+            raise ValueError(f"retry_after is a number of seconds from 0 on, not {retry_after!r}")
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(DeliveryError):
+    """None of a batch was delivered, and trying again would not help: the events are given up."""
+
+
+class PartialDeliveryError(DeliveryError):
+    """Some events of a batch were not delivered; all others were, and are not sent again.
+
+    A sink whose `send` is cut off by the timeout may raise it too, to say how far it came.
+
+    Args:
+        failed: the error for each event that failed, by event id. A `PermanentError` gives that event
+            up; with any other it is tried again.
     """
 
     def __init__(self, failed: Mapping[str, Exception]) -> None:

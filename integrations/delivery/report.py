@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+# Reasons for which an event never came to a sink.
 QUEUE_FULL = "queue_full"
+CLOSED = "closed"  # it was published while the sink was being closed
+FORKED = "forked"  # it was published in a child process, and the sink is its parent's
+ABOUT_ITSELF = "about_itself"  # it tells of this very sink
+
+_LOSSES = (QUEUE_FULL, CLOSED, FORKED)
 
 
 class SinkReport(NamedTuple):
@@ -26,7 +32,17 @@ class SinkReport(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether no event was lost; what an inline sink has left out on purpose is none."""
-        return not (self.given_up or self.lost or self.dropped.get(QUEUE_FULL))
+        return not (self.given_up or self.lost or any(self.dropped.get(reason) for reason in _LOSSES))
+
+    def plus(self, other: SinkReport) -> SinkReport:
+        """Add up two reports, of a sink that was removed and of one that came under its name."""
+        reasons = {*self.dropped, *other.dropped}
+        return SinkReport(
+            self.delivered + other.delivered,
+            self.given_up + other.given_up,
+            {reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in reasons},
+            self.lost + other.lost,
+        )
 
 
 class DrainReport(NamedTuple):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from inspect import iscoroutinefunction, isfunction, ismethod
 
-from codomyrmex.streaming import Event
+from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.streaming import Event, FilterFunction
 
 
 class InlineSink(ABC):
@@ -38,16 +41,73 @@ class Sink(ABC):
     name: str
 
     async def open(self) -> None:  # noqa: B027 - most sinks have nothing to open
-        """Get ready; called once before the first `send`."""
+        """Get ready; called once before the first `send`, and once more in a process forked since."""
 
     @abstractmethod
     async def send(self, events: Sequence[Event]) -> None:
         """Deliver events, in order; one call at a time.
 
+        Returning says that all of them are delivered. A call that takes longer than the timeout of the
+        policy is cancelled and counts as failed.
+
         Raises:
-            PartialDeliveryError: only the events that it names were not delivered.
-            Exception: none of them was.
+            RetryableError: none was; they are sent again later.
+            PermanentError: none was, and none will be; they are given up.
+            PartialDeliveryError: those that it names were not; each is sent again or given up.
+            Exception: as `RetryableError`.
         """
 
     async def close(self) -> None:  # noqa: B027 - as above
         """Give back what `open` took; called once, also after failures."""
+
+    @staticmethod
+    def from_function(send: Callable[[Sequence[Event]], Awaitable[None]], *, name: str) -> Sink:
+        """Make a sink of an async function of a sequence of events.
+
+        Args:
+            send: does what `Sink.send` does, and raises what it raises.
+            name: what the sink is called in reports and logs.
+
+        Raises:
+            TypeError: it is not an async function.
+        """
+        if not is_async(send):
+            raise TypeError(
+                f"a sink is made of `async def send(events)`, not of {send!r}; "
+                "one that blocks can be called with `await asyncio.to_thread(...)`"
+            )
+        return _FunctionSink(send, name)
+
+
+class _FunctionSink(Sink):
+    def __init__(self, send: Callable[[Sequence[Event]], Awaitable[None]], name: str) -> None:
+        self.name = name
+        self._send = send
+
+    async def send(self, events: Sequence[Event]) -> None:
+        await self._send(events)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A sink with a topic, a filter or a policy of its own; what is left out is the attachment's.
+
+    Args:
+        sink: where the events go.
+        topic: a topic or a pattern.
+        filter_fn: only the events it is true for are delivered.
+        policy: how they are queued and sent; an inline sink has none.
+    """
+
+    sink: InlineSink | Sink
+    topic: str | None = None
+    filter_fn: FilterFunction | None = None
+    policy: DeliveryPolicy | None = None
+
+
+def is_async(function: object) -> bool:
+    """Tell whether calling something gives a coroutine: a function, a partial, or an object."""
+    target = getattr(function, "func", function)  # functools.partial
+    if isfunction(target) or ismethod(target) or not callable(target):
+        return iscoroutinefunction(target)
+    return iscoroutinefunction(target) or iscoroutinefunction(type(target).__call__)

@@ -1,4 +1,4 @@
-"""What an event is called, and how bad it is, wherever it is written down."""
+"""How an event is named and rated where it is logged, counted or traced."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 
 from codomyrmex.streaming import Event, EventType
 
-_MAX_NAME = 200
+MAX_NAME = 200
 
-_LEVELS = {
+LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -20,6 +20,15 @@ _LEVELS = {
     "critical": logging.CRITICAL,
     "fatal": logging.CRITICAL,
 }
+NAMES = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+
+_ERROR, _HEARTBEAT = EventType.ERROR, EventType.HEARTBEAT  # the members of an Enum are slow to look up
 
 
 def event_name(event: Event) -> str:
@@ -28,8 +37,16 @@ def event_name(event: Event) -> str:
     Control characters and line separators are escaped, as a renderer may print a name as it is and a
     forged line must not come of it; the length is capped.
     """
-    text = printable(str(event.metadata.get("event") or event.topic or event.type.value))
-    return text if len(text) <= _MAX_NAME else f"{text[: _MAX_NAME - 3]}..."
+    name = event.metadata.get("event") or event.topic or event.type._value_
+    return as_name(name)
+
+
+def as_name(name: object) -> str:
+    """Make of anything a name that fits in a line."""
+    if isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable():
+        return name
+    text = printable(str(name))
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
 def printable(text: str) -> str:
@@ -41,10 +58,35 @@ def printable(text: str) -> str:
 
 def event_level(event: Event) -> int:
     """Give the level of `logging`: what the metadata says as `level` or `severity`, else by type."""
-    said = event.metadata.get("level", event.metadata.get("severity"))
-    known = _LEVELS.get(said.lower()) if isinstance(said, str) else None
-    if known is not None:
-        return known
-    if event.type is EventType.ERROR:
+    metadata = event.metadata
+    said = metadata.get("level") if "level" in metadata else metadata.get("severity")
+    if said is not None:
+        known = LEVELS.get(said.lower()) if isinstance(said, str) else None
+        if known is not None:
+            return known
+    kind = event.type
+    if kind is _ERROR:
         return logging.ERROR
-    return logging.DEBUG if event.type is EventType.HEARTBEAT else logging.INFO
+    return logging.DEBUG if kind is _HEARTBEAT else logging.INFO
+
+
+def level_number(level: str | int) -> int:
+    """Give the number of a level.
+
+    Raises:
+        ValueError: there is no level of that name; the message lists them.
+        TypeError: it is neither a name nor a number.
+    """
+    if isinstance(level, bool) or not isinstance(level, (str, int)):
+        raise TypeError(f"a level is a name or a number, not {level!r}")
+    if isinstance(level, int):
+        return level
+    number = LEVELS.get(level.lower())
+    if number is None:
+        raise ValueError(f"{level!r} is no level; known are {', '.join(LEVELS)}")
+    return number
+
+
+def level_name(level: int) -> str:
+    """Name a level: that of the highest known one which it reaches."""
+    return NAMES[max((known for known in NAMES if known <= level), default=logging.DEBUG)]

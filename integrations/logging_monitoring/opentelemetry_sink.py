@@ -1,70 +1,128 @@
-"""`OpenTelemetrySink`: each event becomes an event on the publisher's current span."""
+"""`OpenTelemetrySink`: each event becomes an event on the current span, or a log record on its trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.sink import InlineSink
-from codomyrmex.integrations.logging_monitoring.naming import event_name
+from codomyrmex.integrations.logging_monitoring.attributes import attributes_of, is_exception
+from codomyrmex.integrations.logging_monitoring.naming import event_level, event_name
 from codomyrmex.streaming import Event
 
 try:
     from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtraError("OpenTelemetrySink", "opentelemetry-api", "otel") from error
+from codomyrmex.integrations.logging_monitoring.otel_logs import emit_log, find_logger
 
-_MAX_DEPTH = 4
-_MAX_ATTRIBUTES = 100  # the SDK keeps 128 for each event
+if TYPE_CHECKING:
+    from opentelemetry._logs import Logger, LoggerProvider
+    from opentelemetry.context import Context
+
+Mode = Literal["auto", "span_event", "log_event", "both"]
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_INT64 = range(-(2**63), 2**63)  # what OTLP can carry
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class OpenTelemetrySink(InlineSink):
-    """Adds events to the span that records where they are published.
+    """Puts events on the trace that they belong to, with their own time and as flat attributes.
 
-    Attributes are `event.id`, `event.type`, `event.topic`, `event.data.*` and `event.metadata.*`,
-    flattened with dots; the time is the event's own.
+    Modes: `span_event` adds an event to the span that records where it is published; `log_event` emits an
+    OpenTelemetry log record with an `event_name`, correlated with the span; `both` does both; `auto` does
+    the first where a span is recording, else the second where a logger provider is there.
+
+    An event that was stamped by `stamp_trace_context` and is delivered where no span is current belongs
+    to the trace of its stamp: a log record is correlated with that, and for a span event a span of no
+    length is made as its child, if a tracer provider is given.
+
+    What could be put nowhere is counted as dropped, with the reason `no_span`, `no_logger_provider`, or
+    `not_enabled` where the logger does not want it.
 
     Args:
-        name: what the sink is called in reports; an event that is published where no span is recording
-            is in them as dropped, with the reason `no_span`.
+        mode: as above.
+        tracer_provider: makes spans for stamped events; without one, none are made.
+        logger_provider: makes the logger; the global one if left out.
+        name: what the sink is called in reports.
+
+    Raises:
+        ValueError: there is no such mode.
     """
 
-    def __init__(self, *, name: str = "opentelemetry") -> None:
+    def __init__(
+        self,
+        mode: Mode = "auto",
+        tracer_provider: trace.TracerProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        *,
+        name: str = "opentelemetry",
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
+        self._mode = mode
+        self._tracer = None if tracer_provider is None else tracer_provider.get_tracer("codomyrmex.streaming")
+        self._provider = logger_provider
+        self._logger: Logger | None = None
 
     def emit(self, event: Event) -> None:
+        mode = self._mode
         span = trace.get_current_span()
-        if not span.is_recording():
+        recording = span.is_recording()
+        if recording and mode != "log_event":
+            span.add_event(_name(event), attributes_of(event), _nanoseconds(event))
+            if mode != "both":
+                return
+        elif mode == "span_event":
+            self._make_span(event, _stamped(event, span))
+            return
+        logger = self._logger or self._find_logger()
+        context = None if span.get_span_context().is_valid else _stamped(event, span)
+        if logger is None:
+            if mode == "log_event":
+                raise DroppedError("no_logger_provider")
+            if not recording:
+                self._make_span(event, context)
+            return
+        name, data = _name(event), event.data
+        body = data if isinstance(data, str) else name
+        attributes = attributes_of(event)
+        took = emit_log(logger, name, event_level(event), _nanoseconds(event), body, attributes, context)
+        if not took and not (mode == "both" and recording):
+            raise DroppedError("not_enabled")
+
+    def _find_logger(self) -> Logger | None:
+        self._logger = find_logger(self._provider)
+        return self._logger
+
+    def _make_span(self, event: Event, context: Context | None) -> None:
+        """Put an event on a span of its own, in the trace of its stamp."""
+        if self._tracer is None or context is None:
             raise DroppedError("no_span")
-        nanoseconds = (event.timestamp - _EPOCH) // timedelta(microseconds=1) * 1_000
-        span.add_event(event_name(event), _attributes(event), nanoseconds)
+        name, now = _name(event), _nanoseconds(event)
+        span = self._tracer.start_span(name, context, start_time=now)
+        span.add_event(name, attributes_of(event), now)
+        span.end(now)
 
 
-def _attributes(event: Event) -> dict[str, str | bool | int | float]:
-    plain = event.to_dict()  # so that there is no value the SDK would warn about
-    attributes: dict[str, str | bool | int | float] = {
-        "event.id": plain["id"],
-        "event.type": plain["type"],
-    }
-    if event.topic is not None:
-        attributes["event.topic"] = plain["metadata"]["topic"]
-    for part in ("data", "metadata"):
-        for key, value in _flatten(f"event.{part}", plain[part], 0):
-            if len(attributes) < _MAX_ATTRIBUTES:
-                attributes[key] = value
-    return attributes
+def _name(event: Event) -> str:
+    return "exception" if is_exception(event) else event_name(event)
 
 
-def _flatten(key: str, value: Any, depth: int) -> Iterator[tuple[str, str | bool | int | float]]:
-    if isinstance(value, dict) and depth < _MAX_DEPTH:
-        for name, inner in value.items():
-            yield from _flatten(f"{key}.{name}", inner, depth + 1)
-    elif isinstance(value, (bool, float, str)) or (isinstance(value, int) and value in _INT64):
-        yield key, value
-    elif value is not None:
-        yield key, str(value)
+def _nanoseconds(event: Event) -> int:
+    since = event.timestamp - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+def _stamped(event: Event, current: trace.Span) -> Context | None:
+    """Give the context that an event was stamped with, where no span is current."""
+    metadata: dict[str, Any] = event.metadata
+    if "traceparent" not in metadata or current.get_span_context().is_valid:
+        return None
+    carrier = {key: str(metadata[key]) for key in ("traceparent", "tracestate") if key in metadata}
+    context = _PROPAGATOR.extract(carrier)
+    return context if trace.get_current_span(context).get_span_context().is_valid else None

@@ -15,13 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from codomyrmex.integrations import PartialDeliveryError, Sink, SinkReport, attach
+from codomyrmex.integrations import DeliveryPolicy, PartialDeliveryError, Sink, SinkReport, attach
 from codomyrmex.integrations.notification import AppriseChannel, ChannelError
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 
 # A plugin of Apprise imports it, though it needs nothing of it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
+ONCE = DeliveryPolicy(batch_age=0, max_attempts=1)
 DEADLINE = 10.0  # the first one loads all plugins of Apprise
 
 USER, PASSWORD, PATH, QUERY, HEADER = "usr3cr3t", "p4ssw0rd", "t0ken-in-path", "qu3ry-value", "h34der-value"
@@ -309,13 +310,13 @@ async def test_no_log_at_any_level_shows_the_url(server, caplog, capfd):
     try:
         async with (
             asyncio.timeout(DEADLINE),
-            attach(stream, AppriseChannel("operations 1", server.secret_url)),
+            attach(stream, AppriseChannel("operations 1", server.secret_url), policy=ONCE),
         ):
             await stream.publish(create_event(1))
         server.status = 503
         async with (
             asyncio.timeout(DEADLINE),
-            attach(stream, AppriseChannel("operations 2", server.secret_url)),
+            attach(stream, AppriseChannel("operations 2", server.secret_url), policy=ONCE),
         ):
             await stream.publish(create_event(2))
     finally:
@@ -376,7 +377,7 @@ async def test_an_event_that_cannot_be_shown_fails_alone(server):
 async def test_attached_to_a_stream_it_delivers_and_counts(server):
     server.refuses = "bad"
     stream, channel = InMemoryStream(), AppriseChannel("operations 3", server.url)
-    async with asyncio.timeout(DEADLINE), attach(stream, channel) as attachment:
+    async with asyncio.timeout(DEADLINE), attach(stream, channel, policy=ONCE) as attachment:
         for data in ("good", "bad", "good"):
             await stream.publish(create_event(data))
     assert attachment.report().sinks["operations 3"] == SinkReport(2, 1, {}, 0)
@@ -386,7 +387,7 @@ async def test_attached_to_a_stream_it_delivers_and_counts(server):
 async def test_the_event_loop_goes_on_while_the_server_hangs(server):
     server.free.clear()
     stream, channel = InMemoryStream(), AppriseChannel("operations 4", server.url)
-    async with asyncio.timeout(DEADLINE), attach(stream, channel) as attachment:
+    async with asyncio.timeout(DEADLINE), attach(stream, channel, policy=ONCE) as attachment:
         await stream.publish(create_event(1))
         assert await asyncio.to_thread(server.entered.wait, DEADLINE)
         for number in range(100):  # with the call on the loop this would never be reached
@@ -405,7 +406,7 @@ async def test_a_hanging_channel_does_not_hold_up_another(server):
     stream = InMemoryStream()
     hanging, good = AppriseChannel("operations 5", server.url), AppriseChannel("operations 6", other.url)
     try:
-        async with asyncio.timeout(DEADLINE), attach(stream, hanging, good) as attachment:
+        async with asyncio.timeout(DEADLINE), attach(stream, hanging, good, policy=ONCE) as attachment:
             await stream.publish(create_event(1))
             assert await asyncio.to_thread(other.entered.wait, DEADLINE)
             assert attachment.report().sinks[hanging.name].delivered == 0
@@ -418,7 +419,7 @@ async def test_a_hanging_channel_does_not_hold_up_another(server):
 async def test_a_server_that_hangs_through_the_drain_is_left_and_its_events_are_lost(server):
     server.free.clear()
     stream, channel = InMemoryStream(), AppriseChannel("operations 7", server.url)
-    async with asyncio.timeout(DEADLINE), attach(stream, channel) as attachment:
+    async with asyncio.timeout(DEADLINE), attach(stream, channel, policy=ONCE) as attachment:
         for number in range(3):
             await stream.publish(create_event(number))
         assert await asyncio.to_thread(server.entered.wait, DEADLINE)

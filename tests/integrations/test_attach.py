@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from codomyrmex.integrations import (
     DeliveryError,
+    DeliveryPolicy,
     InlineSink,
     PartialDeliveryError,
     Sink,
@@ -38,6 +39,9 @@ LONG = 3_000  # more events than the queue of a sink holds
 _numbers = count()  # as lines about one name are rate-limited across tests
 
 ATTACHMENT_LOG = "codomyrmex.integrations.delivery.attachment"
+
+# Each event is sent at once and tried once; how it is batched and tried again is in test_delivery.py.
+attach_once = functools.partial(attach, policy=DeliveryPolicy(batch_age=0, max_attempts=1))
 
 where = ContextVar("where", default="nowhere")
 
@@ -199,7 +203,7 @@ def balance(report: SinkReport) -> int:
 @in_time
 async def test_a_sink_is_opened_fed_drained_and_closed_once():
     stream, sink = InMemoryStream(), Queued()
-    async with attach(stream, sink):
+    async with attach_once(stream, sink):
         assert sink.calls == ["open"]
         await publish_each(stream, range(10))
     assert sink.data == list(range(10))
@@ -209,7 +213,7 @@ async def test_a_sink_is_opened_fed_drained_and_closed_once():
 @in_time
 async def test_what_is_queued_on_the_way_out_is_still_delivered():
     stream, sink = InMemoryStream(), Held()
-    async with attach(stream, sink):
+    async with attach_once(stream, sink):
         await publish_each(stream, range(100))
         await sink.entered.wait()
         assert sink.data == []
@@ -220,14 +224,14 @@ async def test_what_is_queued_on_the_way_out_is_still_delivered():
 @in_time
 async def test_without_events_a_sink_is_opened_and_closed_all_the_same():
     sink = Queued()
-    async with attach(InMemoryStream(), sink):
+    async with attach_once(InMemoryStream(), sink):
         pass
     assert (sink.calls, sink.batches) == (["open", "close"], [])
 
 
 @in_time
 async def test_without_sinks_there_is_nothing_to_do():
-    async with attach(InMemoryStream()) as attachment:
+    async with attach_once(InMemoryStream()) as attachment:
         pass
     assert attachment.report().complete
     assert attachment.report().sinks == {}
@@ -236,7 +240,7 @@ async def test_without_sinks_there_is_nothing_to_do():
 @in_time
 async def test_nothing_is_taken_after_the_end():
     stream, inline, queued = InMemoryStream(), Inline(), Queued()
-    async with attach(stream, inline, queued):
+    async with attach_once(stream, inline, queued):
         await stream.publish(create_event(1))
     await stream.publish(create_event(2))
     await settle()
@@ -247,7 +251,7 @@ async def test_nothing_is_taken_after_the_end():
 @in_time
 async def test_nothing_is_taken_before_the_beginning():
     stream, inline, queued = InMemoryStream(), Inline(), Queued()
-    attachment = attach(stream, inline, queued)
+    attachment = attach_once(stream, inline, queued)
     await stream.publish(create_event(1))
     async with attachment:
         await stream.publish(create_event(2))
@@ -257,7 +261,7 @@ async def test_nothing_is_taken_before_the_beginning():
 @in_time
 async def test_closing_twice_closes_the_sinks_once_and_reports_the_same():
     stream, sink = InMemoryStream(), Queued()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(3))
         first = await attachment.aclose()
         second = await attachment.aclose()
@@ -269,7 +273,7 @@ async def test_closing_twice_closes_the_sinks_once_and_reports_the_same():
 @in_time
 async def test_two_that_close_at_the_same_time_both_wait_for_the_end():
     stream, sink = InMemoryStream(), Held()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(3))
         await sink.entered.wait()
         first = asyncio.create_task(attachment.aclose())
@@ -284,7 +288,7 @@ async def test_two_that_close_at_the_same_time_both_wait_for_the_end():
 @in_time
 async def test_an_attachment_that_is_over_is_not_silently_started_again():
     stream, sink = InMemoryStream(), Queued()
-    attachment = attach(stream, sink)
+    attachment = attach_once(stream, sink)
     async with attachment:
         pass
     try:
@@ -300,7 +304,7 @@ async def test_a_closed_stream_cannot_be_attached_to():
     stream, sink = InMemoryStream(), Queued()
     await stream.aclose()
     with pytest.raises(StreamClosedError):
-        async with attach(stream, sink):
+        async with attach_once(stream, sink):
             pass
     assert sink.calls == ["open", "close"]
 
@@ -308,7 +312,7 @@ async def test_a_closed_stream_cannot_be_attached_to():
 @in_time
 async def test_a_stream_that_closes_first_loses_nothing():
     stream, sink = InMemoryStream(), Held()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(5))
         await stream.aclose()
         sink.free.set()
@@ -319,7 +323,7 @@ async def test_a_stream_that_closes_first_loses_nothing():
 @in_time
 async def test_the_name_of_the_worker_is_that_of_the_sink():
     sink = Queued()
-    async with attach(InMemoryStream(), sink):
+    async with attach_once(InMemoryStream(), sink):
         assert any(sink.name in task.get_name() for task in asyncio.all_tasks())
     assert not any(sink.name in task.get_name() for task in asyncio.all_tasks())
 
@@ -343,7 +347,7 @@ async def test_an_inline_sink_runs_during_publish_in_the_publishers_context_and_
         assert len(seen) == 2
         return threading.get_ident()
 
-    async with attach(stream, Where()):
+    async with attach_once(stream, Where()):
         where.set("in a task")
         await stream.publish(create_event(1))
         assert seen == [(1, "in a task", threading.get_ident())]
@@ -355,7 +359,7 @@ async def test_an_inline_sink_runs_during_publish_in_the_publishers_context_and_
 async def test_an_inline_sink_gets_the_event_itself():
     stream, sink = InMemoryStream(), Inline()
     event = create_event({"order": 42})
-    async with attach(stream, sink):
+    async with attach_once(stream, sink):
         await stream.publish(event)
     assert sink.events == [event]
     assert sink.events[0] is event
@@ -364,7 +368,7 @@ async def test_an_inline_sink_gets_the_event_itself():
 @in_time
 async def test_a_raising_inline_sink_disturbs_neither_publisher_nor_sinks(caplog):
     stream, bad, good, queued = InMemoryStream(), RaisingInline(), Inline(), Queued()
-    async with attach(stream, bad, good, queued) as attachment:
+    async with attach_once(stream, bad, good, queued) as attachment:
         await publish_each(stream, range(5))
     report = attachment.report()
     assert report.sinks[bad.name] == SinkReport(0, 5, {}, 0)
@@ -381,7 +385,7 @@ async def test_a_raising_inline_sink_disturbs_neither_publisher_nor_sinks(caplog
 @in_time
 async def test_a_queued_sink_gets_its_events_in_order_and_one_batch_at_a_time():
     stream, sink = InMemoryStream(), Queued()
-    async with attach(stream, sink):
+    async with attach_once(stream, sink):
         for number in range(1_000):
             await stream.publish(create_event(number))
             if number % 7 == 0:
@@ -395,7 +399,7 @@ async def test_a_queued_sink_gets_its_events_in_order_and_one_batch_at_a_time():
 @in_time
 async def test_a_sink_that_hangs_disturbs_neither_publisher_nor_another_sink():
     stream, hanging, queued, inline = InMemoryStream(), Held(), Queued(), Inline()
-    async with attach(stream, hanging, queued, inline) as attachment:
+    async with attach_once(stream, hanging, queued, inline) as attachment:
         await publish_each(stream, range(50))
         await until(lambda: len(queued.data) == 50)
         assert len(inline.events) == 50
@@ -409,7 +413,7 @@ async def test_a_sink_that_hangs_disturbs_neither_publisher_nor_another_sink():
 @in_time
 async def test_a_raising_sink_is_given_the_next_events_all_the_same(caplog):
     stream, bad, good = InMemoryStream(), Raising(), Queued()
-    async with attach(stream, bad, good) as attachment:
+    async with attach_once(stream, bad, good) as attachment:
         for number in range(5):
             await stream.publish(create_event(number))
             await settle()
@@ -423,7 +427,7 @@ async def test_a_raising_sink_is_given_the_next_events_all_the_same(caplog):
 @in_time
 async def test_of_a_partial_failure_only_the_named_events_are_given_up():
     stream, sink = InMemoryStream(), Picky()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(11))
     assert sink.data == [0, 2, 4, 6, 8, 10]
     assert attachment.report().sinks[sink.name] == SinkReport(6, 5, {}, 0)
@@ -436,7 +440,7 @@ async def test_a_partial_failure_that_names_strangers_costs_nothing():
             raise PartialDeliveryError({"nobody": ValueError("?")})
 
     stream, sink = InMemoryStream(), Confused()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(3))
     assert attachment.report().sinks[sink.name] == SinkReport(3, 0, {}, 0)
 
@@ -449,7 +453,7 @@ async def test_the_log_says_why_events_of_a_partial_failure_were_not_delivered(c
             raise PartialDeliveryError({event.id: why for event in events})
 
     stream = InMemoryStream()
-    async with attach(stream, Refused()):
+    async with attach_once(stream, Refused()):
         await stream.publish(create_event(1))
     assert "pager off" in caplog.text
 
@@ -472,7 +476,7 @@ async def test_a_sink_that_raises_cancelled_error_by_itself_loses_only_that_batc
                 await inner
 
     stream, sink = InMemoryStream(), CancelsItself()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await stream.publish(create_event(0))
         await settle()
         await stream.publish(create_event(1))
@@ -484,7 +488,7 @@ async def test_a_sink_that_raises_cancelled_error_by_itself_loses_only_that_batc
 @in_time
 async def test_a_full_queue_drops_the_oldest_and_counts_them(caplog):
     stream, sink = InMemoryStream(), Held()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await stream.publish(create_event(0))
         await sink.entered.wait()
         await publish_each(stream, range(1, LONG))
@@ -510,7 +514,7 @@ async def test_a_sink_that_would_empty_its_batch_does_not_upset_the_report():
                 events.clear()
 
     sink = Greedy()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(5))
     assert [event.data for event in seen] == list(range(5))
     assert balance(attachment.report().sinks[sink.name]) == 5
@@ -525,7 +529,7 @@ async def test_if_a_sink_fails_to_open_the_others_are_closed_and_its_error_comes
     stream, first, second, third = InMemoryStream(), Queued(), FailsToOpen(error), Queued()
     inline = Inline()
     with pytest.raises(OSError, match="no such host") as caught:
-        async with attach(stream, inline, first, second, third):
+        async with attach_once(stream, inline, first, second, third):
             pytest.fail("it must not begin")
     assert caught.value is error
     assert first.calls == ["open", "close"]
@@ -544,7 +548,7 @@ async def test_a_cancelled_opening_closes_what_is_open():
     first = Queued()
 
     async def run() -> None:
-        async with attach(InMemoryStream(), first, OpensForEver()):
+        async with attach_once(InMemoryStream(), first, OpensForEver()):
             pass
 
     task = asyncio.create_task(run())
@@ -560,7 +564,7 @@ async def test_a_cancelled_opening_closes_what_is_open():
 async def test_a_malformed_topic_is_told_and_the_sinks_are_closed():
     sink = Queued()
     with pytest.raises(TopicError):
-        async with attach(InMemoryStream(), sink, topic="orders..created"):
+        async with attach_once(InMemoryStream(), sink, topic="orders..created"):
             pass
     assert sink.calls in ([], ["open", "close"])
 
@@ -568,7 +572,7 @@ async def test_a_malformed_topic_is_told_and_the_sinks_are_closed():
 @in_time
 async def test_a_sink_that_fails_to_close_keeps_the_others_from_nothing(caplog):
     stream, bad, good = InMemoryStream(), FailsToClose(), Queued()
-    async with attach(stream, bad, good) as attachment:
+    async with attach_once(stream, bad, good) as attachment:
         await stream.publish(create_event(1))
     assert good.calls == bad.calls == ["open", "close"]
     assert attachment.report().complete
@@ -578,7 +582,7 @@ async def test_a_sink_that_fails_to_close_keeps_the_others_from_nothing(caplog):
 @in_time
 async def test_a_sink_that_hangs_on_closing_does_not_keep_the_application_from_ending():
     stream, bad, good = InMemoryStream(), HangsOnClose(), Queued()
-    attachment = await attach(stream, bad, good).start()
+    attachment = await attach_once(stream, bad, good).start()
     await stream.publish(create_event(1))
     try:
         async with asyncio.timeout(0.5):
@@ -592,7 +596,7 @@ async def test_a_sink_that_hangs_on_closing_does_not_keep_the_application_from_e
 @in_time
 async def test_a_sink_that_ignores_cancellation_does_not_keep_the_application_from_ending():
     stream, bad, good = InMemoryStream(), Stubborn(), Queued()
-    attachment = await attach(stream, bad, good).start()
+    attachment = await attach_once(stream, bad, good).start()
     await stream.publish(create_event(1))
     await bad.entered.wait()
     try:
@@ -608,7 +612,7 @@ async def test_a_sink_that_ignores_cancellation_does_not_keep_the_application_fr
 @in_time
 async def test_when_the_time_to_drain_is_over_what_is_left_is_counted_and_logged_once(caplog):
     stream, hanging, good = InMemoryStream(), Held(), Queued()
-    async with attach(stream, hanging, good) as attachment:
+    async with attach_once(stream, hanging, good) as attachment:
         await stream.publish(create_event(0))
         await hanging.entered.wait()
         await publish_each(stream, range(1, 4))
@@ -625,7 +629,7 @@ async def test_when_the_time_to_drain_is_over_what_is_left_is_counted_and_logged
 @in_time
 async def test_no_time_to_drain_is_no_error():
     stream, sink = InMemoryStream(), Queued()
-    attachment = await attach(stream, sink).start()
+    attachment = await attach_once(stream, sink).start()
     await publish_each(stream, range(3))
     report = await attachment.aclose(timeout=0)
     assert balance(report.sinks[sink.name]) == 3
@@ -637,7 +641,7 @@ async def test_an_exception_in_the_body_goes_on_after_the_drain():
     stream, sink = InMemoryStream(), Queued()
     error = KeyError("mine")
     with pytest.raises(KeyError) as caught:
-        async with attach(stream, sink):
+        async with attach_once(stream, sink):
             await publish_each(stream, range(3))
             raise error
     assert caught.value is error
@@ -650,7 +654,7 @@ async def test_cancelled_in_the_body_it_still_drains_and_the_cancellation_goes_o
     stream, sink, inside = InMemoryStream(), Held(), asyncio.Event()
 
     async def application() -> None:
-        async with attach(stream, sink):
+        async with attach_once(stream, sink):
             await publish_each(stream, range(3))
             inside.set()
             await asyncio.Event().wait()
@@ -670,7 +674,7 @@ async def test_cancelled_in_the_body_it_still_drains_and_the_cancellation_goes_o
 
 
 async def _cancelled_in_the_drain(stream: InMemoryStream, *sinks: Any) -> Any:
-    attachment = attach(stream, *sinks)
+    attachment = attach_once(stream, *sinks)
     draining = asyncio.Event()
 
     async def application() -> None:
@@ -711,7 +715,9 @@ async def test_cancelled_in_the_drain_it_still_logs_what_was_lost(caplog):
 @in_time
 async def test_a_topic_and_a_filter_choose_the_events():
     stream, queued, inline = InMemoryStream(), Queued(), Inline()
-    async with attach(stream, queued, inline, topic="orders.>", filter_fn=lambda e: e.data > 1) as attachment:
+    async with attach_once(
+        stream, queued, inline, topic="orders.>", filter_fn=lambda e: e.data > 1
+    ) as attachment:
         await publish_each(stream, range(4), topic="orders.created")
         await publish_each(stream, range(4), topic="users.created")
         await publish_each(stream, range(4))
@@ -723,9 +729,9 @@ async def test_a_topic_and_a_filter_choose_the_events():
 @in_time
 async def test_two_attachments_to_one_stream_do_not_know_each_other():
     stream, first, second = InMemoryStream(), Queued(), Queued()
-    async with attach(stream, first):
+    async with attach_once(stream, first):
         await stream.publish(create_event(1))
-        async with attach(stream, second):
+        async with attach_once(stream, second):
             await stream.publish(create_event(2))
         await stream.publish(create_event(3))
     assert first.data == [1, 2, 3]
@@ -735,7 +741,7 @@ async def test_two_attachments_to_one_stream_do_not_know_each_other():
 @in_time
 async def test_sinks_of_a_topic_stream_get_the_events_of_its_topics():
     stream, sink = TopicStream(), Queued()
-    async with attach(stream, sink, topic="user.*"):
+    async with attach_once(stream, sink, topic="user.*"):
         await stream.publish("user.signup", create_event(1))
         await stream.publish("order.created", create_event(2))
     assert sink.data == [1]
@@ -745,7 +751,7 @@ async def test_sinks_of_a_topic_stream_get_the_events_of_its_topics():
 @in_time
 async def test_sinks_of_an_sse_stream_get_every_event_and_leave_no_full_queue(overflow):
     stream, queued, inline = SSEStream(queue_size=5, overflow=overflow), Queued(), Inline()
-    async with attach(stream, queued, inline):
+    async with attach_once(stream, queued, inline):
         await publish_each(stream, range(20))
     assert queued.data == [event.data for event in inline.events] == list(range(20))
     assert stream.statistics().dropped == 0
@@ -753,13 +759,13 @@ async def test_sinks_of_an_sse_stream_get_every_event_and_leave_no_full_queue(ov
 
 def test_two_sinks_with_one_name_are_refused():
     with pytest.raises(ValueError, match="'twin'"):
-        attach(InMemoryStream(), Queued("twin"), Inline("twin"))
+        attach_once(InMemoryStream(), Queued("twin"), Inline("twin"))
 
 
 @pytest.mark.parametrize("thing", [None, print, "structlog", Queued, object()], ids=str)
 def test_what_is_no_sink_is_refused(thing):
     with pytest.raises(TypeError, match="sink"):
-        attach(InMemoryStream(), thing)
+        attach_once(InMemoryStream(), thing)
 
 
 # Threads and loops
@@ -774,7 +780,7 @@ async def test_publishing_from_threads_loses_nothing_and_keeps_each_threads_orde
         for number in range(each):
             stream.publish_nowait(create_event((who, number)))
 
-    async with attach(stream, queued, inline) as attachment:
+    async with attach_once(stream, queued, inline) as attachment:
         await asyncio.gather(*(asyncio.to_thread(publisher, who) for who in range(threads)))
     assert len(queued.data) == len(inline.events) == threads * each
     for who in range(threads):
@@ -791,7 +797,7 @@ async def test_publishing_from_another_loop_reaches_the_sink_on_its_own():
             threads.append(threading.get_ident())
 
     sink = Where()
-    async with attach(stream, sink):
+    async with attach_once(stream, sink):
         await asyncio.to_thread(lambda: asyncio.run(publish_each(stream, range(20))))
     assert sink.data == list(range(20))
     assert set(threads) == {threading.get_ident()}
@@ -807,7 +813,7 @@ async def test_threads_that_go_on_publishing_through_the_end_leave_a_report_that
             stream.publish_nowait(create_event(None))
 
     threads = [threading.Thread(target=publisher) for _ in range(2)]
-    attachment = await attach(stream, queued, inline).start()
+    attachment = await attach_once(stream, queued, inline).start()
     for thread in threads:
         thread.start()
     await until(lambda: queued.data and inline.events)
@@ -827,7 +833,7 @@ async def test_threads_that_go_on_publishing_through_the_end_leave_a_report_that
 @in_time
 async def test_what_is_still_queued_counts_as_lost_until_it_is_delivered():
     stream, sink = InMemoryStream(), Held()
-    async with attach(stream, sink) as attachment:
+    async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(3))
         await sink.entered.wait()
         await publish_each(stream, range(2))
@@ -890,7 +896,7 @@ def test_whatever_sinks_do_each_event_is_delivered_given_up_dropped_or_lost(
     async def run() -> None:
         stream, inline = InMemoryStream(), RaisingInline()
         sinks = [Moody(plan) for plan in plans]
-        attachment = await attach(stream, inline, *sinks).start()
+        attachment = await attach_once(stream, inline, *sinks).start()
         for number in [*rounds, burst]:
             await publish_each(stream, range(number))
             await settle()
@@ -920,7 +926,7 @@ def test_an_inline_sink_with_an_async_emit_is_refused():
             pass
 
     with pytest.raises(TypeError, match="emit of Mistaken is async"):
-        attach(InMemoryStream(), Mistaken())
+        attach_once(InMemoryStream(), Mistaken())
 
 
 def test_a_sink_whose_send_is_not_async_is_refused():
@@ -931,9 +937,9 @@ def test_a_sink_whose_send_is_not_async_is_refused():
             pass
 
     with pytest.raises(TypeError, match="send of Mistaken is not async"):
-        attach(InMemoryStream(), Mistaken())
+        attach_once(InMemoryStream(), Mistaken())
 
 
 def test_what_is_no_stream_is_refused():
     with pytest.raises(TypeError, match="attach takes a stream"):
-        attach(42)
+        attach_once(42)

@@ -184,6 +184,8 @@ def is_safe(value: Any) -> bool:
     if isinstance(value, str):
         value.encode()  # raises for a lone surrogate
         return True
+    if isinstance(value, tuple):  # of one kind, as SDKs before 1.45 want it
+        return len({type(item) for item in value}) <= 1 and all(map(is_safe, value))
     return isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 

@@ -1,0 +1,117 @@
+"""How a log record becomes an event, and how what comes of it is kept from coming back."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from codomyrmex.integrations.logging_monitoring.naming import as_name, level_name, level_number
+from codomyrmex.streaming import Event, EventType, Stream, create_event
+from codomyrmex.streaming.causes import LOGS, ORIGIN, cause
+from codomyrmex.streaming.counters import Counter
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.encoding import to_builtins
+from codomyrmex.streaming.topics import check_topic
+
+_OWN = "codomyrmex"
+_ERROR_FROM = level_number("error")
+
+_log = Diagnostics(__name__)
+
+
+class LogFeed:
+    """Publishes log records to a stream. Never raises, never waits, needs no event loop.
+
+    Attributes:
+        published: records that became events.
+        suppressed: records that were not published because such an event had caused them, or because
+            they are the package's own.
+        failed: records that could not be published.
+    """
+
+    def __init__(self, stream: Stream, min_level: str | int, topic: str) -> None:
+        if not isinstance(stream, Stream):
+            raise TypeError(f"logs are published to a stream, not to {type(stream).__name__}")
+        self.min_level = level_number(min_level)
+        self._stream = stream
+        self._topics = {name: f"{check_topic(topic)}.{name}" for name in _level_names()}
+        self._published = Counter()
+        self._suppressed = Counter()
+        self._failed = Counter()
+
+    @property
+    def published(self) -> int:
+        return self._published.value()
+
+    @property
+    def suppressed(self) -> int:
+        return self._suppressed.value()
+
+    @property
+    def failed(self) -> int:
+        return self._failed.value()
+
+    def suppresses(self, logger: object) -> bool:
+        """Tell, and count, whether a record of this logger must not be published here and now."""
+        own = isinstance(logger, str) and (logger == _OWN or logger.startswith(f"{_OWN}."))
+        if own or cause.get() == LOGS:
+            self._suppressed.tick()
+            return True
+        return False
+
+    def publish(self, level: int, fields: Mapping[str, Any], happened: datetime | None = None) -> None:
+        """Publish a record as an event; its data are the fields, converted to built-in types.
+
+        Args:
+            level: the level of `logging`.
+            fields: what the record says; `event` is its message.
+            happened: when it was logged; now if left out.
+        """
+        token = cause.set(LOGS)
+        try:
+            name = level_name(level)
+            event = create_event(
+                to_builtins(fields),
+                EventType.ERROR if level >= _ERROR_FROM else EventType.MESSAGE,
+                topic=self._topics[name],
+                level=name,
+                event=as_name(fields.get("event", "")),
+                **{ORIGIN: LOGS},
+            )
+            self._stream.publish_nowait(event if happened is None else event.replace(timestamp=happened))
+        except Exception as error:  # noqa: BLE001 - to log must not fail
+            self.fail(error)
+        else:
+            self._published.tick()
+        finally:
+            cause.reset(token)
+
+    def fail(self, error: Exception) -> None:
+        """Count a record that could not be published."""
+        self._failed.tick()
+        _log.warning(type(error).__name__, "a log record was not published", error=error)
+
+
+def exception_text(exc_info: Any) -> str | None:
+    """Give the traceback that `exc_info` stands for: an exception, a triple, or True for the present one."""
+    if not exc_info:
+        return None
+    if isinstance(exc_info, BaseException):
+        error: BaseException | None = exc_info
+    elif isinstance(exc_info, tuple):
+        error = exc_info[1]
+    else:
+        error = sys.exception() if sys.version_info >= (3, 11) else sys.exc_info()[1]
+    return None if error is None else "".join(traceback.format_exception(error)).rstrip()
+
+
+def is_log_event(event: Event) -> bool:
+    """Tell whether an event was a log record."""
+    return event.metadata.get(ORIGIN) == LOGS
+
+
+def _level_names() -> tuple[str, ...]:
+    return ("debug", "info", "warning", "error", "critical")
