@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import sinks
 import streams
 from measure import Result
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams,)
+GROUPS = (streams, sinks)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

@@ -62,6 +62,7 @@ class BoundedQueue(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_lock",
+        "_makes_room",
         "_on_disconnect",
         "_on_drop",
         "_overflow",
@@ -94,6 +95,7 @@ class BoundedQueue(Generic[T]):
         self.blocks = overflow == Overflow.BLOCK
         self._size = size
         self._overflow = Overflow(overflow)
+        self._makes_room = self._overflow is Overflow.DROP_OLDEST
         self._on_drop = on_drop
         self._on_disconnect = on_disconnect
         self.closed = False
@@ -109,14 +111,21 @@ class BoundedQueue(Generic[T]):
 
     def put(self, item: T) -> PutLater[T] | None:
         """Put an item; where that has to wait, give what to await for it."""
+        lost = None
         with self._lock:
-            room = len(self.items) < self._size and not self.closed
-            if room:
-                self.items.append(item)
-        if not room:
+            items = self.items
+            full = len(items) >= self._size
+            admitted = not self.closed and (self._makes_room or not full)
+            if admitted:
+                if full:  # the short way, as a reader that hangs must not make publishing slow
+                    lost = self._evict(items)
+                items.append(item)
+        if not admitted:
             return self._overflowed(item)
-        if self._waiter is not None and len(self.items) >= self.enough:
+        if self._waiter is not None and len(items) >= self.enough:
             self.wake()
+        if lost is not None:
+            self._on_drop(lost[0], None)
         return None
 
     def put_alone(self, item: T) -> PutLater[T] | None:
@@ -131,30 +140,33 @@ class BoundedQueue(Generic[T]):
         return None
 
     def _overflowed(self, item: T) -> PutLater[T] | None:
-        lost, dropped, disconnected = item, True, False
+        lost: tuple[T] | None = (item,)
+        disconnected = False
         with self._lock:
             if not self.closed:
                 room = len(self.items) < self._size
                 if not room and self.blocks:
                     return self._line_up(item)
-                if not room and self._overflow is Overflow.DROP_OLDEST:
-                    try:
-                        lost = self.items.popleft()
-                        self.evicted += 1
-                    except IndexError:  # the reader was faster
-                        dropped = False
+                if room or self._makes_room:
+                    lost = None if room else self._evict(self.items)
                     self.items.append(item)
-                elif room:
-                    self.items.append(item)
-                    dropped = False
                 else:
                     self.closed = disconnected = self._overflow is Overflow.DISCONNECT
         self.wake()
-        if dropped:
-            self._on_drop(lost, None)
+        if lost is not None:
+            self._on_drop(lost[0], None)
         if disconnected and self._on_disconnect is not None:
             self._on_disconnect()
         return None
+
+    def _evict(self, items: deque[T]) -> tuple[T] | None:
+        """Take the oldest item out for a newer one; the caller holds the lock."""
+        try:
+            lost = items.popleft()
+        except IndexError:  # the reader, which needs no lock, was faster
+            return None
+        self.evicted += 1
+        return (lost,)
 
     def _line_up(self, item: T) -> PutLater[T]:
         putter = PutLater(self, item)

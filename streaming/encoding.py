@@ -52,9 +52,9 @@ def to_json(value: Any) -> str:
 def to_builtins(value: Any) -> Any:
     """Convert `value` to what its JSON text reads back as: dict, list, str, int, float, bool, None."""
     try:
-        return _decode(_encoder.encode(value))
+        return decode_usual(encode_usual(value))
     except Exception:  # noqa: BLE001 - whatever it was, the slow way can take it
-        return _decode(_encoder.encode(_Walk().plain(value)))
+        return decode_usual(_encoder.encode(_Walk().plain(value)))
 
 
 def replace_surrogates(text: str) -> str:
@@ -90,7 +90,10 @@ def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of 
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_convert)
-_decode = msgspec.json.Decoder().decode
+
+# The two halves of `to_builtins` where all goes well, for who cannot spare the call.
+encode_usual = _encoder.encode
+decode_usual = msgspec.json.Decoder().decode
 
 
 class _Walk:

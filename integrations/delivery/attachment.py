@@ -15,6 +15,7 @@ from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink, is_async
+from codomyrmex.integrations.delivery.waiting import done_within
 from codomyrmex.integrations.delivery.worker import GRACE, QueueWorker, Worker
 from codomyrmex.streaming import (
     Clock,
@@ -206,18 +207,12 @@ class Attachment:
         Returns:
             Whether it is so.
         """
-        waiting = [asyncio.ensure_future(a.worker.flush()) for a in tuple(self._attached.values())]
-        if not waiting:
-            return True
-        all_done = asyncio.gather(*waiting)
-        timer = None if timeout is None else self._clock.call_later(timeout, all_done.cancel)
+        futures = [attached.worker.flush() for attached in tuple(self._attached.values())]
+        waiting = asyncio.create_task(_all_of([future for future in futures if future is not None]))
         try:
-            await asyncio.wait({all_done})
+            return await done_within(waiting, timeout, self._clock)
         finally:
-            all_done.cancel()
-            if timer is not None:
-                timer.cancel()
-        return not all_done.cancelled()
+            waiting.cancel()
 
     async def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter]) -> int:
         """Queue dead letters for their sinks again. What `DeadLetters` gives is taken out of it.
@@ -274,7 +269,8 @@ class Attachment:
             await asyncio.wait({self._drain_task})
         except asyncio.CancelledError:
             if first:
-                self._drain_task.cancel()  # deliver no more, but still close the sinks
+                for attached in tuple(self._attached.values()):
+                    attached.worker.cut()  # deliver no more, but still close the sinks
                 await asyncio.wait({self._drain_task}, timeout=10 * GRACE)
             raise
         return self.report()
@@ -448,6 +444,11 @@ class Attachment:
             raise
         if self._closed:
             attached.subscription.cancel()
+
+
+async def _all_of(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        await future
 
 
 def is_about_a_sink(event: Event) -> bool:

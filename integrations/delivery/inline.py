@@ -78,7 +78,10 @@ class InlineWorker:
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109, ARG002 - nothing is queued
         self._closed = True
 
-    async def flush(self) -> None:
+    def cut(self) -> None:
+        """Nothing to end."""
+
+    def flush(self) -> None:
         """Nothing to wait for."""
 
     def report(self) -> SinkReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, CLOSED, FORKED
 from codomyrmex.integrations.delivery.retry import Breaker, backoff
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import Sink
+from codomyrmex.integrations.delivery.waiting import resolve
 from codomyrmex.streaming import Clock, Event, Overflow
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
 from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of
@@ -28,9 +30,14 @@ from codomyrmex.streaming.clock import Timer
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 
+_FULL_LINE_EVERY = 10.0  # seconds between lines about a full queue
 GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
 
 _log = Diagnostics(__name__)
+
+# In a child process: tasks of its parent's loop. They are kept, as asyncio complains about pending tasks
+# that are collected.
+_of_parents: list[object] = []
 
 
 class Worker(Protocol):
@@ -46,11 +53,14 @@ class Worker(Protocol):
     async def start(self) -> None:
         """Open the sink."""
 
-    async def flush(self) -> None:
-        """Wait until what was taken before is delivered or given up."""
+    def flush(self) -> asyncio.Future[None] | None:
+        """Send at once, and give what is done when all taken before is delivered or given up."""
 
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - part of one overall deadline
         """Deliver what is queued within `timeout` seconds, or those of its policy; close the sink."""
+
+    def cut(self) -> None:
+        """Deliver no more: a `stop` that goes on, or is to come, ends at once."""
 
     def after_fork(self) -> None:
         """Forget, in a child process, what is the parent's."""
@@ -121,7 +131,9 @@ class QueueWorker:
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
         self._deadline: float | None = None  # set while it drains
         self._cut = False  # no time is left
+        self._next_full_line = -math.inf
         self._ended = False
+        self._over: asyncio.Future[None] | None = None  # done when the drain is
 
     # What the publisher pays for: one look for the rare origin, the time, a tuple, and the queue's put.
     def take(self, event: Event) -> PutLater[Item] | None:
@@ -154,42 +166,61 @@ class QueueWorker:
             raise DeliveryError(f"sink {self.name} did not open within {self.policy.timeout:g} s") from None
         self._opened = True
         self._task = asyncio.create_task(self._run(), name=f"sink {self.name}")
+        self._queue.reader = self._task  # from now on there is someone to wait for
 
-    async def flush(self) -> None:
+    def flush(self) -> asyncio.Future[None] | None:
         target = self._queue.place()
         if self._task is None or (not self._in_flight and self._left() >= target):
-            return
+            return None
         self._flush_to = max(self._flush_to, target)
         done = asyncio.get_running_loop().create_future()
         self._flushing.append((target, done))
         self._queue.wake()
-        await done
+        return done
 
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109
         timeout = self.policy.drain_timeout if timeout is None else timeout
         self._queue.close()
         task = self._task
-        if task is not None:
-            self._deadline = self._now() + timeout
-            self._breaker.allow_one(self._now())  # there may be no later time to see
-            self._wake()
-            try:
-                await self._done_within(task, timeout)
-            finally:
-                await self._end(task)
-        else:
+        if task is None:
             await self._close()
+            return
+        if self._over is None:
+            self._over = asyncio.get_running_loop().create_future()
+        over = self._over
+        task.add_done_callback(lambda _: resolve(over))
+        self._deadline = self._now() + timeout
+        self._breaker.allow_one(self._now())  # there may be no later time to see
+        self._wake()
+        timer = self._clock.call_later(timeout, self.cut) if timeout > 0 else None
+        try:
+            if timer is None:
+                self.cut()
+            await over
+        finally:
+            if timer is not None:
+                timer.cancel()
+            await self._end(task)
+
+    def cut(self) -> None:
+        self._cut = True
+        self._wake()
+        self._queue.wake()
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._over is not None:
+            resolve(self._over)
 
     def after_fork(self) -> None:
         """Take nothing in a child process: the sink and its loop are the parent's."""
-        self._reset()
+        self._leave_to_parent()
         self._queue.close()
         self._state = SinkState.CLOSED
         self._put = self._refuse_after_fork
 
     def renew_after_fork(self, start: Callable[[], None]) -> None:
         """Begin anew in a child process, and call `start` once there is something to deliver."""
-        self._reset()
+        self._leave_to_parent()
 
         def first_put(item: Item) -> PutLater[Item] | None:
             self._put = self._queue.put
@@ -200,9 +231,13 @@ class QueueWorker:
 
     async def resend(self, event: Event) -> None:
         """Take an event that was given up before, once there is room for it."""
-        while len(self._queue.items) >= self.policy.queue_size and self._task is not None:
-            await self.flush()
+        while len(self._queue.items) >= self.policy.queue_size and (room := self.flush()) is not None:
+            await room
         self._put((event, self._now()))
+
+    def _leave_to_parent(self) -> None:
+        _of_parents.append((self._task, self._sending))
+        self._reset()
 
     def report(self) -> SinkReport:
         waiting = 0 if self._ended else len(self._queue.items) + len(self._in_flight)
@@ -231,8 +266,6 @@ class QueueWorker:
     # The life of the worker
 
     async def _run(self) -> None:
-        if self._queue.blocks:
-            self._queue.reader = asyncio.current_task()
         try:
             while (batch := await self._next_batch()) is not None:
                 self._in_flight = batch
@@ -386,7 +419,7 @@ class QueueWorker:
 
     def _wake(self) -> None:
         if self._napping is not None:
-            _resolve(self._napping)
+            resolve(self._napping)
 
     async def _news(self, seconds: float | None = None) -> None:
         """Wait until the queue has something to say, at most so long."""
@@ -409,17 +442,13 @@ class QueueWorker:
             target, done = waiting
             if left >= target:
                 self._flushing.remove(waiting)
-                _resolve(done)
+                resolve(done)
 
     # The end
 
     async def _end(self, task: asyncio.Task[None]) -> None:
         """Stop the worker and close the sink; neither may take for ever."""
-        self._cut = True
-        self._wake()
-        self._queue.wake()
-        if self._sending is not None:
-            self._sending.cancel()
+        self.cut()
         await asyncio.wait({task}, timeout=GRACE)
         if not task.done():
             _log.warning(self.name, "sink %s does not stop sending; it is left alone", self.name)
@@ -437,7 +466,7 @@ class QueueWorker:
         self._in_flight = []
         self._queue.close(discard=True)
         for _, done in self._flushing:
-            _resolve(done)
+            resolve(done)
         self._flushing = []
         if not self._opened:
             return
@@ -453,25 +482,6 @@ class QueueWorker:
             elif not closing.cancelled() and (error := closing.exception()) is not None:
                 _log.warning(self.name, "sink %s failed to close: %s", self.name, describe(error))
             self._become(SinkState.CLOSED)
-
-    async def _done_within(self, task: asyncio.Future[None], seconds: float) -> bool:
-        """Wait for a task, at most so long by the clock; tell whether it is done."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return task.done()
-        over = asyncio.get_running_loop().create_future()
-
-        def stop_waiting(_: object = None) -> None:
-            _resolve(over)
-
-        task.add_done_callback(stop_waiting)
-        timer = self._clock.call_later(seconds, stop_waiting)
-        try:
-            await over
-        finally:
-            timer.cancel()
-            task.remove_done_callback(stop_waiting)
-        return task.done()
 
     # What is counted and told
 
@@ -515,24 +525,32 @@ class QueueWorker:
             _log.warning(self.name, "the worker of sink %s ended", self.name, error=error)
 
     def _drops(self) -> dict[str, int]:
-        return {reason: counter.value() for reason, counter in list(self._dropped.items())}
+        drops = {reason: counter.value() for reason, counter in list(self._dropped.items())}
+        if self._queue.evicted:
+            drops[QUEUE_FULL] = drops.get(QUEUE_FULL, 0) + self._queue.evicted
+        return drops
 
     def _drop(self, reason: str) -> None:
         self._dropped.setdefault(reason, Counter()).tick()
 
+    # What the publisher pays for where the sink hangs: the queue itself counts what it evicts.
     def _dropped_at_queue(self, item: Item, reason: str | None) -> None:  # noqa: ARG002
-        if self._queue.closed:
+        queue = self._queue
+        if queue.closed:
             self._drop(CLOSED)
             return
-        self._drop(QUEUE_FULL)
-        newest = self.policy.overflow is not Overflow.DROP_OLDEST
-        _log.warning(
-            f"{self.name} full",
-            "sink %s: its queue of %d is full, the %s event goes",
-            self.name,
-            self.policy.queue_size,
-            "new" if newest else "oldest",
-        )
+        if self.policy.overflow is not Overflow.DROP_OLDEST:
+            self._drop(QUEUE_FULL)
+        now = self._now()
+        if now >= self._next_full_line:
+            self._next_full_line = now + _FULL_LINE_EVERY
+            _log.warning(
+                f"{self.name} full",
+                "sink %s: its queue of %d is full, events are dropped (%s)",
+                self.name,
+                self.policy.queue_size,
+                self.policy.overflow.value,
+            )
 
     def _refuse_after_fork(self, item: Item) -> None:  # noqa: ARG002
         self._drop(FORKED)
@@ -564,8 +582,3 @@ def _classify(
     if isinstance(error, PermanentError):
         return [], all_failed, error
     return all_failed, [], error
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

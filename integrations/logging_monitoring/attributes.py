@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from codomyrmex.streaming import Event, EventType
@@ -13,12 +14,18 @@ Attribute = (
     str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
 )
 
+_ERROR = EventType.ERROR  # the members of an Enum are slow to look up
 _MAX_DEPTH = 4
 _MAX_ATTRIBUTES = 100  # an SDK keeps 128 for each event
 _MAX_TEXT = 8_192  # characters
 _MAX_ITEMS = 128
+_MAX_KEYS = 4_096  # that are remembered
+_MAX_KEY = 100  # characters of such a key
 _LEAST, _MOST = -(2**63), 2**63 - 1  # what OTLP can carry
-_PRIMITIVES = (str, bool, int, float)
+_PRIMITIVES = frozenset({str, bool, int, float})
+
+
+_keys: dict[str, dict[Any, str]] = {"event.data.": {}, "event.metadata.": {}}
 
 
 def attributes_of(event: Event) -> dict[str, Attribute]:
@@ -31,64 +38,85 @@ def attributes_of(event: Event) -> dict[str, Attribute]:
     An ERROR event whose data is an exception has `exception.type`, `exception.message` and
     `exception.stacktrace` (semantic conventions for exceptions) in place of `event.data`.
     """
-    out: dict[str, Attribute] = {"event.id": _text(event.id), "event.type": event.type._value_}
-    topic = event.topic
+    event_id, topic = event.id, event.topic
+    out: dict[str, Attribute] = {
+        "event.id": event_id if event_id.isascii() and len(event_id) <= _MAX_TEXT else _text(event_id),
+        "event.type": event.type._value_,
+    }
     if topic is not None:
-        out["event.topic"] = _text(topic)
+        out["event.topic"] = topic if topic.isascii() and len(topic) <= _MAX_TEXT else _text(topic)
     data = event.data
-    if isinstance(data, BaseException) and event.type is EventType.ERROR:
+    if data.__class__ is dict:
+        _put_all(out, "event.data.", data, 0)
+    elif is_exception(event):
         out.update(_exception(data))
     else:
         _put(out, "event.data", data, 0)
-    _put(out, "event.metadata", event.metadata, 0)
+    metadata = event.metadata
+    if topic is not None and len(metadata) == 1:
+        out["event.metadata.topic"] = out["event.topic"]
+    else:
+        _put(out, "event.metadata", metadata, 0)
     return out
 
 
 def is_exception(event: Event) -> bool:
     """Tell whether an event follows the conventions for exceptions."""
-    return event.type is EventType.ERROR and isinstance(event.data, BaseException)
+    return event.type is _ERROR and isinstance(event.data, BaseException)
 
 
-# One test of the class for each value of the usual types; the rest is for what is unusual.
-def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:  # noqa: C901 - flat, one kind after the other
+def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
     kind = value.__class__
-    if kind is str:
-        out[key] = value if len(value) <= _MAX_TEXT and value.isascii() else _text(value)
+    if kind is dict:
+        if depth >= _MAX_DEPTH:
+            out[key] = _json(value)
+        else:
+            _put_all(out, f"{key}.", value, depth)
+    elif kind is str:
+        out[key] = _text(value)
     elif kind is bool or kind is float:
         out[key] = value
     elif kind is int:
         out[key] = value if _LEAST <= value <= _MOST else str(value)
-    elif value is None:
-        return
-    elif kind is dict:
-        if depth >= _MAX_DEPTH:
-            out[key] = _json(value)
-            return
-        prefix = f"{key}."
-        for name, inner in _items(value):
-            if len(out) >= _MAX_ATTRIBUTES:
-                return
-            _put(
-                out,
-                prefix + (name if name.__class__ is str and name.isascii() else _key(name)),
-                inner,
-                depth + 1,
-            )
     elif kind is list or kind is tuple:
         out[key] = _sequence(value)
-    else:
+    elif value is not None:
         plain = to_builtins(value)
-        if plain.__class__ in (list, tuple):
-            out[key] = _sequence(plain)
-        elif plain is not None:
+        if plain is not None:
             _put(out, key, plain, depth)
 
 
-def _items(value: dict[Any, Any]) -> Iterable[tuple[Any, Any]]:
+# The hot path: the usual values in one loop without a call for each. The keys of the first level are
+# remembered, as applications have few: that saves the making and the hashing of each.
+def _put_all(out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int) -> None:
+    known = _keys[prefix] if depth == 0 else {}
+    for name, value in _items(values):
+        if len(out) >= _MAX_ATTRIBUTES:
+            return
+        key = known.get(name)
+        if key is None:
+            key = prefix + _key(name)
+            if name.__class__ is str and len(name) <= _MAX_KEY and len(known) < _MAX_KEYS:
+                known[name] = key
+        kind = value.__class__
+        if (
+            (kind is str and len(value) <= _MAX_TEXT and value.isascii())
+            or (kind is int and _LEAST <= value <= _MOST)
+            or kind is bool
+            or kind is float
+        ):
+            out[key] = value
+        elif kind is list:
+            out[key] = _sequence(value)
+        elif value is not None:
+            _put(out, key, value, depth + 1)
+
+
+def _items(values: dict[Any, Any]) -> Iterable[tuple[Any, Any]]:
     # A copy, as another thread may be changing it; but not of more than can be used.
-    if len(value) > _MAX_ATTRIBUTES:
-        return [item for item, _ in zip(value.items(), range(_MAX_ATTRIBUTES), strict=False)]
-    return list(value.items())
+    if len(values) > _MAX_ATTRIBUTES:
+        return list(islice(values.items(), _MAX_ATTRIBUTES))
+    return list(values.items())
 
 
 def _key(name: Any) -> str:
@@ -96,6 +124,8 @@ def _key(name: Any) -> str:
 
 
 def _text(text: str) -> str:
+    if text.__class__ is str and text.isascii() and len(text) <= _MAX_TEXT:
+        return text
     if text.__class__ is not str:
         text = str.__str__(text)
     if len(text) > _MAX_TEXT:
@@ -105,18 +135,19 @@ def _text(text: str) -> str:
 
 def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
     """Give values of one primitive type as they are, which old SDKs take too; else JSON."""
-    kinds = {value.__class__ for value in values[: _MAX_ITEMS + 1]}
-    if len(values) > _MAX_ITEMS or len(kinds) > 1 or not kinds <= set(_PRIMITIVES):
+    kind = values[0].__class__ if values else str
+    if kind is dict or kind not in _PRIMITIVES or len(values) > _MAX_ITEMS or any(v.__class__ is not kind for v in values):
         return _json(values)
-    if kinds == {str}:
-        return tuple(_text(value) for value in values)
-    if kinds == {int} and not all(_LEAST <= value <= _MOST for value in values):
-        return tuple(str(value) for value in values)
+    if kind is str:
+        return tuple([_text(value) for value in values])
+    if kind is int and not all(_LEAST <= value <= _MOST for value in values):
+        return tuple([str(value) for value in values])
     return tuple(values)
 
 
 def _json(value: Any) -> str:
-    return _text(to_json(value))
+    text = to_json(value)  # which has no lone surrogates any more
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
 def _exception(error: BaseException) -> dict[str, Attribute]:

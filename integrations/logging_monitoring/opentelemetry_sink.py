@@ -110,7 +110,7 @@ class OpenTelemetrySink(InlineSink):
 
 
 def _name(event: Event) -> str:
-    return "exception" if is_exception(event) else event_name(event)
+    return "exception" if event.data.__class__ is not dict and is_exception(event) else event_name(event)
 
 
 def _nanoseconds(event: Event) -> int:

@@ -16,7 +16,7 @@ from codomyrmex.integrations.logging_monitoring.naming import (
     printable,
 )
 from codomyrmex.streaming import Event, EventType
-from codomyrmex.streaming.encoding import to_builtins
+from codomyrmex.streaming.encoding import decode_usual, encode_usual, to_builtins
 
 try:
     import structlog
@@ -74,7 +74,10 @@ class StructlogSink(InlineSink):
     # itself it costs a copy of the payload, made in C, and a few looks at what may be printed as it is.
     def emit(self, event: Event) -> None:
         metadata = event.metadata
-        data = to_builtins(event.data)
+        try:
+            data = decode_usual(encode_usual(event.data))
+        except Exception:  # noqa: BLE001 - then by the way that takes anything
+            data = to_builtins(event.data)
         if data.__class__ is str:
             data = printable(data)
         if len(metadata) == 1 and self._has_no_rules:

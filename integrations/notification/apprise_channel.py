@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from typing import Any
 
@@ -70,11 +71,18 @@ class AppriseChannel(Sink):
 
     async def send(self, events: Sequence[Event]) -> None:
         failed: dict[str, Exception] = {}
-        for event in events:
-            try:
-                await self._in_thread(self._notify, event)
-            except ChannelError as error:
-                failed[event.id] = error
+        done = 0
+        try:
+            for event in events:
+                try:
+                    await self._in_thread(self._notify, event)
+                except ChannelError as error:
+                    failed[event.id] = error
+                done += 1
+        except asyncio.CancelledError:
+            # Cut off by the timeout: say what got through, so that only the rest is sent again.
+            cut_off = ChannelError(f"channel {self.name} ({self._scheme}) was cut off before it was done")
+            failed.update((event.id, cut_off) for event in events[done:])
         if failed:
             raise PartialDeliveryError(failed)
 
@@ -84,7 +92,8 @@ class AppriseChannel(Sink):
             self._executor = None
 
     async def _in_thread(self, call: Any, *args: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+        context = copy_context()  # so that what is logged there is known for what it comes from
+        await asyncio.get_running_loop().run_in_executor(self._executor, context.run, call, *args)
 
     def _load(self) -> None:
         try:
