@@ -143,7 +143,7 @@ class NoOp(Sink):
 class Hanging(Sink):
     name = "hanging"
 
-    async def send(self, events: Sequence[Event]) -> None:
+    async def send(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - it never gets to them
         await asyncio.Event().wait()
 
 
@@ -299,7 +299,9 @@ def isolation(n: int) -> Iterator[Result]:
         rounds=21,
     )
 
-    def backlog(stream: InMemoryStream, attachment: Attachment) -> tuple[Callable[[], None], Callable[[], int]]:
+    def backlog(
+        stream: InMemoryStream, attachment: Attachment
+    ) -> tuple[Callable[[], None], Callable[[], int]]:
         def fill() -> None:
             async def filling() -> int:
                 await publish(stream)
@@ -330,7 +332,7 @@ async def deliver(
 async def wait_for_the_good_one(attachment: Attachment, n: int) -> int:
     """Flush; a sink that hangs would be waited for, so only the other one is looked at."""
     flushing = asyncio.ensure_future(attachment.flush())
-    while attachment.health()["good"].queued or attachment.health()["good"].in_flight:
+    while attachment.health()["good"].queued or attachment.health()["good"].in_flight:  # noqa: ASYNC110
         await asyncio.sleep(0)
     flushing.cancel()
     return n
@@ -379,13 +381,13 @@ def memory() -> Iterator[Result]:
     tracemalloc.stop()
     health = attachment.health()["hanging"]
     close(attachment)
-    assert health.queued == 2_048  # noqa: S101 - what the figure is worth
+    assert health.queued == 2_048
     dropped = health.dropped["queue_full"]
     yield Result(
         "1,000,000 events to a sink that hangs: memory beyond a full queue",
         "2,048 events of about 1 KiB each",
         max(grown, 0.0) / 2_048,
-        1.0,
-        False,
-        f"+{grown:.0f} KiB, {health.queued:,} queued, {dropped:,} dropped and counted",
+        bar=1.0,
+        rate=False,
+        detail=f"+{grown:.0f} KiB, {health.queued:,} queued, {dropped:,} dropped and counted",
     )

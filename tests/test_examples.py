@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_LIGHT = ROOT / "examples" / "first_light.py"
+EXAMPLES = ROOT / "examples"
+FIRST_LIGHT = EXAMPLES / "first_light.py"
 DATA = ROOT.parent / "shared" / "data"
 
 COUNT = re.compile(r"^ *([\d,]+) ([a-z][a-z ]+)$", re.MULTILINE)
@@ -143,3 +152,98 @@ def test_real_logs_give_the_exact_counts(name, failures):
     if not log.is_file():
         pytest.skip(f"there is no ../shared/data/{name} beside the project")
     assert counts_of(run(str(log))) == expected(2_000, failures)
+
+
+# The applications: each is started, used over HTTP, and ended as a service manager does it
+
+
+@contextmanager
+def serving(example: str, *arguments: str) -> Iterator[tuple[httpx.Client, list[str]]]:
+    """Run an application; afterwards the list holds what it has printed, line by line."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    printed: list[str] = []
+    with (
+        subprocess.Popen(
+            [sys.executable, str(EXAMPLES / example), "--port", str(port), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client,
+    ):
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    client.get("/health")
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            yield client, printed
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+        printed += output.splitlines()
+        assert "Traceback" not in output
+        assert process.returncode in (0, -signal.SIGTERM)  # uvicorn ends itself by the signal it got
+
+
+def order(client: httpx.Client, **body: Any) -> str:
+    answer = client.post("/orders", json=body)
+    assert answer.status_code == 201
+    return answer.json()["id"]
+
+
+def test_a_fastapi_application_logs_and_archives_its_orders_and_drains_at_its_end(tmp_path):
+    archive = tmp_path / "orders.jsonl"
+    with serving("app_startup.py", "--archive", str(archive)) as (client, printed):
+        ids = [order(client, item="tea", token="s3cret") for _ in range(3)]
+        health = client.get("/health").json()
+        assert health["structlog"]["delivered"] == 3
+        assert health["archive"]["state"] == "ok"
+    archived = [json.loads(line) for line in archive.read_text(encoding="utf-8").splitlines()]
+    assert [event["id"] for event in archived] == ids
+    assert archived[0]["data"] == {"item": "tea", "token": "[redacted]"}
+    assert sum("orders.created" in line and "[redacted]" in line for line in printed) == 3
+
+
+def test_a_fastapi_application_outlives_a_file_that_cannot_be_written(tmp_path):
+    with serving("app_startup.py", "--archive", str(tmp_path)) as (client, printed):  # a folder
+        order(client, item="tea")
+        assert client.get("/health").status_code == 200
+    assert any("events were not delivered: archive" in line for line in printed)
+
+
+def test_a_flask_application_delivers_on_a_thread_and_drains_at_its_end():
+    with serving("flask_startup.py") as (client, printed):
+        for _ in range(3):
+            order(client, item="tea")
+        assert client.get("/health").json()["structlog"]["delivered"] == 3
+    assert sum(int(line.split()[1]) for line in printed if line.startswith("delivered ")) == 3
+    assert sum("orders.created" in line for line in printed) == 3
+
+
+def test_logs_and_traces_are_tied_together_and_nothing_goes_round():
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "logging_and_tracing.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    logged = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    first = logged[0]
+    assert first["data"] == {"api_key": "[redacted]", "item": "tea"}
+    assert first["user"] == "ada"
+    assert f"of trace {first['trace_id']} has ['orders.created tea']" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("paged")] == [
+        "paged: logs.warning: stock is low",
+        "paged: logs.error: the printer is on fire",
+    ]
+    assert [line["event"] for line in logged].count("the pager is slow today") >= 1

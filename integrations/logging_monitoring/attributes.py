@@ -136,7 +136,12 @@ def _text(text: str) -> str:
 def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
     """Give values of one primitive type as they are, which old SDKs take too; else JSON."""
     kind = values[0].__class__ if values else str
-    if kind is dict or kind not in _PRIMITIVES or len(values) > _MAX_ITEMS or any(v.__class__ is not kind for v in values):
+    if (
+        kind is dict
+        or kind not in _PRIMITIVES
+        or len(values) > _MAX_ITEMS
+        or any(v.__class__ is not kind for v in values)
+    ):
         return _json(values)
     if kind is str:
         return tuple([_text(value) for value in values])

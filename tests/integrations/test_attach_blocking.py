@@ -1,4 +1,4 @@
-"""`attach_blocking`: the same promises for programs without an event loop, over forks and to their very end."""
+"""`attach_blocking`: the same promises without an event loop, over forks and to the very end."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_flush_waits_until_all_is_delivered_and_tells_when_it_is_not():
 
 def test_a_hanging_sink_delays_neither_the_publisher_nor_another_sink_nor_the_end():
     stream, sink, hanging = InMemoryStream(), Keeper(), Hanging()
-    attachment = attach_blocking(stream, Binding(hanging, policy=DeliveryPolicy(batch_age=0)), sink, policy=NOW)
+    attachment = attach_blocking(
+        stream, Binding(hanging, policy=DeliveryPolicy(batch_age=0)), sink, policy=NOW
+    )
     attachment.start()
     for number in range(1_000):
         stream.publish_nowait(create_event(number))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from codomyrmex.integrations import (
@@ -107,7 +108,7 @@ class Bench:
         self.sink = sink
         self.attachment = attach(self.stream, sink, policy=policy, clock=self.clock, **options)
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         await self.attachment.start()
         return self
 
@@ -173,7 +174,9 @@ def test_a_number_out_of_range_is_named(wrong, says):
         DeliveryPolicy(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"queue_size": 1.5}, {"timeout": "10"}, {"max_attempts": True}, {"timeout": None}])
+@pytest.mark.parametrize(
+    "wrong", [{"queue_size": 1.5}, {"timeout": "10"}, {"max_attempts": True}, {"timeout": None}]
+)
 def test_what_is_no_number_is_refused(wrong):
     with pytest.raises(TypeError, match=next(iter(wrong))):
         DeliveryPolicy(**wrong)
@@ -191,9 +194,7 @@ def test_a_policy_cannot_be_changed():
 # Backoff and breaker, by themselves
 
 
-@given(
-    st.floats(0, 100), st.floats(0, 1_000), st.integers(1, 10_000), st.floats(0, 1)
-)
+@given(st.floats(0, 100), st.floats(0, 1_000), st.integers(1, 10_000), st.floats(0, 1))
 def test_a_wait_is_never_longer_than_the_doubled_first_nor_than_the_most(initial, most, failures, chance):
     wait = backoff(initial, most, failures, lambda: chance)
     assert 0 <= wait <= most
@@ -357,7 +358,9 @@ async def test_with_block_a_sink_that_publishes_to_its_own_stream_does_not_wait_
 async def test_a_failed_batch_is_sent_again_with_doubling_waits_until_it_is_given_up():
     sink = Scripted(*[AWAY] * 10)
     letters = DeadLetters()
-    async with Bench(sink, policy(max_attempts=4, backoff_initial=1, backoff_max=3), dead_letters=letters) as bench:
+    async with Bench(
+        sink, policy(max_attempts=4, backoff_initial=1, backoff_max=3), dead_letters=letters
+    ) as bench:
         await bench.publish("a")
         for attempts, longest_wait in enumerate((1, 2, 3), 1):
             assert len(sink.attempts) >= attempts
@@ -554,7 +557,9 @@ async def test_a_sink_that_ignores_being_cut_off_is_not_called_a_second_time_mea
 @in_time
 async def test_after_failures_in_a_row_the_sink_is_left_alone_and_then_tried_with_one_batch():
     sink = Scripted(*[AWAY] * 3)
-    async with Bench(sink, policy(batch_size=1, max_attempts=1, breaker_failures=3, breaker_reset=30)) as bench:
+    async with Bench(
+        sink, policy(batch_size=1, max_attempts=1, breaker_failures=3, breaker_reset=30)
+    ) as bench:
         await bench.publish(0, 1, 2, 3, 4)
         assert sink.attempts == [[0], [1], [2]]
         assert bench.health.state is SinkState.OPEN
@@ -569,7 +574,9 @@ async def test_after_failures_in_a_row_the_sink_is_left_alone_and_then_tried_wit
 @in_time
 async def test_a_failure_of_that_one_batch_opens_it_again():
     sink = Scripted(*[AWAY] * 4)
-    async with Bench(sink, policy(batch_size=1, max_attempts=1, breaker_failures=3, breaker_reset=30)) as bench:
+    async with Bench(
+        sink, policy(batch_size=1, max_attempts=1, breaker_failures=3, breaker_reset=30)
+    ) as bench:
         await bench.publish(*range(6))
         await bench.advance(30)
         assert len(sink.attempts) == 4
@@ -806,7 +813,9 @@ async def test_a_sink_that_does_not_open_in_time_is_an_error_that_names_it():
         await attach(InMemoryStream(), sink, policy=policy(timeout=0.01)).start()
 
 
-async def run_and_cancel_after(steps: int, body: Callable[[Attachment, InMemoryStream], Awaitable[None]]) -> bool:
+async def run_and_cancel_after(
+    steps: int, body: Callable[[Attachment, InMemoryStream], Awaitable[None]]
+) -> bool:
     """Run a life of an attachment, cancel it after so many steps of the loop, and check the balance."""
     stream, clock = InMemoryStream(), FakeClock()
     sink = Scripted(None, AWAY, partly(lambda n: n == 4, RetryableError()), None, PermanentError("no"))
@@ -841,7 +850,7 @@ async def run_and_cancel_after(steps: int, body: Callable[[Attachment, InMemoryS
     assert report.delivered + report.given_up + sum(report.dropped.values()) + report.lost == published
     assert report.delivered == len(sink.delivered)
     assert report.given_up == len(letters)
-    assert sink.calls in ([], ["open"], ["open", "close"]) and (sink.calls != ["open"] or not published)
+    assert sink.calls in ([], ["open", "close"])
     assert inline.seen == published
     assert stream.statistics().subscribers == 0
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -888,9 +897,7 @@ async def test_cancelled_at_any_step_it_ends_closes_and_accounts_for_every_event
 
 
 @given(st.integers(0, 2**32))
-async def test_under_random_faults_and_concurrent_publishers_every_event_is_accounted_for(seed):
-    import random  # noqa: PLC0415 - of this test only
-
+async def test_under_random_faults_and_concurrent_publishers_every_event_is_accounted_for(seed):  # noqa: C901
     chance = random.Random(seed)
     seen: dict[str, int] = {}
     delivered: dict[str, int] = {}

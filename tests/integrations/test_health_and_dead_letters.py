@@ -1,4 +1,4 @@
-"""What an attachment tells of its sinks, what it keeps of what they did not take, and how they come and go."""
+"""What an attachment tells of its sinks, what it keeps of what they refuse, and how they come and go."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ async def settle() -> None:
 class Picky(Sink):
     """Takes what `refuses` does not name an error for."""
 
-    def __init__(self, refuses: Callable[[Any], Exception | None] = lambda _: None, name: str | None = None) -> None:
+    def __init__(
+        self, refuses: Callable[[Any], Exception | None] = lambda _: None, name: str | None = None
+    ) -> None:
         self.name = name or f"picky-{next(_numbers)}"
         self.refuses = refuses
         self.taken: list[Any] = []
@@ -118,7 +120,10 @@ async def test_a_sink_that_fails_tells_how_and_since_when():
         await settle()
         health = attachment.health()[sink.name]
         assert (health.state, health.retried, health.oldest_age) == (SinkState.OPEN, 1, 1)
-        assert health.last_error == "OSError: cannot reach https://[redacted]@hooks.example.org/x?token=[redacted]"
+        assert (
+            health.last_error
+            == "OSError: cannot reach https://[redacted]@hooks.example.org/x?token=[redacted]"
+        )
         await attachment.aclose(0)
 
 
@@ -135,14 +140,14 @@ async def test_an_error_is_shortened_and_kept_to_one_line():
 
 @in_time
 async def test_an_error_whose_message_raises_is_told_of_all_the_same():
-    class Broken(Exception):
+    class BrokenError(Exception):
         def __str__(self) -> str:
             raise ValueError("no")
 
-    stream, sink = InMemoryStream(), Picky(always(Broken()))
+    stream, sink = InMemoryStream(), Picky(always(BrokenError()))
     async with attach(stream, sink, policy=NOW) as attachment:
         await publish(stream, 1)
-        assert attachment.health()[sink.name].last_error == "Broken: <its message raised ValueError>"
+        assert attachment.health()[sink.name].last_error == "BrokenError: <its message raised ValueError>"
 
 
 @in_time
@@ -159,7 +164,9 @@ async def test_an_inline_sink_has_a_health_too():
         await publish(stream, 1, 2, 3)
         health = attachment.health()[sink.name]
         assert (health.state, health.delivered, health.dead) == (SinkState.OK, 2, 1)
-        assert health.last_error == "ValueError: even, https://[redacted]@hooks.example.org/x?token=[redacted]"
+        assert (
+            health.last_error == "ValueError: even, https://[redacted]@hooks.example.org/x?token=[redacted]"
+        )
         assert health.last_success is not None
     assert attachment.health()[sink.name].state is SinkState.CLOSED
 
@@ -273,7 +280,9 @@ async def test_a_dead_letter_says_what_where_why_and_how_often():
         await publish(stream, "a")
     [letter] = letters
     assert (letter.event.data, letter.sink, letter.attempts) == ("a", sink.name, 1)
-    assert letter.reason == "PermanentError: refused by https://[redacted]@hooks.example.org/x?token=[redacted]"
+    assert (
+        letter.reason == "PermanentError: refused by https://[redacted]@hooks.example.org/x?token=[redacted]"
+    )
     assert letter.first_attempt <= letter.died_at
 
 
@@ -374,7 +383,9 @@ async def test_letters_are_replayed_from_a_stream_that_keeps_them(kind):
 @in_time
 async def test_letters_can_be_given_one_by_one_and_more_of_them_than_the_queue_holds():
     sink = Picky(name="archive")
-    async with attach(InMemoryStream(), sink, policy=DeliveryPolicy(queue_size=2, batch_age=60)) as attachment:
+    async with attach(
+        InMemoryStream(), sink, policy=DeliveryPolicy(queue_size=2, batch_age=60)
+    ) as attachment:
         assert await attachment.replay(a_letter(number) for number in range(7)) == 7
         assert await attachment.flush(1)
         assert sink.taken == list(range(7))
