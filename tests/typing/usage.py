@@ -6,7 +6,31 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, assert_type
 
-from codomyrmex.integrations import DrainReport, InlineSink, Sink, attach
+from codomyrmex.integrations import (
+    Binding,
+    DeadLetter,
+    DeadLetters,
+    DeliveryPolicy,
+    DrainReport,
+    InlineSink,
+    PartialDeliveryError,
+    RetryableError,
+    Sink,
+    SinkHealth,
+    SinkReport,
+    attach,
+    attach_blocking,
+)
+from codomyrmex.integrations.logging_monitoring import (
+    OpenTelemetrySink,
+    PublishLogs,
+    RedactionStatistics,
+    StreamLogHandler,
+    StructlogSink,
+    redact,
+    stamp_trace_context,
+    trace_publishing,
+)
 from codomyrmex.streaming import (
     Event,
     EventType,
@@ -130,6 +154,43 @@ async def sinks(stream: Stream) -> None:
     async with attach(stream, Printer(), Poster(), topic="orders.>") as attachment:
         assert_type(await attachment.aclose(), DrainReport)
     attach(stream, print)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def post(events: Sequence[Event]) -> None:
+    if len(events) > 1:
+        raise PartialDeliveryError({events[0].id: RetryableError("busy", retry_after=1.5)})
+
+
+async def delivery(stream: Stream) -> None:
+    letters = DeadLetters(max_size=10)
+    policy = DeliveryPolicy(queue_size=10, overflow=Overflow.BLOCK)
+    DeliveryPolicy(queue_size="10")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    sink = Binding(Sink.from_function(post, name="post"), topic="orders.>", policy=policy)
+    async with attach(stream, sink, dead_letters=letters, health_stream=stream) as attachment:
+        assert_type(await attachment.flush(timeout=1), bool)
+        assert_type(attachment.health()["post"], SinkHealth)
+        assert_type(await attachment.replay(letters), int)
+        await attachment.add(Printer())
+        assert_type(await attachment.remove("printer"), SinkReport)
+    for letter in letters:
+        assert_type(letter, DeadLetter)
+    with attach_blocking(stream, sink) as blocking:
+        assert_type(blocking.flush(), bool)
+        assert_type(blocking.close(), DrainReport)
+
+
+def logs_and_traces(stream: InMemoryStream) -> None:
+    StructlogSink(level="info", event_name=lambda event: event.id, fields={"service": "shop"})
+    StructlogSink(level=lambda event: 20, fields=lambda event: {"topic": event.topic})
+    OpenTelemetrySink(mode="both")
+    OpenTelemetrySink(mode="neither")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    assert_type(PublishLogs(stream, min_level="info").suppressed, int)
+    StreamLogHandler(stream, topic="logs")
+    interceptor = redact(keys=["pin"])
+    assert_type(interceptor.statistics(), RedactionStatistics)
+    stream.add_interceptor(interceptor)
+    stream.remove_interceptor(stamp_trace_context(stream))
+    trace_publishing(stream)()
 
 
 async def testing(stream: InMemoryStream) -> None:
