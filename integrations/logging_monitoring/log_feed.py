@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from codomyrmex.integrations.logging_monitoring.naming import as_name, level_name, level_number
-from codomyrmex.streaming import Event, EventType, Stream, create_event
+from codomyrmex.integrations.logging_monitoring.naming import NAMES, as_name, level_name, level_number
+from codomyrmex.streaming import EventType, Stream, create_event
 from codomyrmex.streaming.causes import LOGS, ORIGIN, cause
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -37,28 +37,16 @@ class LogFeed:
             raise TypeError(f"logs are published to a stream, not to {type(stream).__name__}")
         self.min_level = level_number(min_level)
         self._stream = stream
-        self._topics = {name: f"{check_topic(topic)}.{name}" for name in _level_names()}
-        self._published = Counter()
-        self._suppressed = Counter()
-        self._failed = Counter()
-
-    @property
-    def published(self) -> int:
-        return self._published.value()
-
-    @property
-    def suppressed(self) -> int:
-        return self._suppressed.value()
-
-    @property
-    def failed(self) -> int:
-        return self._failed.value()
+        self._topics = {name: f"{check_topic(topic)}.{name}" for name in NAMES.values()}
+        self.published = Counter()
+        self.suppressed = Counter()
+        self.failed = Counter()
 
     def suppresses(self, logger: object) -> bool:
         """Tell, and count, whether a record of this logger must not be published here and now."""
         own = isinstance(logger, str) and (logger == _OWN or logger.startswith(f"{_OWN}."))
         if own or cause.get() == LOGS:
-            self._suppressed.tick()
+            self.suppressed.tick()
             return True
         return False
 
@@ -85,14 +73,35 @@ class LogFeed:
         except Exception as error:  # noqa: BLE001 - to log must not fail
             self.fail(error)
         else:
-            self._published.tick()
+            self.published.tick()
         finally:
             cause.reset(token)
 
     def fail(self, error: Exception) -> None:
         """Count a record that could not be published."""
-        self._failed.tick()
+        self.failed.tick()
         _log.warning(type(error).__name__, "a log record was not published", error=error)
+
+
+class FeedCounts:
+    """The counts of what publishes through a feed."""
+
+    _feed: LogFeed
+
+    @property
+    def published(self) -> int:
+        """Records that became events."""
+        return self._feed.published.value()
+
+    @property
+    def suppressed(self) -> int:
+        """Records not published because such an event had caused them, or as they are the package's own."""
+        return self._feed.suppressed.value()
+
+    @property
+    def failed(self) -> int:
+        """Records that could not be published, for example as the stream is closed."""
+        return self._feed.failed.value()
 
 
 def exception_text(exc_info: Any) -> str | None:
@@ -104,14 +113,5 @@ def exception_text(exc_info: Any) -> str | None:
     elif isinstance(exc_info, tuple):
         error = exc_info[1]
     else:
-        error = sys.exception() if sys.version_info >= (3, 11) else sys.exc_info()[1]
+        error = sys.exception()
     return None if error is None else "".join(traceback.format_exception(error)).rstrip()
-
-
-def is_log_event(event: Event) -> bool:
-    """Tell whether an event was a log record."""
-    return event.metadata.get(ORIGIN) == LOGS
-
-
-def _level_names() -> tuple[str, ...]:
-    return ("debug", "info", "warning", "error", "critical")

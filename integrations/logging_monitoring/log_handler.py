@@ -6,14 +6,14 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from codomyrmex.integrations.logging_monitoring.log_feed import LogFeed, exception_text
+from codomyrmex.integrations.logging_monitoring.log_feed import FeedCounts, LogFeed, exception_text
 from codomyrmex.streaming import Stream
 
 # What every record has; the rest is what the caller gave as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class StreamLogHandler(logging.Handler):
+class StreamLogHandler(FeedCounts, logging.Handler):
     """Publishes log records to a stream.
 
     An event has the topic `logs.<level>`; its data have `event` (the message), `level`, `logger`, `location`,
@@ -58,21 +58,6 @@ class StreamLogHandler(logging.Handler):
                 self._feed.publish(record.levelno, _fields(record), happened)
         except Exception as error:  # noqa: BLE001 - to log must not fail
             self._feed.fail(error)
-
-    @property
-    def published(self) -> int:
-        """Records that became events."""
-        return self._feed.published
-
-    @property
-    def suppressed(self) -> int:
-        """Records not published because such an event had caused them, or as they are the package's own."""
-        return self._feed.suppressed
-
-    @property
-    def failed(self) -> int:
-        """Records that could not be published, for example as the stream is closed."""
-        return self._feed.failed
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

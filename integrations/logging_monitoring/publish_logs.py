@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
-from codomyrmex.integrations.logging_monitoring.log_feed import LogFeed, exception_text
+from codomyrmex.integrations.logging_monitoring.log_feed import FeedCounts, LogFeed, exception_text
 from codomyrmex.integrations.logging_monitoring.naming import LEVELS
 from codomyrmex.streaming import Stream
 
@@ -13,7 +13,7 @@ _PRIVATE = frozenset({"_record", "_from_structlog", "_logger", "_name", "exc_inf
 _INFO = LEVELS["info"]
 
 
-class PublishLogs:
+class PublishLogs(FeedCounts):
     """Publishes log records to a stream, and gives each on as it was.
 
     It stands behind `add_log_level` and the like, and before the renderer. An event has the topic
@@ -56,18 +56,3 @@ class PublishLogs:
         if text is not None:
             fields.setdefault("exception", text)
         self._feed.publish(level, fields)
-
-    @property
-    def published(self) -> int:
-        """Records that became events."""
-        return self._feed.published
-
-    @property
-    def suppressed(self) -> int:
-        """Records not published because such an event had caused them, or as they are the package's own."""
-        return self._feed.suppressed
-
-    @property
-    def failed(self) -> int:
-        """Records that could not be published, for example as the stream is closed."""
-        return self._feed.failed

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from itertools import count
 from typing import Any
@@ -31,10 +31,10 @@ from codomyrmex.streaming import (
     TopicStream,
     create_event,
 )
+from helpers import DEADLINE, in_time, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-DEADLINE = 5.0
 LONG = 3_000  # more events than the queue of a sink holds
 _numbers = count()  # as lines about one name are rate-limited across tests
 
@@ -44,23 +44,6 @@ ATTACHMENT_LOG = "codomyrmex.integrations.delivery.attachment"
 attach_once = functools.partial(attach, policy=DeliveryPolicy(batch_age=0, max_attempts=1))
 
 where = ContextVar("where", default="nowhere")
-
-
-def in_time(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Fail instead of hanging."""
-
-    @functools.wraps(test)
-    async def bounded(*args: Any, **named: Any) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await test(*args, **named)
-
-    return bounded
-
-
-async def settle() -> None:
-    """Let every task that can go on do so."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object]) -> None:

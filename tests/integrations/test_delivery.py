@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,28 +26,11 @@ from codomyrmex.integrations import (
 from codomyrmex.integrations.delivery.retry import Breaker, backoff
 from codomyrmex.streaming import Event, InMemoryStream, Overflow, create_event
 from codomyrmex.streaming.testing import FakeClock
+from helpers import in_time, settle
 from hypothesis import given
 from hypothesis import strategies as st
 
-DEADLINE = 5.0
 _numbers = count()  # as lines about one name are rate-limited across tests
-
-
-def in_time(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Fail instead of hanging."""
-
-    @functools.wraps(test)
-    async def bounded(*args: Any, **named: Any) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await test(*args, **named)
-
-    return bounded
-
-
-async def settle() -> None:
-    """Let every task that can go on do so."""
-    for _ in range(30):
-        await asyncio.sleep(0)
 
 
 class Scripted(Sink):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -25,28 +25,12 @@ from codomyrmex.integrations import (
 )
 from codomyrmex.streaming import Event, EventType, InMemoryStream, SSEStream, TopicStream, create_event
 from codomyrmex.streaming.testing import FakeClock, collect
+from helpers import in_time, settle
 
-DEADLINE = 5.0
 _numbers = count()
 
 NOW = DeliveryPolicy(batch_age=0, max_attempts=1, breaker_failures=100)
 SECRET = "https://user:hunter2@hooks.example.org/x?token=abcdef"
-
-
-def in_time(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Fail instead of hanging."""
-
-    @functools.wraps(test)
-    async def bounded(*args: Any, **named: Any) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await test(*args, **named)
-
-    return bounded
-
-
-async def settle() -> None:
-    for _ in range(30):
-        await asyncio.sleep(0)
 
 
 class Picky(Sink):
