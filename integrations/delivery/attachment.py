@@ -13,10 +13,11 @@ from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, state
 from codomyrmex.integrations.delivery.inline import InlineWorker
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
+from codomyrmex.integrations.delivery.roles import QueuedSink, Worker
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink, is_async
 from codomyrmex.integrations.delivery.waiting import done_within
-from codomyrmex.integrations.delivery.worker import GRACE, QueueWorker, Worker
+from codomyrmex.integrations.delivery.worker import GRACE, QueueWorker
 from codomyrmex.streaming import (
     Clock,
     Event,
@@ -364,7 +365,7 @@ class Attachment:
 
     # What workers tell
 
-    def died(self, worker: QueueWorker, letters: list[DeadLetter]) -> None:
+    def died(self, worker: QueuedSink, letters: list[DeadLetter]) -> None:
         """Keep dead letters, or publish them."""
         box = self._dead_letters
         for letter in letters:
@@ -373,7 +374,7 @@ class Attachment:
             elif box is not None and not is_about_a_sink(letter.event):
                 self._publish(box, letter_event(worker.sink, letter))
 
-    def changed(self, worker: QueueWorker, old: SinkState) -> None:
+    def changed(self, worker: QueuedSink, old: SinkState) -> None:
         """Publish a change of state."""
         if self._health_stream is None:
             return
@@ -385,7 +386,7 @@ class Attachment:
         event = state_event(worker.sink, worker.name, old, worker.health(), worse=worse)
         self._publish(self._health_stream, event)
 
-    def attempted(self, worker: QueueWorker, seconds: float, error: str | None) -> None:
+    def attempted(self, worker: QueuedSink, seconds: float, error: str | None) -> None:
         """Tell the observers."""
         for observer in self._observers:
             try:

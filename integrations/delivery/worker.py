@@ -3,97 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
 
+from codomyrmex.integrations.delivery.attempt import Failure, Item, Outcome, classify
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
-from codomyrmex.integrations.delivery.errors import (
-    DeliveryError,
-    PartialDeliveryError,
-    PermanentError,
-    RetryableError,
-)
+from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, origin_for
+from codomyrmex.integrations.delivery.ledger import Ledger
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, CLOSED, FORKED, QUEUE_FULL, SinkReport
+from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, CLOSED, SinkReport
 from codomyrmex.integrations.delivery.retry import Breaker, backoff
-from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.delivery.roles import Watcher
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.waiting import resolve
-from codomyrmex.streaming import Clock, Event, Overflow
+from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
 from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import Timer
-from codomyrmex.streaming.counters import Counter
-from codomyrmex.streaming.diagnostics import Diagnostics
 
-_FULL_LINE_EVERY = 10.0  # seconds between lines about a full queue
 GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
-
-_log = Diagnostics(__name__)
 
 # In a child process: tasks of its parent's loop. They are kept, as asyncio complains about pending tasks
 # that are collected.
 _of_parents: list[object] = []
-
-
-class Worker(Protocol):
-    """What an attachment knows of each sink."""
-
-    @property
-    def name(self) -> str:
-        """The name of the sink."""
-
-    def take(self, event: Event) -> object:
-        """Take an event from the stream; never raises. With BLOCK it may give what to await."""
-
-    async def start(self) -> None:
-        """Open the sink."""
-
-    def flush(self) -> asyncio.Future[None] | None:
-        """Send at once, and give what is done when all taken before is delivered or given up."""
-
-    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - part of one overall deadline
-        """Deliver what is queued within `timeout` seconds, or those of its policy; close the sink."""
-
-    def cut(self) -> None:
-        """Deliver no more: a `stop` that goes on, or is to come, ends at once."""
-
-    def after_fork(self) -> None:
-        """Forget, in a child process, what is the parent's."""
-
-    def report(self) -> SinkReport:
-        """Give the numbers up to now."""
-
-    def health(self) -> SinkHealth:
-        """Tell how the sink is."""
-
-
-class Watcher(Protocol):
-    """What a worker tells as it happens. None of these raises or waits."""
-
-    def died(self, worker: QueueWorker, letters: list[DeadLetter]) -> None:
-        """Events were given up."""
-
-    def changed(self, worker: QueueWorker, old: SinkState) -> None:
-        """The state of the sink is another one."""
-
-    def attempted(self, worker: QueueWorker, seconds: float, error: str | None) -> None:
-        """An attempt has ended; `error` is the class of what went wrong."""
-
-
-# An event and since when it waits, by the clock. A plain tuple: one is made for each event.
-Item = tuple[Event, float]
-
-
-class _Failure(NamedTuple):
-    """An event that an attempt did not deliver, and why."""
-
-    item: Item
-    error: BaseException
 
 
 class QueueWorker:
@@ -115,14 +50,10 @@ class QueueWorker:
         self._queue: BoundedQueue[Item] = BoundedQueue(
             self.policy.queue_size, self.policy.overflow, self._dropped_at_queue
         )
-        self._put = self._queue.put
+        self._put: Callable[[Item], PutLater[Item] | None] = self._queue.put
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset)
-        self._dropped: dict[str, Counter] = {}
+        self._ledger = Ledger(self.name, lambda old: self._watcher.changed(self, old))
         self._in_flight: list[Item] = []
-        self._delivered = self._retried = self._dead = self._lost = 0
-        self._state = SinkState.OK
-        self._last_error: str | None = None
-        self._last_success: datetime | None = None
         self._opened = False
         self._task: asyncio.Task[None] | None = None
         self._sending: asyncio.Task[None] | None = None
@@ -131,7 +62,6 @@ class QueueWorker:
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
         self._deadline: float | None = None  # set while it drains
         self._cut = False  # no time is left
-        self._next_full_line = -math.inf
         self._ended = False
         self._over: asyncio.Future[None] | None = None  # done when the drain is
 
@@ -146,7 +76,7 @@ class QueueWorker:
         origin = origin_of(event)
         self._carries_logs |= origin == LOGS
         if origin == self._origin:
-            self._drop(ABOUT_ITSELF)
+            self._ledger.drop(ABOUT_ITSELF)
             return False
         return True
 
@@ -215,8 +145,8 @@ class QueueWorker:
         """Take nothing in a child process: the sink and its loop are the parent's."""
         self._leave_to_parent()
         self._queue.close()
-        self._state = SinkState.CLOSED
-        self._put = self._refuse_after_fork
+        self._ledger.state = SinkState.CLOSED
+        self._put = self._ledger.refuse_after_fork
 
     def renew_after_fork(self, start: Callable[[], None]) -> None:
         """Begin anew in a child process, and call `start` once there is something to deliver."""
@@ -241,27 +171,35 @@ class QueueWorker:
 
     def report(self) -> SinkReport:
         waiting = 0 if self._ended else len(self._queue.items) + len(self._in_flight)
-        return SinkReport(self._delivered, self._dead, self._drops(), self._lost + waiting)
+        ledger = self._ledger
+        drops = ledger.drops(self._queue.evicted)
+        return SinkReport(ledger.delivered, ledger.dead, drops, ledger.lost + waiting)
 
     def health(self) -> SinkHealth:
-        in_flight, queued = self._in_flight, self._queue.items
+        ledger, in_flight, queued = self._ledger, self._in_flight, self._queue.items
         try:
             oldest = (in_flight or queued)[0][1]
         except IndexError:  # nothing waits
             oldest = self._now()
         return SinkHealth(
-            state=self._state,
+            state=ledger.state,
             queued=len(queued),
             in_flight=len(in_flight),
-            delivered=self._delivered,
-            retried=self._retried,
-            dropped=self._drops(),
-            dead=self._dead,
-            last_error=self._last_error,
-            last_success=self._last_success,
+            delivered=ledger.delivered,
+            retried=ledger.retried,
+            dropped=ledger.drops(self._queue.evicted),
+            dead=ledger.dead,
+            last_error=ledger.last_error,
+            last_success=ledger.last_success,
             oldest_age=max(0.0, self._now() - oldest),
             capacity=self.policy.queue_size,
         )
+
+    def _dropped_at_queue(self, _: Item, _reason: str | None) -> None:
+        if self._queue.closed:
+            self._ledger.drop(CLOSED)
+        else:
+            self._ledger.queue_is_full(self.policy.queue_size, self.policy.overflow, self._now())
 
     # The life of the worker
 
@@ -276,7 +214,7 @@ class QueueWorker:
             waiting = self.report().lost
             if waiting and not self._cut:
                 message = "sink %s was cancelled from outside; %d events were not delivered"
-                _log.warning(self.name, message, self.name, waiting)
+                self._ledger.warn(message, waiting)
             raise
         finally:
             if self._sending is not None:
@@ -320,45 +258,28 @@ class QueueWorker:
         attempts = 0
         while True:
             attempts += 1
-            failures, refused = await self._attempt()
-            if refused:
-                self._bury(refused, attempts, first_attempt)
-            if not failures:
+            outcome = await self._attempt()
+            if outcome.refused:
+                self._bury(outcome.refused, attempts, first_attempt)
+            if not outcome.failures:
                 return True
             if self._cut:
                 return False
-            wait, told = self._wait_before_next(attempts, failures)
+            asked = outcome.retry_after()
+            wait = backoff(policy.backoff_initial, policy.backoff_max, attempts) if asked is None else asked
+            wait = max(wait, self._breaker.wait(self._now()))
             if attempts >= policy.max_attempts or self._now() + wait - begun > policy.max_elapsed:
                 self._in_flight = []
-                self._bury(failures, attempts, first_attempt)
+                self._bury(outcome.failures, attempts, first_attempt)
                 return True
-            if not await self._pause(wait, told=told):
+            if not await self._pause(wait, told=asked is not None):
                 return False
-            self._retried += len(failures)
+            self._ledger.retried += len(outcome.failures)
 
-    def _wait_before_next(self, attempts: int, failures: list[_Failure]) -> tuple[float, bool]:
-        """Give the seconds to wait, and whether the sink itself asked for them."""
-        asked = [f.error.retry_after for f in failures if isinstance(f.error, RetryableError)]
-        retry_after = max((seconds for seconds in asked if seconds is not None), default=None)
-        if retry_after is None:
-            wait = backoff(self.policy.backoff_initial, self.policy.backoff_max, attempts)
-        else:
-            wait = retry_after
-        return max(wait, self._breaker.wait(self._now())), retry_after is not None
-
-    async def _attempt(self) -> tuple[list[_Failure], list[_Failure]]:
-        """Send what is in flight once; give what is to be sent again and what is refused for good."""
+    async def _attempt(self) -> Outcome:
+        """Send once what is in flight, and leave there what is to be sent again."""
         batch = self._in_flight
-        context = copy_context()
-        if self._carries_logs:
-            context.run(cause.set, LOGS)
-        if self._queue.blocks:  # so that a sink which publishes does not wait for itself
-            context.run(self._queue.read_here)
-        began = self._now()
-        sending = asyncio.get_running_loop().create_task(
-            self.sink.send(tuple([item[0] for item in batch])), context=context
-        )
-        self._sending = sending
+        sending = self._sending = self._send(batch)
         timed_out: list[BaseException] = []
 
         def cut_off() -> None:
@@ -366,29 +287,52 @@ class QueueWorker:
             self._failed(timed_out[0])  # said now: what ignores its cancellation may never end
             sending.cancel()
 
+        began = self._now()
         timer = self._clock.call_later(self.policy.timeout, cut_off)
         try:
             await asyncio.wait({sending})
         finally:
             timer.cancel()
         self._sending = None
-        failures, refused, error = _classify(batch, sending, timed_out[0] if timed_out else None)
-        taken = len(batch) - len(failures) - len(refused)
-        self._delivered += taken
+        outcome = classify(batch, sending, timed_out[0] if timed_out else None)
+        failures, refused, error = outcome
         self._in_flight = [failure.item for failure in failures]
-        if taken:
-            self._last_success = datetime.now(UTC)
-        seconds = self._now() - began
-        self._watcher.attempted(self, seconds, None if error is None else type(error).__name__)
+        self._ledger.took(len(batch) - len(failures) - len(refused))
+        self._watcher.attempted(self, self._now() - began, None if error is None else type(error).__name__)
         if self._cut and sending.cancelled():
-            return failures, refused  # we have cancelled it; that says nothing of the sink
+            return outcome  # we have cancelled it; that says nothing of the sink
         if error is not None:
-            self._note(error, len(failures) + len(refused), len(batch))
+            self._ledger.failed(error, len(failures) + len(refused), len(batch))
         if len(failures) < len(batch):
-            self._answered()
-        elif not timed_out and error is not None:
+            self._breaker.answered()
+            self._ledger.become(SinkState.OK)
+        elif error is not None and not timed_out:
             self._failed(error)
-        return failures, refused
+        return outcome
+
+    def _send(self, batch: list[Item]) -> asyncio.Task[None]:
+        context = copy_context()
+        if self._carries_logs:
+            context.run(cause.set, LOGS)
+        if self._queue.blocks:  # so that a sink which publishes does not wait for itself
+            context.run(self._queue.read_here)
+        sending = self.sink.send(tuple([item[0] for item in batch]))
+        return asyncio.get_running_loop().create_task(sending, context=context)
+
+    def _failed(self, error: BaseException) -> None:
+        self._breaker.failed(self._now())
+        self._ledger.last_error = describe(error)
+        self._ledger.become(SinkState.OPEN if self._breaker.is_open else SinkState.RETRYING)
+
+    def _bury(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
+        """Give events up, and tell the watcher of their letters."""
+        self._ledger.dead += len(failures)
+        now = datetime.now(UTC)
+        letters = [
+            DeadLetter(failure.item[0], self.name, describe(failure.error), attempts, first_attempt, now)
+            for failure in failures
+        ]
+        self._watcher.died(self, letters)
 
     async def _pause(self, seconds: float, *, told: bool = False) -> bool:
         """Wait before an attempt; False if there is no time for it.
@@ -451,16 +395,16 @@ class QueueWorker:
         self.cut()
         await asyncio.wait({task}, timeout=GRACE)
         if not task.done():
-            _log.warning(self.name, "sink %s does not stop sending; it is left alone", self.name)
+            self._ledger.warn("sink %s does not stop sending; it is left alone")
             task.cancel()
-        elif not task.cancelled() and task.exception() is not None:
-            self._note_bug(task.exception())
+        elif not task.cancelled():
+            self._report_mistake(task.exception())
         await self._close()
 
     async def _close(self) -> None:
         """Count what is left as lost, and close the sink if it is open."""
         if not self._ended:
-            self._lost = self.report().lost
+            self._ledger.lost = self.report().lost
             self._ended = True
         self._task = None
         self._in_flight = []
@@ -478,107 +422,11 @@ class QueueWorker:
         finally:
             if not closing.done():
                 closing.cancel()
-                _log.warning(self.name, "sink %s does not close; it is left alone", self.name)
+                self._ledger.warn("sink %s does not close; it is left alone")
             elif not closing.cancelled() and (error := closing.exception()) is not None:
-                _log.warning(self.name, "sink %s failed to close: %s", self.name, describe(error))
-            self._become(SinkState.CLOSED)
+                self._ledger.warn("sink %s failed to close", error=error)
+            self._ledger.become(SinkState.CLOSED)
 
-    # What is counted and told
-
-    def _bury(self, failures: list[_Failure], attempts: int, first_attempt: datetime) -> None:
-        self._dead += len(failures)
-        now = datetime.now(UTC)
-        self._watcher.died(
-            self,
-            [
-                DeadLetter(f.item[0], self.name, describe(f.error), attempts, first_attempt, now)
-                for f in failures
-            ],
-        )
-
-    def _answered(self) -> None:
-        self._breaker.answered()
-        self._become(SinkState.OK)
-
-    def _failed(self, error: BaseException) -> None:
-        self._breaker.failed(self._now())
-        self._last_error = describe(error)
-        self._become(SinkState.OPEN if self._breaker.is_open else SinkState.RETRYING)
-
-    def _become(self, state: SinkState) -> None:
-        old, self._state = self._state, state
-        if old is not state:
-            self._watcher.changed(self, old)
-
-    def _note(self, error: BaseException, failed: int, size: int) -> None:
-        self._last_error = describe(error)
-        message = "sink %s did not deliver %d of %d events: %s"
-        if isinstance(error, (DeliveryError, OSError)):
-            _log.warning(self.name, message, self.name, failed, size, self._last_error)
-        else:  # perhaps a mistake in the sink
-            message += "\n%s"
-            _log.warning(self.name, message, self.name, failed, size, self._last_error, LazyTraceback(error))
-
-    def _note_bug(self, error: BaseException | None) -> None:
+    def _report_mistake(self, error: BaseException | None) -> None:
         if error is not None:
-            self._last_error = describe(error)
-            _log.warning(self.name, "the worker of sink %s ended", self.name, error=error)
-
-    def _drops(self) -> dict[str, int]:
-        drops = {reason: counter.value() for reason, counter in list(self._dropped.items())}
-        if self._queue.evicted:
-            drops[QUEUE_FULL] = drops.get(QUEUE_FULL, 0) + self._queue.evicted
-        return drops
-
-    def _drop(self, reason: str) -> None:
-        self._dropped.setdefault(reason, Counter()).tick()
-
-    # What the publisher pays for where the sink hangs: the queue itself counts what it evicts.
-    def _dropped_at_queue(self, item: Item, reason: str | None) -> None:  # noqa: ARG002
-        queue = self._queue
-        if queue.closed:
-            self._drop(CLOSED)
-            return
-        if self.policy.overflow is not Overflow.DROP_OLDEST:
-            self._drop(QUEUE_FULL)
-        now = self._now()
-        if now >= self._next_full_line:
-            self._next_full_line = now + _FULL_LINE_EVERY
-            _log.warning(
-                f"{self.name} full",
-                "sink %s: its queue of %d is full, events are dropped (%s)",
-                self.name,
-                self.policy.queue_size,
-                self.policy.overflow.value,
-            )
-
-    def _refuse_after_fork(self, item: Item) -> None:  # noqa: ARG002
-        self._drop(FORKED)
-        _log.warning(
-            f"{self.name} forked",
-            "sink %s belongs to the process that this one was forked from; its events are dropped here. "
-            "Attach again in the child process, or use attach_blocking",
-            self.name,
-        )
-
-
-def _classify(
-    batch: list[Item], sending: asyncio.Task[None], timed_out: BaseException | None
-) -> tuple[list[_Failure], list[_Failure], BaseException | None]:
-    """Read what became of an attempt: what to send again, what is refused for good, and the error."""
-    if sending.cancelled():
-        error: BaseException | None = timed_out or RetryableError("the sink cancelled its own send")
-    else:
-        error = sending.exception()
-    if error is None:
-        return [], [], None
-    if isinstance(error, PartialDeliveryError):
-        by_id = error.failed
-        found = [_Failure(item, by_id[item[0].id]) for item in batch if item[0].id in by_id]
-        failures = [failure for failure in found if not isinstance(failure.error, PermanentError)]
-        refused = [failure for failure in found if isinstance(failure.error, PermanentError)]
-        return failures, refused, error if found else None
-    all_failed = [_Failure(item, error) for item in batch]
-    if isinstance(error, PermanentError):
-        return [], all_failed, error
-    return all_failed, [], error
+            self._ledger.warn("the worker of sink %s ended by a mistake of its own", error=error)
