@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
@@ -11,6 +12,8 @@ from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.errors import shorten
 from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.topics import EVERYTHING, check_pattern, matches
+
+_making = threading.RLock()
 
 # A handler gives nothing, or something to await; any other result is ignored.
 Handler = Callable[[Event], Awaitable[Any] | Any]
@@ -123,7 +126,9 @@ def deactivate(subscription: Subscription) -> None:
 def count_drop(subscription: Subscription) -> None:
     """Count an event that this subscription lost."""
     if subscription._drops is None:
-        subscription._drops = Counter()
+        with _making:  # two threads that drop the first ones at the same time must not make two
+            if subscription._drops is None:
+                subscription._drops = Counter()
     subscription._drops.tick()
 
 
