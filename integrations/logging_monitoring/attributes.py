@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from codomyrmex.streaming import Event, EventType
-from codomyrmex.streaming.encoding import replace_surrogates, to_builtins, to_json
+from codomyrmex.streaming.encoding import encode_usual, replace_surrogates, to_builtins, to_json
 
 Attribute = (
     str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
@@ -86,11 +85,20 @@ def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
             _put(out, key, plain, depth)
 
 
-# The hot path: the usual values in one loop without a call for each. The keys of the first level are
-# remembered, as applications have few: that saves the making and the hashing of each.
 def _put_all(out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int) -> None:
     known = _keys[prefix] if depth == 0 else {}
-    for name, value in _items(values):
+    try:
+        _put_each(out, prefix, values, depth, known)
+    except RuntimeError:  # another thread changes it: then from a copy
+        _put_each(out, prefix, dict(islice(list(values.items()), _MAX_ATTRIBUTES)), depth, known)
+
+
+# The hot path: the usual values in one loop without a call for each. The keys of the first level are
+# remembered, as applications have few: that saves the making and the hashing of each.
+def _put_each(
+    out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int, known: dict[Any, str]
+) -> None:
+    for name, value in values.items():
         if len(out) >= _MAX_ATTRIBUTES:
             return
         key = known.get(name)
@@ -110,13 +118,6 @@ def _put_all(out: dict[str, Attribute], prefix: str, values: dict[Any, Any], dep
             out[key] = _sequence(value)
         elif value is not None:
             _put(out, key, value, depth + 1)
-
-
-def _items(values: dict[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    # A copy, as another thread may be changing it; but not of more than can be used.
-    if len(values) > _MAX_ATTRIBUTES:
-        return list(islice(values.items(), _MAX_ATTRIBUTES))
-    return list(values.items())
 
 
 def _key(name: Any) -> str:
@@ -151,7 +152,10 @@ def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
 
 
 def _json(value: Any) -> str:
-    text = to_json(value)  # which has no lone surrogates any more
+    try:
+        text = encode_usual(value).decode()
+    except Exception:  # noqa: BLE001 - then by the way that takes anything
+        text = to_json(value)
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
