@@ -328,8 +328,10 @@ class QueueWorker:
         """Give events up, and tell the watcher of their letters."""
         self._ledger.dead += len(failures)
         now = datetime.now(UTC)
+        reasons = {id(failure.error): failure.error for failure in failures}  # mostly one for all
+        said = {key: describe(error) for key, error in reasons.items()}
         letters = [
-            DeadLetter(failure.item[0], self.name, describe(failure.error), attempts, first_attempt, now)
+            DeadLetter(failure.item[0], self.name, said[id(failure.error)], attempts, first_attempt, now)
             for failure in failures
         ]
         self._watcher.died(self, letters)

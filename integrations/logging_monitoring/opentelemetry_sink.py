@@ -17,10 +17,14 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtraError("OpenTelemetrySink", "opentelemetry-api", "otel") from error
-from codomyrmex.integrations.logging_monitoring.otel_logs import emit_log, find_logger
+from codomyrmex.integrations.logging_monitoring.otel_logs import (
+    Logger,
+    LoggerProvider,
+    emit_log,
+    find_logger,
+)
 
 if TYPE_CHECKING:
-    from opentelemetry._logs import Logger, LoggerProvider
     from opentelemetry.context import Context
 
 Mode = Literal["auto", "span_event", "log_event", "both"]

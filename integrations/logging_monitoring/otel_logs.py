@@ -24,6 +24,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
+__all__ = ["Logger", "LoggerProvider", "emit_log", "find_logger"]
+
 _SCOPE = "codomyrmex.streaming"
 
 _SEVERITIES = {
