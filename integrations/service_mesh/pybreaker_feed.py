@@ -1,79 +1,146 @@
-"""`attach_pybreaker`: the state changes of a pybreaker circuit breaker become events."""
+"""`attach_pybreaker`: what a pybreaker circuit breaker does becomes events."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.streaming import EventType, Stream, create_event
-from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.streaming import Stream
 
 try:
-    from pybreaker import CircuitBreaker, CircuitBreakerListener, CircuitBreakerState
+    from pybreaker import (
+        CircuitBreaker,
+        CircuitBreakerError,
+        CircuitBreakerListener,
+        CircuitBreakerState,
+        CircuitMemoryStorage,
+    )
 except ImportError as error:
     raise MissingExtraError("attach_pybreaker", "pybreaker", "pybreaker") from error
 
-_NOT_IN_A_TOKEN = re.compile(r"[.*>\s]+")
 
-_log = Diagnostics(__name__)
+def attach_pybreaker(
+    breaker: CircuitBreaker, stream: Stream, *, service: str | None = None, calls: bool = False
+) -> PybreakerFeed:
+    """Publish what a breaker does, as `CircuitBreakerEvent`s: its state now, its changes, and rejected calls.
 
-
-def attach_pybreaker(breaker: CircuitBreaker, stream: Stream) -> PybreakerFeed:
-    """Publish each state change of a breaker: ERROR when it opens, else MESSAGE.
-
-    The topic is `circuit_breaker.pybreaker.<name>`; the data has `breaker`, `kind`, `from_state`,
-    `to_state`, `failure_count` and `source`. Works from any thread, with or without an event loop.
+    The topic is `circuit_breaker.pybreaker.<name>`. Works from any thread, with or without an event loop.
 
     Args:
-        breaker: whose changes to publish.
+        breaker: whose doings to publish.
         stream: where to.
+        service: the service that it guards.
+        calls: publish each success and failure too.
 
     Returns:
         A handle whose `detach()` ends it.
+
+    Raises:
+        TypeError: it is no stream.
     """
-    feed = PybreakerFeed(breaker, stream)
-    breaker.add_listener(feed)
-    return feed
+    return PybreakerFeed(breaker, stream, service, calls=calls)
 
 
-class PybreakerFeed(CircuitBreakerListener):
+class PybreakerFeed(BreakerFeed):
     """Listens to one breaker; made by `attach_pybreaker`."""
 
-    def __init__(self, breaker: CircuitBreaker, stream: Stream) -> None:
+    def __init__(
+        self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool
+    ) -> None:
+        super().__init__(stream, "pybreaker", service, calls=calls)
         self._breaker = breaker
-        self._stream = stream
+        self._name = str(breaker.name or "unnamed")
+        self._changes = 0
+        self._listener = (_CallListener if calls else _Listener)(self)
+        breaker.add_listener(self._listener)
+        self.snapshot(self._name, breaker.current_state, failure_count=breaker.fail_counter)
+        if breaker.current_state == "open":
+            self._watch_rejections()
 
     def detach(self) -> None:
-        """Publish no more. May be called twice."""
-        if self in self._breaker.listeners:
-            self._breaker.remove_listener(self)
+        super().detach()
+        if self._listener in self._breaker.listeners:
+            self._breaker.remove_listener(self._listener)
+        self._stop_watching()
+
+    def changed(self, old: CircuitBreakerState | None, new: CircuitBreakerState) -> None:
+        self._changes += 1
+        breaker = self._breaker
+        # The moment of opening is what processes that share a store have in common; there is no public
+        # way to it.
+        storage = getattr(breaker, "_state_storage", None)
+        opened_at: datetime | None = getattr(storage, "opened_at", None)
+        self.change(
+            self._name,
+            old and old.name,
+            new.name,
+            failure_count=breaker.fail_counter,
+            opened_at=as_utc(opened_at) if new.name == "open" else None,
+            shared=not isinstance(storage, CircuitMemoryStorage),
+        )
+        if new.name == "open":
+            self._watch_rejections()
+        else:
+            self._stop_watching()
+
+    # Rejected calls raise no hook, so `call` is wrapped; only while the circuit is open, so that calls
+    # which are let through cost nothing more.
+
+    def _watch_rejections(self) -> None:
+        original = type(self._breaker).call
+
+        def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            changes = self._changes
+            try:
+                return original(self._breaker, func, *args, **kwargs)
+            except CircuitBreakerError as error:
+                if changes == self._changes:  # else it was tried, and has failed
+                    self.emit(
+                        self._name,
+                        BreakerEventKind.REJECTED,
+                        to_state="open",
+                        native_state="open",
+                        reason=describe(error),
+                    )
+                raise
+
+        vars(self._breaker)["call"] = call
+
+    def _stop_watching(self) -> None:
+        vars(self._breaker).pop("call", None)
+
+
+class _Listener(CircuitBreakerListener):
+    """Runs inside the breaker's lock; a successful call costs what it costs with an empty listener."""
+
+    def __init__(self, feed: PybreakerFeed) -> None:
+        self.feed = feed
+
+    def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:  # noqa: ARG002
+        self.feed.note_failure(self.feed._name, exc)  # noqa: SLF001
 
     def state_change(
-        self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState
+        self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState  # noqa: ARG002
     ) -> None:
-        """Publish a change. Runs inside the breaker's lock, so what goes wrong here stays here."""
-        try:
-            name = str(cb.name or "unnamed")
-            state = _state(new_state)
-            self._stream.publish_nowait(
-                create_event(
-                    {
-                        "breaker": name,
-                        "kind": "state_change",
-                        "from_state": _state(old_state),
-                        "to_state": state,
-                        "failure_count": cb.fail_counter,
-                        "source": "pybreaker",
-                    },
-                    EventType.ERROR if state == "open" else EventType.MESSAGE,
-                    topic=f"circuit_breaker.pybreaker.{_NOT_IN_A_TOKEN.sub('_', name)}",
-                )
-            )
-        except Exception as error:  # noqa: BLE001 - an exception here would reach the guarded call
-            _log.warning(
-                repr(cb.name), "a state change of breaker %r was not published", cb.name, error=error
-            )
+        self.feed.changed(old_state, new_state)
 
 
-def _state(state: CircuitBreakerState | None) -> str | None:
-    return None if state is None else str(state.name).replace("-", "_")
+class _CallListener(_Listener):
+    """Tells of each call too."""
+
+    def success(self, cb: CircuitBreaker) -> None:
+        self.feed.emit(self.feed._name, BreakerEventKind.SUCCESS, failure_count=cb.fail_counter)  # noqa: SLF001
+
+    def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
+        super().failure(cb, exc)
+        self.feed.emit(
+            self.feed._name,  # noqa: SLF001
+            BreakerEventKind.FAILURE,
+            reason=describe(exc),
+            failure_count=cb.fail_counter,
+        )

@@ -1,0 +1,135 @@
+"""`attach_purgatory`: what all breakers of a purgatory factory do becomes events."""
+
+from __future__ import annotations
+
+from inspect import iscoroutinefunction
+from typing import Any
+
+from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.streaming import Stream
+
+try:
+    from purgatory import AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory
+    from purgatory.domain.model import OpenedState
+except ImportError as error:
+    raise MissingExtraError("attach_purgatory", "purgatory", "purgatory") from error
+
+Factory = AsyncCircuitBreakerFactory | SyncCircuitBreakerFactory
+
+
+def attach_purgatory(
+    factory: Factory, stream: Stream, *, service: str | None = None, calls: bool = False
+) -> PurgatoryFeed:
+    """Publish what the breakers of a factory do, also those that it will make.
+
+    A snapshot is published of each breaker when it is made or, where it was made before, with the first
+    event about it: a factory does not list its breakers.
+
+    Args:
+        factory: an `AsyncCircuitBreakerFactory` or a `SyncCircuitBreakerFactory`.
+        stream: where to.
+        service: the service that the breakers guard.
+        calls: publish failures, and the successes that end a row of them, too; the library tells of no
+            others.
+
+    Returns:
+        A handle whose `detach()` ends it.
+
+    Raises:
+        TypeError: it is no stream.
+    """
+    return PurgatoryFeed(factory, stream, service, calls=calls)
+
+
+class PurgatoryFeed(BreakerFeed):
+    """Listens to one factory; made by `attach_purgatory`."""
+
+    def __init__(self, factory: Factory, stream: Stream, service: str | None, *, calls: bool) -> None:
+        super().__init__(stream, "purgatory", service, calls=calls)
+        self._factory = factory
+        self._states: dict[str, str] = {}
+        self._failures: dict[str, int] = {}
+        self._hook = self._told  # one object, as it is also the key to remove it by
+        factory.add_listener(self._hook)
+        self._wrap_factory()
+
+    def detach(self) -> None:
+        if self.attached:
+            self._factory.remove_listener(self._hook)
+            vars(self._factory).pop("get_breaker", None)
+        super().detach()
+
+    def _told(self, name: str, event_type: str, event: Any) -> None:
+        try:
+            if event_type == "circuit_breaker_created":
+                self._first_seen(name, "closed")
+            elif event_type == "state_changed":
+                old = self._states.get(name, "closed")
+                self._states[name] = event.state
+                opened_at = as_utc(event.opened_at)
+                count = self._failures.get(name)
+                # `opened_at` goes with the breaker into the store that processes share.
+                self.change(name, old, event.state, failure_count=count, opened_at=opened_at, shared=True)
+            elif event_type == "failed":
+                self._failures[name] = event.failure_count
+                if self.calls:
+                    self.emit(name, BreakerEventKind.FAILURE, failure_count=event.failure_count)
+            elif event_type == "recovered":
+                self._failures[name] = 0
+                if self.calls:
+                    self.emit(name, BreakerEventKind.SUCCESS, failure_count=0)
+        except Exception as error:  # noqa: BLE001 - it would reach the guarded call
+            self.complain(name, error)
+
+    def _first_seen(self, name: str, state: str, failure_count: int | None = 0) -> None:
+        if name not in self._states:
+            self._states[name] = state
+            self.snapshot(name, state, failure_count=failure_count)
+
+    # Rejected calls raise no hook. A breaker that is asked for while it is open gets a request handler of
+    # its own, which tells; others are given out as they are.
+
+    def _wrap_factory(self) -> None:
+        original = self._factory.get_breaker
+
+        if iscoroutinefunction(original):
+
+            async def get_async(*args: Any, **kwargs: Any) -> Any:
+                return self._given_out(await original(*args, **kwargs))
+
+            vars(self._factory)["get_breaker"] = get_async
+        else:
+
+            def get(*args: Any, **kwargs: Any) -> Any:
+                return self._given_out(original(*args, **kwargs))
+
+            vars(self._factory)["get_breaker"] = get
+
+    def _given_out(self, breaker: Any) -> Any:
+        context = breaker.context
+        if context.name not in self._states:
+            self._first_seen(context.name, context.state, context.failure_count)
+        if context.state == "opened":
+            self._watch_rejections(context)
+        return breaker
+
+    def _watch_rejections(self, context: Any) -> None:
+        original = type(context).handle_new_request
+
+        def handle_new_request() -> None:
+            try:
+                original(context)
+            except OpenedState as error:
+                self.emit(
+                    context.name,
+                    BreakerEventKind.REJECTED,
+                    to_state="open",
+                    native_state="opened",
+                    reason=f"OpenedState: {error}",
+                    opened_at=as_utc(context.opened_at),
+                )
+                raise
+
+        context.handle_new_request = handle_new_request
