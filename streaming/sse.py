@@ -15,6 +15,7 @@ from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, wants
 from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.events import Event, EventType, new_id
+from codomyrmex.streaming.instrument import within
 from codomyrmex.streaming.sse_format import encode_frame, wire_id
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
 from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, matches
@@ -166,6 +167,8 @@ class SSEStream(LocalStream):
         """
         subscription = Subscription(new_id(), topic, handler, filter_fn)
         feed = _Feed(self, subscription, self.queue_size, self._overflow)
+        if handler is not None and self._instruments:
+            feed.handler = handler = within(self, handler)
         with self._lock:
             if last_event_id and handler is not None:
                 feed.meanwhile = deque()
@@ -193,9 +196,15 @@ class SSEStream(LocalStream):
         """Call `handler` with each event; as it has no queue, this subscription cannot be read."""
         return super().subscribe_nowait(handler, topic, filter_fn)
 
-    def _enter_handler(self, subscription: Subscription, call: Handler) -> None:
+    def _entry(self, subscription: Subscription, call: Handler) -> Callable[[Any], object]:  # noqa: ARG002 - its filter is asked before
+        return lambda _: (call, None, False)
+
+    def _wrap_handlers(self) -> None:
+        super()._wrap_handlers()
         with self._lock:
-            self._enter(subscription, lambda _: (call, None, False))
+            for feed in self._feeds.values():
+                if feed.subscription.handler is not None:
+                    feed.handler = within(self, feed.subscription.handler)
 
     async def unsubscribe(self, subscription_id: str) -> bool:
         feed = self._feeds.get(subscription_id)

@@ -48,7 +48,7 @@ class DeadLetters:
     """
 
     def __init__(self, max_size: int = 1_000) -> None:
-        if max_size < 1:
+        if not isinstance(max_size, int) or max_size < 1:
             raise ValueError(f"max_size is at least 1, not {max_size}")
         self.evicted = 0
         self._letters: deque[DeadLetter] = deque()

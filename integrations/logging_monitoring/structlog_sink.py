@@ -10,6 +10,7 @@ from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.integrations.logging_monitoring.naming import (
     MAX_NAME,
     as_name,
+    carrier_of,
     event_level,
     event_name,
     level_number,
@@ -52,6 +53,7 @@ class StructlogSink(InlineSink):
 
     Raises:
         ValueError: there is no such level.
+        TypeError: it is no logger, or fields is neither a mapping nor a function.
     """
 
     def __init__(
@@ -63,6 +65,10 @@ class StructlogSink(InlineSink):
         *,
         name: str = "structlog",
     ) -> None:
+        if logger is not None and not callable(getattr(logger, "log", None)):
+            raise TypeError(f"a logger of structlog has a method log, {logger!r} has not")
+        if fields is not None and not (callable(fields) or isinstance(fields, Mapping)):
+            raise TypeError(f"fields is a mapping or a function of an event, not {fields!r}")
         self.name = name
         self._logger = structlog.get_logger() if logger is None else logger
         self._level = level if level is None or callable(level) else level_number(level)
@@ -111,7 +117,7 @@ class StructlogSink(InlineSink):
             "metadata": to_builtins(event.metadata),
         }
         if "traceparent" in event.metadata:
-            fields.update(_trace_fields(event.metadata["traceparent"]))
+            fields.update(_trace_fields(event.metadata))
         more = self._fields(event) if callable(self._fields) else self._fields
         if more:
             for key, value in to_builtins(dict(more)).items():
@@ -131,14 +137,7 @@ class StructlogSink(InlineSink):
         return as_name(name(event)) if callable(name) else name or ""
 
 
-def _trace_fields(traceparent: object) -> dict[str, str]:
-    """Read the ids of a `traceparent` (W3C Trace Context, section 3.2)."""
-    parts = traceparent.split("-") if isinstance(traceparent, str) else []
-    if len(parts) < 4 or (len(parts[1]), len(parts[2])) != (32, 16) or not _is_hex(parts):  # noqa: PLR2004 - as the standard says
-        return {}
-    return {"trace_id": parts[1], "span_id": parts[2]}
-
-
-def _is_hex(parts: list[str]) -> bool:
-    """Tell whether the ids are what they must be: lower-case hexadecimal."""
-    return all(c in "0123456789abcdef" for c in parts[1] + parts[2])
+def _trace_fields(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Give the ids of a `traceparent` (W3C Trace Context, section 3.2)."""
+    parts = carrier_of(metadata).get("traceparent", "").split("-")
+    return {"trace_id": parts[1], "span_id": parts[2]} if len(parts) > 2 else {}  # noqa: PLR2004 - as the standard says
