@@ -9,6 +9,7 @@ from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
+from codomyrmex.streaming.causes import ORIGIN
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import StageResultError, shorten
@@ -472,6 +473,9 @@ class _Batch:
         topics = {event.topic for event in events}
         if len(topics) == 1 and None not in topics:
             metadata["topic"] = topics.pop()
+        origin = next((event.metadata[ORIGIN] for event in events if ORIGIN in event.metadata), None)
+        if origin is not None:  # what comes of the batch comes of that event too
+            metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import ReferenceType, ref
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater, ring
+from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, wants
 from codomyrmex.streaming.errors import StreamClosedError
@@ -392,7 +393,12 @@ class SSEStream(LocalStream):
         waiting = deque(frame.event for frame in feed.replay or ())
         while recipient is not None:
             while waiting and feed.subscription.active:
-                await self._call(_Left(recipient, handler, None, queued=True), waiting.popleft())
+                event = waiting.popleft()
+                token = cause.set(origin_of(event))
+                try:
+                    await self._call(_Left(recipient, handler, None, queued=True), event)
+                finally:
+                    cause.reset(token)
             if not feed.subscription.active:  # the handler itself may have ended it
                 return
             with self._lock:
@@ -426,20 +432,21 @@ class Reader(ABC, Generic[T]):
     watches for silence.
     """
 
-    __slots__ = ("__weakref__", "_feed", "_last", "_now", "_owns", "_stream", "_timer")
+    __slots__ = ("__weakref__", "_caused", "_feed", "_last", "_now", "_owns", "_stream", "_timer")
 
     def __init__(self, stream: SSEStream, feed: _Feed | None) -> None:
         self._stream = stream
         self._feed = feed
         self._timer: Timer | None = None
         self._owns = False
+        self._caused = False
         self._now = stream.clock.monotonic
         self._last = self._now()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:  # noqa: C901 - the loop behind every frame that is sent
+    async def __anext__(self) -> T:  # noqa: C901, PLR0912 - the loop behind every frame that is sent
         feed = self._feed
         if feed is None:
             raise StopAsyncIteration
@@ -474,10 +481,19 @@ class Reader(ABC, Generic[T]):
                 if self._feed is None:  # closed meanwhile
                     raise StopAsyncIteration
         self._last = self._now()
+        if self._caused or ORIGIN in frame.event.metadata:
+            self._say_cause(origin_of(frame.event))
         return self._show(frame)
+
+    def _say_cause(self, origin: str | None) -> None:
+        """Let the code that reads, up to the next frame, be known as caused by this one."""
+        if self._caused or origin is not None:
+            self._caused = origin is not None
+            cause.set(origin)
 
     async def aclose(self) -> None:
         """End the iteration; the subscription stays and may be read again."""
+        self._say_cause(None)
         feed, self._feed = self._feed, None
         if self._owns and feed is not None:
             feed.owner = None

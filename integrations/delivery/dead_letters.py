@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from codomyrmex.integrations.delivery.health import origin_for
 from codomyrmex.streaming import Event, EventType, create_event
-from codomyrmex.streaming.causes import ORIGIN
+from codomyrmex.streaming.causes import ORIGIN, marked
 from codomyrmex.streaming.forks import renew_in_children
 
 
@@ -93,7 +93,7 @@ def letter_event(sink: object, letter: DeadLetter) -> Event:
         EventType.ERROR,
         topic="dead_letter",
         sink=letter.sink,
-        **{ORIGIN: origin_for(sink)},
+        **{ORIGIN: marked(origin_for(sink))},
     )
 
 

@@ -11,7 +11,7 @@ from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, INTERRUPTED, S
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.streaming import Event
-from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
+from codomyrmex.streaming.causes import ORIGIN, cause, marked, origin_of
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -69,10 +69,10 @@ class InlineWorker:
 
     def _emit_marked(self, event: Event) -> None:
         """Deliver an event that has an origin, so that what comes of it does not lead back to it."""
-        origin = origin_of(event)
-        if origin == self._origin:
+        origin = origin_of(event) or ""
+        if self._origin in origin.split():
             raise DroppedError(ABOUT_ITSELF)
-        token = cause.set(origin)
+        token = cause.set(marked(origin) if origin else cause.get())
         try:
             self._emit(event)
         finally:

@@ -22,7 +22,7 @@ from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.waiting import resolve
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of
+from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of, stems_from_logs
 from codomyrmex.streaming.clock import Timer
 
 GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
@@ -44,7 +44,6 @@ class QueueWorker:
         self._origin = origin_for(sink)
         self._batch_size = min(policy.batch_size, policy.queue_size)
         self._now = clock.monotonic
-        self._carries_logs = False  # what its delivery logs must not come back
         self._reset()
 
     def _reset(self) -> None:
@@ -62,25 +61,28 @@ class QueueWorker:
         self._sending: asyncio.Task[None] | None = None
         self._napping: asyncio.Future[None] | None = None
         self._flush_to = 0
+        self._logs_up_to = 0  # up to this place in the queue, what is logged must not come back
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
         self._deadline: float | None = None  # set while it drains
         self._cut = False  # no time is left
         self._ended = False
         self._over: asyncio.Future[None] | None = None  # done when the drain is
 
-    # What the publisher pays for: one look for the rare origin, the time, a tuple, and the queue's put.
+    # What the publisher pays for: looks for the rare origin and cause, the time, a tuple, the queue's put.
     def take(self, event: Event) -> PutLater[Item] | None:
-        if ORIGIN in event.metadata and not self._admits(event):
+        if (ORIGIN in event.metadata or cause.get() is not None) and not self._admits(event):
             return None
         return self._put((event, self._now()))
 
     def _admits(self, event: Event) -> bool:
-        """Look at an event that has an origin: one about this sink would lead round in a circle."""
-        origin = origin_of(event)
-        self._carries_logs |= origin == LOGS
-        if origin == self._origin:
+        """Look at an event with an origin or a cause: one about this sink would lead round in a circle."""
+        origin = origin_of(event) or ""
+        if self._origin in origin.split():
             self._ledger.drop(ABOUT_ITSELF)
             return False
+        if stems_from_logs(origin) or stems_from_logs(cause.get()):
+            # As far as the queue goes now, deliveries come of a log record.
+            self._logs_up_to = self._queue.place() + 1
         return True
 
     async def start(self) -> None:
@@ -213,6 +215,8 @@ class QueueWorker:
         try:
             while (batch := await self._next_batch()) is not None:
                 self._in_flight = batch
+                # All that the delivery does has it as its cause: the sink, the observers, what is told.
+                cause.set(LOGS if self._left() - len(batch) < self._logs_up_to else None)
                 try:
                     if not await self._deliver():
                         return
@@ -329,8 +333,6 @@ class QueueWorker:
 
     def _send(self, batch: list[Item]) -> asyncio.Task[None]:
         context = copy_context()
-        if self._carries_logs:
-            context.run(cause.set, LOGS)
         if self._queue.blocks:  # so that a sink which publishes does not wait for itself
             context.run(self._queue.read_here)
         events = tuple([item[0] for item in batch])

@@ -40,7 +40,9 @@ def event_name(event: Event) -> str:
     Control characters and line separators are escaped, as a renderer may print a name as it is and a
     forged line must not come of it; the length is capped.
     """
-    name = event.metadata.get("event") or event.topic or event.type._value_
+    name = event.metadata.get("event")
+    if name is None or name == "":
+        name = event.topic or event.type._value_
     return as_name(name)
 
 
@@ -98,7 +100,10 @@ def level_name(level: int) -> str:
     return NAMES[max((known for known in NAMES if known <= level), default=logging.DEBUG)]
 
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_TRACEPARENT = re.compile(
+    r"(?!ff)(?:00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"|(?!00)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?)"
+)
 _MEMBER = r"[a-z0-9][a-z0-9_\-*/@]*=[ -+\--<>-~]+"
 _TRACESTATE = re.compile(rf"{_MEMBER}(?:[ \t]*,[ \t]*{_MEMBER})*")
 _MAX_TRACESTATE = 512  # what everyone has to carry (W3C Trace Context, section 3.3.1.5)

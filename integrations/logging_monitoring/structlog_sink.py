@@ -13,6 +13,7 @@ from codomyrmex.integrations.logging_monitoring.naming import (
     carrier_of,
     event_level,
     event_name,
+    level_name,
     level_number,
     printable,
 )
@@ -24,11 +25,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("StructlogSink", "structlog", "structlog") from error
 
-_LEVEL_BY_TYPE = {kind: event_level(Event(type=kind)) for kind in EventType}
+_METHOD_BY_TYPE = {kind: level_name(event_level(Event(type=kind))) for kind in EventType}
 
 # What structlog's own methods and processors give a meaning to, and what the sink sets itself.
 _TAKEN = frozenset(
     {"self", "level", "event", "method_name", "timestamp", "logger", "exc_info", "stack_info"}
+    | {"name", "msg", "message", "args", "stacklevel", "extra"}
     | {"event_id", "event_type", "topic", "data", "metadata", "trace_id", "span_id", "positional_args"}
 )
 
@@ -65,8 +67,8 @@ class StructlogSink(InlineSink):
         *,
         name: str = "structlog",
     ) -> None:
-        if logger is not None and not callable(getattr(logger, "log", None)):
-            raise TypeError(f"a logger of structlog has a method log, {logger!r} has not")
+        if logger is not None and not callable(getattr(logger, "info", None)):
+            raise TypeError(f"a logger of structlog has methods such as info, {logger!r} has not")
         if fields is not None and not (callable(fields) or isinstance(fields, Mapping)):
             raise TypeError(f"fields is a mapping or a function of an event, not {fields!r}")
         self.name = name
@@ -95,8 +97,7 @@ class StructlogSink(InlineSink):
                 and event_id.isprintable()
             ):
                 kind = event.type
-                self._logger.log(
-                    _LEVEL_BY_TYPE[kind],
+                getattr(self._logger, _METHOD_BY_TYPE[kind])(
                     topic,
                     event_id=event_id,
                     event_type=kind._value_,
@@ -121,12 +122,14 @@ class StructlogSink(InlineSink):
         more = self._fields(event) if callable(self._fields) else self._fields
         if more:
             for key, value in to_builtins(dict(more)).items():
-                fields[f"{key}_" if key in _TAKEN else key] = value
-        self._logger.log(
-            event_level(event) if self._level is None else self._level_of(event),
-            event_name(event) if self._event_name is None else self._name_of(event),
-            **fields,
-        )
+                name = key
+                while name in _TAKEN or name in fields:
+                    name += "_"
+                fields[name] = value
+        level = event_level(event) if self._level is None else self._level_of(event)
+        line = event_name(event) if self._event_name is None else self._name_of(event)
+        # By the method of the level, which every kind of logger has.
+        getattr(self._logger, level_name(level))(line, **fields)
 
     def _level_of(self, event: Event) -> int:
         level = self._level
