@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from codomyrmex.integrations import DeliveryPolicy, Sink, attach_blocking
-from codomyrmex.integrations.logging_monitoring import StructlogSink
+from codomyrmex.integrations.logging_monitoring import StructlogSink, redact
 from codomyrmex.streaming import Event, InMemoryStream, create_event
 from flask import Flask, request
 
 stream = InMemoryStream()
+stream.add_interceptor(redact())  # before any sink sees an event
 
 
 async def count_orders(events: Sequence[Event]) -> None:

@@ -53,6 +53,7 @@ class BoundedQueue(Generic[T]):
         evicted: how many items had to make room for newer ones.
         blocks: whether the policy is `Overflow.BLOCK`, so that `reader` has to be kept up to date.
         reader: the task that reads.
+        reader_waits: it reads nothing while code runs that it has called.
         owner: the task that it was opened in, if it was opened in one.
 
     Raises:
@@ -77,6 +78,7 @@ class BoundedQueue(Generic[T]):
         "items",
         "owner",
         "reader",
+        "reader_waits",
         "taken",
     )
 
@@ -91,6 +93,7 @@ class BoundedQueue(Generic[T]):
             raise ValueError(f"a queue holds at least 1 event, not {size}")
         self.items: deque[T] = deque()
         self.reader: asyncio.Task[Any] | None = None
+        self.reader_waits = False
         self.owner: asyncio.Task[Any] | None = None
         self.blocks = overflow == Overflow.BLOCK
         self._size = size
@@ -318,6 +321,8 @@ class PutLater(Generic[T]):
             self.give_up("its queue is full and nobody reads it")
         elif asyncio.current_task() is (queue.owner if queue.reader.done() else queue.reader):
             self.give_up("its queue is full and the publisher is the very task that reads it")
+        elif queue.reader_waits and id(queue) in _reading.get():
+            self.give_up("its queue is full and the publisher is part of what reads it")
         else:
             self._future = asyncio.get_running_loop().create_future()
             try:

@@ -22,6 +22,16 @@ cause: ContextVar[str | None] = ContextVar("codomyrmex.streaming.cause", default
 
 
 def origin_of(event: Event) -> str | None:
-    """Give what an event says of where it comes from."""
+    """Give what an event says of where it comes from: one word, or several with spaces between."""
     origin = event.metadata.get(ORIGIN)
     return origin if isinstance(origin, str) else None
+
+
+def stems_from_logs(origin: str | None) -> bool:
+    """Tell whether an origin, or a cause, is a log record."""
+    return origin is not None and LOGS in origin.split()
+
+
+def marked(origin: str) -> str:
+    """Give an origin with the word for logs, where what led here is a log record."""
+    return f"{LOGS} {origin}" if stems_from_logs(cause.get()) else origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -55,4 +56,5 @@ class Diagnostics:
         if held_back:
             message += " (and %d more since the last such line)"
             args = (*args, held_back)
-        self._logger.warning(message, *args, exc_info=error, stacklevel=2)
+        with contextlib.suppress(Exception):  # a filter or handler that raises is not ours to mend
+            self._logger.warning(message, *args, exc_info=error, stacklevel=2)

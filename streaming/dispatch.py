@@ -19,6 +19,7 @@ from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import HandlerLoopError, StreamClosedError, shorten
 from codomyrmex.streaming.events import Event, new_id
 from codomyrmex.streaming.forks import renew_in_children
+from codomyrmex.streaming.instrument import Instrumentation, within
 from codomyrmex.streaming.mailbox import InLine, Mailbox, run_on
 from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics
 from codomyrmex.streaming.subscriptions import (
@@ -88,7 +89,7 @@ class LocalStream(Stream):
         self._recipients: dict[str, Recipient] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
         self._closed = False
-        self._wrap: Callable[[Handler], Handler] | None = None
+        self._instruments: tuple[Instrumentation, ...] = ()
         # What `publish` looks into first. Found there: the stream is open, has no interceptors, and
         # the audience of the topic is known, all with one lookup.
         self._direct: Mapping[str | None, Audience] = self._index.audiences
@@ -340,6 +341,8 @@ class LocalStream(Stream):
         return True
 
     def add_interceptor(self, fn: Interceptor) -> None:
+        if getattr(fn, "makes_an_interceptor", False):
+            raise TypeError(f"{name_of(fn)} makes an interceptor: call it, add_interceptor({fn.__name__}())")
         if not is_plain_function(fn):
             raise TypeError(f"an interceptor is a plain function of one event, not {shorten(fn)}")
         with self._lock:
@@ -394,24 +397,32 @@ class LocalStream(Stream):
         if handler is None:
             raise TypeError("subscribe needs a handler, a function of one event")
         subscription = Subscription(new_id(), topic, handler, filter_fn)
-        self._enter_handler(subscription, handler if self._wrap is None else self._wrap(handler))
+        call = within(self, handler) if self._instruments else handler
+        with self._lock:
+            self._enter(subscription, self._entry(subscription, call))
+            self._recipients[subscription.id].handler = handler
         return subscription
 
     async def _subscribe_listener(
         self, handler: Handler, topic: str, filter_fn: FilterFunction | None
     ) -> Subscription:
         subscription = Subscription(new_id(), topic, handler, filter_fn)
-        self._enter_handler(subscription, handler)
+        with self._lock:
+            self._enter(subscription, self._entry(subscription, handler))
         return subscription
 
-    def _enter_handler(self, subscription: Subscription, call: Handler) -> None:
-        """Put a subscription into the tables for which `call` is called."""
-        with self._lock:
-            self._enter(subscription, _filtered(call, subscription.filter_fn, self._counters.skipped.tick))
+    def _entry(self, subscription: Subscription, call: Handler) -> Callable[[Any], object]:
+        """Give what a dispatch calls so that `call` is called for a subscription."""
+        return _filtered(call, subscription.filter_fn, self._counters.skipped.tick)
 
-    def _wrap_handlers(self, wrap: Callable[[Handler], Handler] | None) -> None:
-        """Put something around the handlers that subscribe from now on: see `instrument`."""
-        self._wrap = wrap
+    def _wrap_handlers(self) -> None:
+        """Let the handlers that are there run within what is put around the stream: see `instrument`."""
+        with self._lock:
+            for recipient in self._recipients.values():
+                if recipient.handler is not None:
+                    call = within(self, recipient.handler)
+                    recipient.entry = self._entry(recipient.subscription, call)
+            self._index.rebuild()
 
     def _enter(
         self, subscription: Subscription, entry: Callable[[Any], object], *, queued: bool = False

@@ -18,16 +18,22 @@ class Forked(Protocol):
         """Called in the child, before anything else runs there."""
 
 
-_known: WeakSet[Forked] = WeakSet()
+_first: WeakSet[Forked] = WeakSet()
+_then: WeakSet[Forked] = WeakSet()
 
 
-def renew_in_children(thing: Forked) -> None:
-    """Have `thing.after_fork()` called in every process that is forked from this one."""
-    _known.add(thing)
+def renew_in_children(thing: Forked, *, last: bool = False) -> None:
+    """Have `thing.after_fork()` called in every process that is forked from this one.
+
+    Args:
+        thing: what is made anew.
+        last: it uses what others have to make anew before, such as their locks.
+    """
+    (_then if last else _first).add(thing)
 
 
 def _renew() -> None:
-    for thing in list(_known):
+    for thing in (*_first, *_then):
         thing.after_fork()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater
 from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
@@ -13,6 +13,13 @@ from codomyrmex.streaming.subscriptions import FilterFunction, Subscription, whe
 if TYPE_CHECKING:
     from codomyrmex.streaming.events import Event
     from codomyrmex.streaming.stream import Stream
+
+
+class _Caused(NamedTuple):
+    """An event in the queue that was published because of something."""
+
+    event: Event
+    cause: str
 
 
 class Listener:
@@ -35,15 +42,16 @@ class Listener:
         self._stream = stream
         self._topic = topic
         self._filter_fn = filter_fn
-        self._queue: BoundedQueue[Event] = BoundedQueue(
+        self._queue: BoundedQueue[Event | _Caused] = BoundedQueue(
             queue_size, overflow, self._dropped, self._disconnected
         )
         self._caused = False
         self.subscription: Subscription | None = None
 
-    def put(self, event: Event) -> PutLater[Event] | None:
+    def put(self, event: Event) -> PutLater[Event | _Caused] | None:
         """Take an event from the stream; it is the handler of the subscription."""
-        return self._queue.put(event)
+        led_here = cause.get()
+        return self._queue.put(event if led_here is None else _Caused(event, led_here))
 
     def close(self) -> None:
         """End the iteration after what is queued; from any thread."""
@@ -70,6 +78,7 @@ class Listener:
     ) -> None:
         with self._stream._listeners_lock:
             self._stream._listeners.discard(self)
+        self._say_cause(None)
         self._queue.close(discard=True)
         if self._queue.blocks:
             self._queue.read_no_more()
@@ -87,26 +96,28 @@ class Listener:
         while True:
             if queue.items:
                 try:
-                    event = queue.take()
+                    item = queue.take()
                 except IndexError:  # it was dropped by a thread that needed the room
                     continue
-                origin = event.metadata.get(ORIGIN)
-                if origin is not None or self._caused:
-                    self._say_cause(event)
+                event, origin = item if isinstance(item, _Caused) else (item, None)
+                if self._caused or origin is not None or ORIGIN in event.metadata:
+                    self._say_cause(origin_of(event) or origin)
                 return event
             if queue.closed:
+                self._say_cause(None)
                 raise StopAsyncIteration
             news = queue.waiting(asyncio.get_running_loop())
             if news is not None:
                 await news
 
-    def _say_cause(self, event: Event) -> None:
+    def _say_cause(self, origin: str | None) -> None:
         """Let the code that reads, up to the next event, be known as caused by this one."""
-        origin = origin_of(event)
-        self._caused = origin is not None
-        cause.set(origin)
+        if self._caused or origin is not None:
+            self._caused = origin is not None
+            cause.set(origin)
 
-    def _dropped(self, event: Event, reason: str | None) -> None:
+    def _dropped(self, item: Event | _Caused, reason: str | None) -> None:
+        event = item.event if isinstance(item, _Caused) else item
         if self.subscription is not None:
             self._stream._count_drop(self.subscription, event, reason)
 

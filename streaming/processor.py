@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterable
+from contextvars import copy_context
 from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
+from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import StageResultError, shorten
@@ -448,7 +450,11 @@ class _Batch:
         """Send on what there is; the caller has the turn."""
         event = self._complete()
         if event is not None:
-            await self._processor._run(event, self._place + 1, event)
+            token = cause.set(origin_of(event))
+            try:
+                await self._processor._run(event, self._place + 1, event)
+            finally:
+                cause.reset(token)
 
     def _come_of_age(self) -> None:
         self._timer = None
@@ -459,7 +465,9 @@ class _Batch:
             rest = processor._run(event, self._place + 1, event)
             # The reference keeps the task from being collected while it runs.
             turn = processor._in_turn(rest, processor._turns.line_up())
-            self._task = asyncio.get_running_loop().create_task(turn)
+            context = copy_context()
+            context.run(cause.set, origin_of(event))
+            self._task = asyncio.get_running_loop().create_task(turn, context=context)
 
     def _complete(self) -> Event | None:
         if self._timer is not None:
@@ -472,6 +480,9 @@ class _Batch:
         topics = {event.topic for event in events}
         if len(topics) == 1 and None not in topics:
             metadata["topic"] = topics.pop()
+        origin = next((event.metadata[ORIGIN] for event in events if ORIGIN in event.metadata), None)
+        if origin is not None:  # what comes of the batch comes of that event too
+            metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
 
 

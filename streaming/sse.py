@@ -11,10 +11,12 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import ReferenceType, ref
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater, ring
+from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, wants
 from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.events import Event, EventType, new_id
+from codomyrmex.streaming.instrument import within
 from codomyrmex.streaming.sse_format import encode_frame, wire_id
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
 from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, matches
@@ -166,6 +168,8 @@ class SSEStream(LocalStream):
         """
         subscription = Subscription(new_id(), topic, handler, filter_fn)
         feed = _Feed(self, subscription, self.queue_size, self._overflow)
+        if handler is not None and self._instruments:
+            feed.handler = handler = within(self, handler)
         with self._lock:
             if last_event_id and handler is not None:
                 feed.meanwhile = deque()
@@ -193,9 +197,15 @@ class SSEStream(LocalStream):
         """Call `handler` with each event; as it has no queue, this subscription cannot be read."""
         return super().subscribe_nowait(handler, topic, filter_fn)
 
-    def _enter_handler(self, subscription: Subscription, call: Handler) -> None:
+    def _entry(self, subscription: Subscription, call: Handler) -> Callable[[Any], object]:  # noqa: ARG002 - its filter is asked before
+        return lambda _: (call, None, False)
+
+    def _wrap_handlers(self) -> None:
+        super()._wrap_handlers()
         with self._lock:
-            self._enter(subscription, lambda _: (call, None, False))
+            for feed in self._feeds.values():
+                if feed.subscription.handler is not None:
+                    feed.handler = within(self, feed.subscription.handler)
 
     async def unsubscribe(self, subscription_id: str) -> bool:
         feed = self._feeds.get(subscription_id)
@@ -383,7 +393,12 @@ class SSEStream(LocalStream):
         waiting = deque(frame.event for frame in feed.replay or ())
         while recipient is not None:
             while waiting and feed.subscription.active:
-                await self._call(_Left(recipient, handler, None, queued=True), waiting.popleft())
+                event = waiting.popleft()
+                token = cause.set(origin_of(event))
+                try:
+                    await self._call(_Left(recipient, handler, None, queued=True), event)
+                finally:
+                    cause.reset(token)
             if not feed.subscription.active:  # the handler itself may have ended it
                 return
             with self._lock:
@@ -417,20 +432,21 @@ class Reader(ABC, Generic[T]):
     watches for silence.
     """
 
-    __slots__ = ("__weakref__", "_feed", "_last", "_now", "_owns", "_stream", "_timer")
+    __slots__ = ("__weakref__", "_caused", "_feed", "_last", "_now", "_owns", "_stream", "_timer")
 
     def __init__(self, stream: SSEStream, feed: _Feed | None) -> None:
         self._stream = stream
         self._feed = feed
         self._timer: Timer | None = None
         self._owns = False
+        self._caused = False
         self._now = stream.clock.monotonic
         self._last = self._now()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:  # noqa: C901 - the loop behind every frame that is sent
+    async def __anext__(self) -> T:  # noqa: C901, PLR0912 - the loop behind every frame that is sent
         feed = self._feed
         if feed is None:
             raise StopAsyncIteration
@@ -465,10 +481,19 @@ class Reader(ABC, Generic[T]):
                 if self._feed is None:  # closed meanwhile
                     raise StopAsyncIteration
         self._last = self._now()
+        if self._caused or ORIGIN in frame.event.metadata:
+            self._say_cause(origin_of(frame.event))
         return self._show(frame)
+
+    def _say_cause(self, origin: str | None) -> None:
+        """Let the code that reads, up to the next frame, be known as caused by this one."""
+        if self._caused or origin is not None:
+            self._caused = origin is not None
+            cause.set(origin)
 
     async def aclose(self) -> None:
         """End the iteration; the subscription stays and may be read again."""
+        self._say_cause(None)
         feed, self._feed = self._feed, None
         if self._owns and feed is not None:
             feed.owner = None

@@ -84,10 +84,11 @@ class Recipient:
         loop: the event loop that it was subscribed on.
         context: the context that it was subscribed in.
         mailbox: what its async handler has still to do for publishers that did not wait.
+        handler: the handler of someone who subscribed; None for queues, sinks and listeners.
         queued: it has a queue, which counts what becomes of an event, whatever the handler does.
     """
 
-    __slots__ = ("context", "entry", "loop", "mailbox", "queued", "subscription", "topic")
+    __slots__ = ("context", "entry", "handler", "loop", "mailbox", "queued", "subscription", "topic")
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class Recipient:
         self.context = context
         self.queued = queued
         self.mailbox: Mailbox | None = None
+        self.handler: Callable[[Any], object] | None = None
 
 
 class Audience:
@@ -224,6 +226,11 @@ class TopicIndex:
             self._retire_all()
         self.audiences[topic] = audience
         return audience
+
+    def rebuild(self) -> None:
+        """Work all audiences out anew, as the entries of recipients have changed."""
+        self._version += 1
+        self._retire_all()
 
     def _skip(self, _: Any) -> None:
         """Stand in for a recipient that has left."""

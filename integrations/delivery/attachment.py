@@ -30,6 +30,8 @@ from codomyrmex.streaming import (
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.forks import renew_in_children
+from codomyrmex.streaming.subscriptions import is_plain_function
+from codomyrmex.streaming.topics import check_pattern
 
 AttemptObserver = Callable[[str, float, str | None], None]
 
@@ -72,8 +74,9 @@ def attach(
 
     Raises:
         ValueError: two sinks have the same name.
+        TopicError: the topic pattern is malformed; a `ValueError`.
         TypeError: something is not a stream, a sink, a policy, or what else it should be; `emit` is
-            async, or `send` is not.
+            async, or `send`, `open` or `close` is not.
     """
     attachment = Attachment(
         stream,
@@ -85,7 +88,7 @@ def attach(
         health_stream=health_stream,
         clock=clock,
     )
-    renew_in_children(attachment)
+    renew_in_children(attachment, last=True)
     return attachment
 
 
@@ -118,6 +121,8 @@ class Attachment:
         _check(policy, DeliveryPolicy | None, "policy is a DeliveryPolicy")
         _check(dead_letters, DeadLetters | Stream | None, "dead_letters is a DeadLetters or a stream")
         _check(health_stream, Stream | None, "health_stream is a stream")
+        if clock is not None and not (hasattr(clock, "monotonic") and hasattr(clock, "call_later")):
+            raise TypeError(f"a clock has monotonic() and call_later(), {clock!r} has not")
         self._stream = stream
         self._topic = topic
         self._filter_fn = filter_fn
@@ -132,6 +137,7 @@ class Attachment:
         self._closed = False
         self._forked = False
         self._drain_task: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
         for sink in sinks:
             self._enter(sink)
 
@@ -144,7 +150,7 @@ class Attachment:
             Exception: what the sink that cannot be opened has raised.
         """
         if self._started:
-            raise RuntimeError("an attachment is started once; call `attach` again for another one")
+            raise RuntimeError("an attachment is started once; attach again for another one")
         self._started = True
         try:
             for attached in tuple(self._attached.values()):
@@ -163,14 +169,14 @@ class Attachment:
             Exception: what the sink has raised that cannot be opened; nothing has changed then.
         """
         if self._closed:
-            raise RuntimeError("the attachment is closed; call `attach` again for another one")
+            raise RuntimeError("the attachment is closed; attach again for another one")
         attached = self._enter(sink)
         if not self._started:
             return
         try:
             await self._begin(attached)
         except BaseException:
-            del self._attached[attached.worker.name]
+            self._forget(attached)
             raise
 
     async def remove(self, sink: InlineSink | Sink | str, timeout: float | None = None) -> SinkReport:  # noqa: ASYNC109 - a deadline
@@ -186,15 +192,16 @@ class Attachment:
         Raises:
             KeyError: no such sink is attached.
         """
+        _check_seconds(timeout)
         name = sink if isinstance(sink, str) else sink.name
         attached = self._attached.get(name)
-        if attached is None:
-            raise KeyError(f"no sink named {name!r} is attached")
+        if attached is None or not (isinstance(sink, str) or attached.worker.sink is sink):
+            raise KeyError(f"no sink named {name!r} is attached, or it is another one of that name")
         if attached.subscription is not None:
             attached.subscription.cancel()
         await attached.worker.stop(timeout)
         report = attached.worker.report()
-        if self._attached.pop(name, None) is not None:  # somebody else may have been faster
+        if self._forget(attached):  # else somebody was faster
             earlier = self._removed.get(name)
             self._removed[name] = report if earlier is None else earlier.plus(report)
         return report
@@ -208,8 +215,8 @@ class Attachment:
         Returns:
             Whether it is so.
         """
-        futures = [attached.worker.flush() for attached in tuple(self._attached.values())]
-        waiting = asyncio.create_task(_all_of([future for future in futures if future is not None]))
+        _check_seconds(timeout)
+        waiting = asyncio.create_task(self._flush_all())
         try:
             return await done_within(waiting, timeout, self._clock)
         finally:
@@ -229,7 +236,10 @@ class Attachment:
 
         Raises:
             TypeError: it is a stream that keeps no events.
+            RuntimeError: the attachment is closed.
         """
+        if self._closed:
+            raise RuntimeError("the attachment is closed; the letters stay where they are")
         workers = {n: a.worker for n, a in self._attached.items() if isinstance(a.worker, QueueWorker)}
         if isinstance(dead_letters, DeadLetters):
             letters = [letter for name in workers for letter in dead_letters.take(name)]
@@ -259,6 +269,7 @@ class Attachment:
         Returns:
             What became of the events of each sink. If any was lost, that is also logged once.
         """
+        _check_seconds(timeout)
         self.take_no_more()
         if self._forked:  # what there is to drain is the parent's
             return self.report()
@@ -276,6 +287,22 @@ class Attachment:
             raise
         return self.report()
 
+    def _forget(self, attached: _Attached) -> bool:
+        """Take a sink out of the table; False if it is not the one that is in it."""
+        name = attached.worker.name
+        if self._attached.get(name) is not attached:
+            return False
+        del self._attached[name]
+        return True
+
+    async def _flush_all(self) -> None:
+        if self._resuming is not None:
+            await asyncio.wait({self._resuming})
+        futures = [attached.worker.flush() for attached in tuple(self._attached.values())]
+        for future in futures:
+            if future is not None:
+                await future
+
     def take_no_more(self) -> None:
         """Take no more events."""
         self._closed = True
@@ -285,7 +312,12 @@ class Attachment:
 
     async def _drain(self, limit: float | None) -> None:
         try:
-            await asyncio.gather(*(a.worker.stop(limit) for a in tuple(self._attached.values())))
+            if self._resuming is not None:  # in a child process, that may just be opening its sinks
+                await asyncio.wait({self._resuming}, timeout=self.drain_limit(limit))
+            stopping = (attached.worker.stop(limit) for attached in tuple(self._attached.values()))
+            for error in await asyncio.gather(*stopping, return_exceptions=True):
+                if isinstance(error, BaseException):  # none should, and none may keep the others from closing
+                    _log.warning("drain", "the end of a sink failed", error=error)
         finally:
             report = self.report()
             if self._started and not report.complete:
@@ -356,6 +388,7 @@ class Attachment:
 
     async def resume(self) -> None:
         """Open the sinks again, in a child process. One that does not open gets nothing."""
+        self._resuming = asyncio.current_task()
         for attached in tuple(self._attached.values()):
             try:
                 await attached.worker.start()
@@ -370,7 +403,10 @@ class Attachment:
         box = self._dead_letters
         for letter in letters:
             if isinstance(box, DeadLetters):
-                box.put(letter)
+                try:
+                    box.put(letter)
+                except Exception as error:  # noqa: BLE001 - a subclass of somebody's
+                    _log.warning("letters", "a dead letter could not be kept", error=error)
             elif box is not None and not is_about_a_sink(letter.event):
                 self._publish(box, letter_event(worker.sink, letter))
 
@@ -404,11 +440,11 @@ class Attachment:
 
     def _enter(self, sink: InlineSink | Sink | Binding) -> _Attached:
         binding = sink if isinstance(sink, Binding) else Binding(sink)
-        attached = _Attached(
-            self._worker(binding),
-            self._topic if binding.topic is None else binding.topic,
-            self._filter_fn if binding.filter_fn is None else binding.filter_fn,
-        )
+        topic = check_pattern(self._topic if binding.topic is None else binding.topic)
+        filter_fn = self._filter_fn if binding.filter_fn is None else binding.filter_fn
+        if filter_fn is not None and not is_plain_function(filter_fn):
+            raise TypeError(f"filter_fn is a plain function of one event, not {filter_fn!r}")
+        attached = _Attached(self._worker(binding), topic, filter_fn)
         name = attached.worker.name
         if name in self._attached:
             raise ValueError(f"two sinks are named {name!r}; give one of them another name")
@@ -417,6 +453,8 @@ class Attachment:
 
     def _worker(self, binding: Binding) -> Worker:
         sink = binding.sink
+        if isinstance(sink, (InlineSink, Sink)):
+            _check_name(sink)
         if isinstance(sink, InlineSink):
             if is_async(sink.emit):
                 raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
@@ -426,10 +464,13 @@ class Attachment:
         if isinstance(sink, Sink):
             if not is_async(sink.send):
                 raise TypeError(f"send of {type(sink).__name__} is not async: `async def send(self, events)`")
+            for method in (sink.open, sink.close):
+                if not is_async(method):
+                    raise TypeError(f"{method.__name__} of {type(sink).__name__} is not async")
             policy = self._policy if binding.policy is None else binding.policy
             _check(policy, DeliveryPolicy, "policy is a DeliveryPolicy")
             return QueueWorker(sink, policy, self._clock, self)
-        raise TypeError(f"a sink is an InlineSink or a Sink, not {type(sink).__name__}")
+        raise TypeError(f"a sink is an InlineSink or a Sink, not {_what(sink)}")
 
     async def _begin(self, attached: _Attached) -> None:
         worker = attached.worker
@@ -437,6 +478,8 @@ class Attachment:
         try:
             if self._closed:
                 raise RuntimeError("the attachment was closed while it was started")  # noqa: TRY301
+            if self._attached.get(worker.name) is not attached:
+                raise RuntimeError(f"sink {worker.name} was removed while it was opened")  # noqa: TRY301
             attached.subscription = await self._stream._subscribe_listener(  # noqa: SLF001 - a worker has its own queue
                 worker.take, attached.topic, attached.filter_fn
             )
@@ -447,9 +490,26 @@ class Attachment:
             attached.subscription.cancel()
 
 
-async def _all_of(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        await future
+def _what(sink: object) -> str:
+    """Say what somebody took for a sink, and what to do about it."""
+    if isinstance(sink, type):
+        return f"the class {sink.__name__}: make one of it, {sink.__name__}(...)"
+    if is_async(sink):
+        return "an async function: Sink.from_function(function, name=...) makes one of it"
+    if isinstance(sink, (list, tuple)):
+        return f"a {type(sink).__name__}: give its items, *sinks"
+    return type(sink).__name__
+
+
+def _check_seconds(timeout: object) -> None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
+
+
+def _check_name(sink: InlineSink | Sink) -> None:
+    name = getattr(sink, "name", None)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{type(sink).__name__} needs a name, a text that is not empty: it has {name!r}")
 
 
 def is_about_a_sink(event: Event) -> bool:

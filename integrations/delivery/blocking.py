@@ -85,6 +85,7 @@ class BlockingAttachment:
     def __init__(self, attachment: Attachment) -> None:
         self._attachment = attachment
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running = False
@@ -104,7 +105,7 @@ class BlockingAttachment:
             self._end_thread()
             raise
         self._running = True
-        renew_in_children(self)
+        renew_in_children(self, last=True)
         atexit.register(self.close)
         return self
 
@@ -118,25 +119,35 @@ class BlockingAttachment:
 
         Returns:
             What became of the events of each sink.
+
+        Raises:
+            RuntimeError: a sink has called it, on the thread that it would end.
         """
-        atexit.unregister(self.close)
-        self._running = False
-        if self._thread is None:
-            self._attachment.take_no_more()
+        self._refuse_own_thread()
+        with self._closing:  # a second caller waits for the first
+            atexit.unregister(self.close)
+            self._running = False
+            if self._thread is None:
+                self._attachment.take_no_more()
+                return self._attachment.report()
+            limit = self._attachment.drain_limit(timeout) + _SLACK
+            try:
+                self._call(self._attachment.aclose(timeout), limit)
+            except TimeoutError:
+                _logger.warning("the thread that delivers does not end; it is left alone: a sink blocks it")
+            finally:
+                self._end_thread()
             return self._attachment.report()
-        closing = self._attachment.aclose(timeout)
-        limit = self._attachment.drain_limit(timeout) + _SLACK
-        try:
-            self._call(closing, limit)
-        except TimeoutError:
-            _logger.warning("the thread that delivers does not end; it is left alone: a sink blocks it")
-        finally:
-            self._end_thread()
-        return self._attachment.report()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was published before is delivered or given up; tell whether it is."""
-        return self._thread is None or self._call(self._attachment.flush(timeout))
+        if self._thread is None:
+            return True
+        try:
+            limit = None if timeout is None else timeout + GRACE
+            return self._call(self._attachment.flush(timeout), limit)
+        except TimeoutError:  # a sink blocks the thread
+            return False
 
     def add(self, sink: InlineSink | Sink | Binding) -> None:
         """Attach another sink; errors as for `Attachment.add`."""
@@ -180,19 +191,28 @@ class BlockingAttachment:
 
     def _run_thread(self) -> None:
         """Start the thread with its loop; the caller holds the lock."""
-        ready = threading.Event()
+        ready: Future[asyncio.AbstractEventLoop] = Future()
 
         def run() -> None:
-            with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
-                self._loop.call_soon(ready.set)
-                self._loop.run_forever()
+            try:
+                runner = asyncio.Runner()
+                loop = runner.get_loop()
+            except Exception as error:  # noqa: BLE001 - too many open files, say; told where it is waited for
+                ready.set_exception(error)
+                return
+            with runner:
+                ready.set_result(loop)
+                loop.run_forever()
 
         if self._thread is not None:
-            raise RuntimeError("an attachment is started once; call `attach_blocking` again for another one")
+            raise RuntimeError("an attachment is started once; attach again for another one")
         self._thread = threading.Thread(target=run, name="codomyrmex delivery", daemon=True)
-        self._thread.start()
-        ready.wait()
+        try:
+            self._thread.start()
+            self._loop = ready.result()
+        except BaseException:
+            self._thread = None
+            raise
 
     def _end_thread(self) -> None:
         with self._lock:
@@ -205,19 +225,24 @@ class BlockingAttachment:
 
     def _call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run something on the thread that delivers, and wait for it."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            work.close()
-            raise RuntimeError("the attachment does not run")
-        if thread is threading.current_thread():
-            work.close()
-            raise RuntimeError("a sink cannot wait for the thread that it runs on")
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
+        loop = self._loop
         try:
-            return future.result(timeout)
+            self._refuse_own_thread()
+            if loop is None:
+                raise RuntimeError("the attachment does not run: it was not started, or it is closed")  # noqa: TRY301
+            future: Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return future.result(None if timeout is None or timeout > threading.TIMEOUT_MAX else timeout)
         except BaseException:
             future.cancel()
             raise
+
+    def _refuse_own_thread(self) -> None:
+        if self._thread is threading.current_thread():
+            raise RuntimeError("a sink cannot wait for the thread that it runs on")
 
     # Forks
 
@@ -225,7 +250,7 @@ class BlockingAttachment:
         """Begin anew in a child process, with empty queues and without a thread."""
         if self._loop is not None:
             _parents_loops.append(self._loop)
-        self._lock = threading.Lock()
+        self._lock, self._closing = threading.Lock(), threading.Lock()
         self._loop = self._thread = None
         if self._running:
             self._waiting_in_parent = self._attachment.renew_after_fork(self._ensure_thread)
@@ -235,7 +260,11 @@ class BlockingAttachment:
         with self._lock:
             if self._thread is not None or not self._running:
                 return
-            self._run_thread()
+            try:
+                self._run_thread()
+            except Exception:
+                _logger.exception("no thread could be started in this process; what is queued waits")
+                return
             loop = self._loop
         _logger.warning(
             "this process was forked from one with attached sinks: its queues are empty and its own; the %d "

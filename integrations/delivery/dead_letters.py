@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from codomyrmex.integrations.delivery.health import origin_for
 from codomyrmex.streaming import Event, EventType, create_event
-from codomyrmex.streaming.causes import ORIGIN
+from codomyrmex.streaming.causes import ORIGIN, marked
 from codomyrmex.streaming.forks import renew_in_children
 
 
@@ -48,7 +48,7 @@ class DeadLetters:
     """
 
     def __init__(self, max_size: int = 1_000) -> None:
-        if max_size < 1:
+        if not isinstance(max_size, int) or max_size < 1:
             raise ValueError(f"max_size is at least 1, not {max_size}")
         self.evicted = 0
         self._letters: deque[DeadLetter] = deque()
@@ -93,7 +93,7 @@ def letter_event(sink: object, letter: DeadLetter) -> Event:
         EventType.ERROR,
         topic="dead_letter",
         sink=letter.sink,
-        **{ORIGIN: origin_for(sink)},
+        **{ORIGIN: marked(origin_for(sink))},
     )
 
 

@@ -33,7 +33,7 @@ class RetryableError(DeliveryError):
     """
 
     def __init__(self, message: str = "not delivered", *, retry_after: float | None = None) -> None:
-        if retry_after is not None and not retry_after >= 0:
+        if retry_after is not None and not (isinstance(retry_after, (int, float)) and retry_after >= 0):
             raise ValueError(f"retry_after is a number of seconds from 0 on, not {retry_after!r}")
         super().__init__(message)
         self.retry_after = retry_after

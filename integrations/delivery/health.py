@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from codomyrmex.streaming import Event, EventType, create_event
-from codomyrmex.streaming.causes import ORIGIN
+from codomyrmex.streaming.causes import ORIGIN, marked
 
 
 class SinkState(StrEnum):
@@ -77,7 +77,7 @@ def state_event(sink: object, name: str, old: SinkState, health: SinkHealth, *, 
         EventType.ERROR if worse else EventType.MESSAGE,
         topic=f"sink.{topic_token(name)}.{health.state.value}",
         sink=name,
-        **{ORIGIN: origin_for(sink)},
+        **{ORIGIN: marked(origin_for(sink))},
     )
 
 

@@ -7,11 +7,11 @@ from time import time
 
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, origin_for
-from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, SinkReport
+from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, INTERRUPTED, SinkReport
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.streaming import Event
-from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
+from codomyrmex.streaming.causes import ORIGIN, cause, marked, origin_of
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -48,7 +48,7 @@ class InlineWorker:
                 self._emit(event)
             self._last_success = time()
         except DroppedError as error:
-            self._dropped.setdefault(error.reason, Counter()).tick()
+            self._drop(getattr(error, "reason", None) or type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a sink's failure is its own
             self._given_up.tick()
             self._last_error = describe(error)
@@ -60,13 +60,19 @@ class InlineWorker:
                 self._last_error,
                 LazyTraceback(error),
             )
+        except BaseException:
+            self._drop(INTERRUPTED)
+            raise
+
+    def _drop(self, reason: object) -> None:
+        self._dropped.setdefault(str(reason), Counter()).tick()
 
     def _emit_marked(self, event: Event) -> None:
         """Deliver an event that has an origin, so that what comes of it does not lead back to it."""
-        origin = origin_of(event)
-        if origin == self._origin:
+        origin = origin_of(event) or ""
+        if self._origin in origin.split():
             raise DroppedError(ABOUT_ITSELF)
-        token = cause.set(origin)
+        token = cause.set(marked(origin) if origin else cause.get())
         try:
             self._emit(event)
         finally:

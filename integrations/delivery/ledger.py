@@ -61,15 +61,20 @@ class Ledger:
             self._changed(old)
 
     def failed(self, error: BaseException, failed: int, size: int) -> None:
-        """Note and log that so many events of a batch of some size were not delivered."""
+        """Note and log that an attempt has not delivered so many events of a batch of some size."""
         self.last_error = describe(error)
-        message = "sink %s did not deliver %d of %d events: %s"
+        message = "sink %s: an attempt did not deliver %d of %d events: %s"
         if isinstance(error, (DeliveryError, OSError)):
             _log.warning(self._name, message, self._name, failed, size, self.last_error)
         else:  # perhaps a mistake in the sink
             message += "\n%s"
             trace = LazyTraceback(error)
             _log.warning(self._name, message, self._name, failed, size, self.last_error, trace)
+
+    def gave_up(self, events: int, attempts: int) -> None:
+        """Note and log that events will not be tried again."""
+        self.dead += events
+        self.warn("sink %s: %d events were given up, after %d attempts", events, attempts)
 
     def warn(self, message: str, *args: object, error: BaseException | None = None) -> None:
         """Log something about the sink: a %-format whose first value is its name."""

@@ -9,9 +9,10 @@ from typing import NamedTuple
 QUEUE_FULL = "queue_full"
 CLOSED = "closed"  # it was published while the sink was being closed
 FORKED = "forked"  # it was published in a child process, and the sink is its parent's
+INTERRUPTED = "interrupted"  # something like KeyboardInterrupt came while it was emitted
 ABOUT_ITSELF = "about_itself"  # it tells of this very sink
 
-_LOSSES = (QUEUE_FULL, CLOSED, FORKED)
+_LOSSES = (QUEUE_FULL, CLOSED, FORKED, INTERRUPTED)
 
 
 class SinkReport(NamedTuple):
@@ -22,12 +23,14 @@ class SinkReport(NamedTuple):
         given_up: events that the sink failed on.
         dropped: events that never came to it, by reason.
         lost: events that were still queued when the time to drain was over.
+        retried: events sent again, each as often as it was.
     """
 
     delivered: int
     given_up: int
     dropped: Mapping[str, int]
     lost: int
+    retried: int = 0
 
     @property
     def complete(self) -> bool:
@@ -42,6 +45,7 @@ class SinkReport(NamedTuple):
             self.given_up + other.given_up,
             {reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in reasons},
             self.lost + other.lost,
+            self.retried + other.retried,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
 from codomyrmex.integrations.delivery.report import SinkReport
-from codomyrmex.integrations.delivery.sink import Sink
+from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.streaming import Event
 
 
@@ -18,6 +18,10 @@ class Worker(Protocol):
     @property
     def name(self) -> str:
         """The name of the sink."""
+
+    @property
+    def sink(self) -> InlineSink | Sink:
+        """The sink."""
 
     def take(self, event: Event) -> object:
         """Take an event from the stream; never raises. With BLOCK it may give what to await."""

@@ -12,27 +12,34 @@ from collections.abc import Iterable
 
 REPLACEMENT = "[redacted]"
 
+# What stands behind `password=`: in quotes, or up to what ends it.
+_VALUE = r"""(?:'([^']+)'|"([^"]+)"|((?!\[redacted)[^\s,;&'"{}()\]]+))"""
+
 # Each pattern with what its matches always have in them, in lower case: to look for that first costs a
-# tenth of the search. Where a pattern has a group, only what the group holds is taken out.
+# tenth of the search. Where a pattern has groups, only what the one that matches holds is taken out.
 _PATTERNS: dict[str, str] = {
     r"://([^\s/?#]+)@": "://",  # user and password in a URL, or the token that stands there
-    r"[?&;](?i:access_?token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token)"
+    r"[?&;](?i:(?:[\w.-]*[._-])?(?:access_?token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token"
+    r"|credential))"
     r"=([^&#;\s'\"]+)": "=",
-    r"(?i:bearer)\s+([A-Za-z0-9._~+/-]{8,}=*)": "bearer",  # RFC 6750
-    r"(?i:basic)\s+([A-Za-z0-9+/]{8,}=*)": "basic",  # RFC 7617
-    r"(?i:pass(?:word|wd|phrase)?['\"]?\s*[=:]\s*)('[^']+'|\"[^\"]+\"|[^\s,;&'\"]+)": "pass",
-    r"(?i:secret['\"]?\s*[=:]\s*)('[^']+'|\"[^\"]+\"|[^\s,;&'\"]+)": "secret",
-    r"(?i:token['\"]?\s*[=:]\s*)('[^']+'|\"[^\"]+\"|[^\s,;&'\"]+)": "token",
-    r"(?i:api[_-]?key['\"]?\s*[=:]\s*)('[^']+'|\"[^\"]+\"|[^\s,;&'\"]+)": "api",
-    r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyj",  # a JSON Web Token, RFC 7519
+    # RFC 6750; a word alone is none
+    r"(?i:bearer)\s+((?:(?=[A-Za-z._~+/-]*[0-9._~+/-])[A-Za-z0-9._~+/-]{8,}|[A-Za-z]{16,})=*)": "bearer",
+    # RFC 7617; base64 comes in fours, and has both cases: no words do, or hardly any
+    r"(?i:basic)\s+((?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?:[A-Za-z0-9+/]{4}){2,}"
+    r"(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)(?![A-Za-z0-9+/=])": "basic",
+    rf"(?i:(?:(?<![a-z])pass(?=\s*=)|password|passwd|passphrase)['\"]?\s*[=:]\s*){_VALUE}": "pass",
+    rf"(?i:secret['\"]?\s*[=:]\s*){_VALUE}": "secret",
+    rf"(?i:token['\"]?\s*[=:]\s*){_VALUE}": "token",
+    rf"(?i:api[_-]?key['\"]?\s*[=:]\s*){_VALUE}": "api",
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyj",  # RFC 7519
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)": "-----begin",
     r"A(?:KIA|SIA)[0-9A-Z]{16}": "ia",  # AWS
     r"gh[opsur]_[A-Za-z0-9]{20,}": "gh",  # GitHub
-    r"github_pat_[A-Za-z0-9_]{20,}": "gh",
+    r"github_pat_[A-Za-z0-9_]{20,}": "github_pat_",
     r"glpat-[A-Za-z0-9_-]{16,}": "glpat-",  # GitLab
     r"xox[abeoprs]-[A-Za-z0-9-]{8,}": "xox",  # Slack
     r"https://hooks\.slack\.com/services/([A-Za-z0-9/]+)": "://",
-    r"https://discord(?:app)?\.com/api/webhooks/([A-Za-z0-9/_-]+)": "://",
+    r"https://discord(?:app)?\.com/api/(?:v\d+/)?webhooks/([A-Za-z0-9/_-]+)": "://",
     r"https://api\.telegram\.org/bot([A-Za-z0-9:_-]+)": "://",
     r"\bsk-[A-Za-z0-9_-]{16,}": "sk-",  # OpenAI and others
     r"[rs]k_live_[A-Za-z0-9]{10,}": "k_live_",  # Stripe
@@ -98,17 +105,19 @@ class SecretPatterns:
         return text if pattern.search(text) is None else pattern.sub(self._cover, text)
 
     def _cover(self, match: re.Match[str]) -> str:
-        if not match.re.groups or match[1] is None:
-            return self._replacement
-        start, end = match.start(1) - match.start(), match.end(1) - match.start()
+        group = next((number for number in range(1, match.re.groups + 1) if match[number] is not None), 0)
+        start, end = match.start(group) - match.start(), match.end(group) - match.start()
         return f"{match[0][:start]}{self._replacement}{match[0][end:]}"
 
 
 def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression for text: {error}") from None
+        compiled = re.compile(pattern)
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{str(pattern)[:200]!r} is no regular expression for text: {error}") from None
+    if not isinstance(compiled.pattern, str):
+        raise ValueError(f"{compiled.pattern!r} is a regular expression for bytes, not for text")  # noqa: TRY004 - as the others
+    return compiled
 
 
 _SECRETS = SecretPatterns()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from codomyrmex.streaming import Clock
@@ -37,5 +38,6 @@ async def done_within(waited_for: asyncio.Future[Any], seconds: float | None, cl
 
 def resolve(future: asyncio.Future[None]) -> None:
     """Let those go on who wait for a future, if they do not yet."""
-    if not future.done():
-        future.set_result(None)
+    with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+        if not future.done():
+            future.set_result(None)

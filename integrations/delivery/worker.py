@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
 
 from codomyrmex.integrations.delivery.attempt import Failure, Item, Outcome, classify
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
-from codomyrmex.integrations.delivery.errors import DeliveryError
+from codomyrmex.integrations.delivery.errors import DeliveryError, RetryableError
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, origin_for
 from codomyrmex.integrations.delivery.ledger import Ledger
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
@@ -21,7 +22,7 @@ from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.waiting import resolve
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of
+from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of, stems_from_logs
 from codomyrmex.streaming.clock import Timer
 
 GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
@@ -43,7 +44,6 @@ class QueueWorker:
         self._origin = origin_for(sink)
         self._batch_size = min(policy.batch_size, policy.queue_size)
         self._now = clock.monotonic
-        self._carries_logs = False  # what its delivery logs must not come back
         self._reset()
 
     def _reset(self) -> None:
@@ -51,6 +51,8 @@ class QueueWorker:
             self.policy.queue_size, self.policy.overflow, self._dropped_at_queue
         )
         self._put: Callable[[Item], PutLater[Item] | None] = self._queue.put
+        self._queue.reader_waits = True
+        self._not_before = -math.inf  # what the sink has asked for
         self._breaker = Breaker(self.policy.breaker_failures, self.policy.breaker_reset)
         self._ledger = Ledger(self.name, lambda old: self._watcher.changed(self, old))
         self._in_flight: list[Item] = []
@@ -59,25 +61,28 @@ class QueueWorker:
         self._sending: asyncio.Task[None] | None = None
         self._napping: asyncio.Future[None] | None = None
         self._flush_to = 0
+        self._logs_up_to = 0  # up to this place in the queue, what is logged must not come back
         self._flushing: list[tuple[int, asyncio.Future[None]]] = []
         self._deadline: float | None = None  # set while it drains
         self._cut = False  # no time is left
         self._ended = False
         self._over: asyncio.Future[None] | None = None  # done when the drain is
 
-    # What the publisher pays for: one look for the rare origin, the time, a tuple, and the queue's put.
+    # What the publisher pays for: looks for the rare origin and cause, the time, a tuple, the queue's put.
     def take(self, event: Event) -> PutLater[Item] | None:
-        if ORIGIN in event.metadata and not self._admits(event):
+        if (ORIGIN in event.metadata or cause.get() is not None) and not self._admits(event):
             return None
         return self._put((event, self._now()))
 
     def _admits(self, event: Event) -> bool:
-        """Look at an event that has an origin: one about this sink would lead round in a circle."""
-        origin = origin_of(event)
-        self._carries_logs |= origin == LOGS
-        if origin == self._origin:
+        """Look at an event with an origin or a cause: one about this sink would lead round in a circle."""
+        origin = origin_of(event) or ""
+        if self._origin in origin.split():
             self._ledger.drop(ABOUT_ITSELF)
             return False
+        if stems_from_logs(origin) or stems_from_logs(cause.get()):
+            # As far as the queue goes now, deliveries come of a log record.
+            self._logs_up_to = self._queue.place() + 1
         return True
 
     async def start(self) -> None:
@@ -100,7 +105,7 @@ class QueueWorker:
 
     def flush(self) -> asyncio.Future[None] | None:
         target = self._queue.place()
-        if self._task is None or (not self._in_flight and self._left() >= target):
+        if not self._in_flight and self._left() >= target:
             return None
         self._flush_to = max(self._flush_to, target)
         done = asyncio.get_running_loop().create_future()
@@ -112,7 +117,8 @@ class QueueWorker:
         timeout = self.policy.drain_timeout if timeout is None else timeout
         self._queue.close()
         task = self._task
-        if task is None:
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            self._sending = None  # of a loop that has ended
             await self._close()
             return
         if self._over is None:
@@ -163,6 +169,8 @@ class QueueWorker:
         """Take an event that was given up before, once there is room for it."""
         while len(self._queue.items) >= self.policy.queue_size and (room := self.flush()) is not None:
             await room
+        if self._queue.closed:
+            raise RuntimeError(f"sink {self.name} is closed")
         self._put((event, self._now()))
 
     def _leave_to_parent(self) -> None:
@@ -173,7 +181,7 @@ class QueueWorker:
         waiting = 0 if self._ended else len(self._queue.items) + len(self._in_flight)
         ledger = self._ledger
         drops = ledger.drops(self._queue.evicted)
-        return SinkReport(ledger.delivered, ledger.dead, drops, ledger.lost + waiting)
+        return SinkReport(ledger.delivered, ledger.dead, drops, ledger.lost + waiting, ledger.retried)
 
     def health(self) -> SinkHealth:
         ledger, in_flight, queued = self._ledger, self._in_flight, self._queue.items
@@ -207,14 +215,23 @@ class QueueWorker:
         try:
             while (batch := await self._next_batch()) is not None:
                 self._in_flight = batch
-                if not await self._deliver():
-                    return
+                # All that the delivery does has it as its cause: the sink, the observers, what is told.
+                cause.set(LOGS if self._left() - len(batch) < self._logs_up_to else None)
+                try:
+                    if not await self._deliver():
+                        return
+                except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the delivery for good
+                    self._report_mistake(error)
+                    self._ledger.dead += len(self._in_flight)
+                    self._in_flight = []
                 self._tell_flushers()
         except asyncio.CancelledError:
-            waiting = self.report().lost
-            if waiting and not self._cut:
+            if not self._cut:
+                self._queue.close()
                 message = "sink %s was cancelled from outside; %d events were not delivered"
-                self._ledger.warn(message, waiting)
+                self._ledger.warn(message, self.report().lost)
+                self._ledger.become(SinkState.CLOSED)
+                self._let_flushers_go()
             raise
         finally:
             if self._sending is not None:
@@ -236,9 +253,10 @@ class QueueWorker:
                     queue.enough = self._batch_size
                     await self._news(continue_in)
                     continue
-            rest = self._breaker.wait(self._now())
+            asked = self._not_before - self._now()
+            rest = max(asked, self._breaker.wait(self._now()))
             if rest > 0:
-                if not await self._pause(rest):
+                if not await self._pause(rest, told=asked > 0):
                     return None
                 continue
             return queue.take_many(self._batch_size)
@@ -261,11 +279,14 @@ class QueueWorker:
             outcome = await self._attempt()
             if outcome.refused:
                 self._bury(outcome.refused, attempts, first_attempt)
+                self._in_flight = [failure.item for failure in outcome.failures]
             if not outcome.failures:
                 return True
             if self._cut:
                 return False
             asked = outcome.retry_after()
+            if asked is not None:
+                self._not_before = self._now() + asked
             wait = backoff(policy.backoff_initial, policy.backoff_max, attempts) if asked is None else asked
             wait = max(wait, self._breaker.wait(self._now()))
             if attempts >= policy.max_attempts or self._now() + wait - begun > policy.max_elapsed:
@@ -296,7 +317,7 @@ class QueueWorker:
         self._sending = None
         outcome = classify(batch, sending, timed_out[0] if timed_out else None)
         failures, refused, error = outcome
-        self._in_flight = [failure.item for failure in failures]
+        self._in_flight = [failure.item for failure in (*failures, *refused)]
         self._ledger.took(len(batch) - len(failures) - len(refused))
         self._watcher.attempted(self, self._now() - began, None if error is None else type(error).__name__)
         if self._cut and sending.cancelled():
@@ -312,21 +333,28 @@ class QueueWorker:
 
     def _send(self, batch: list[Item]) -> asyncio.Task[None]:
         context = copy_context()
-        if self._carries_logs:
-            context.run(cause.set, LOGS)
         if self._queue.blocks:  # so that a sink which publishes does not wait for itself
             context.run(self._queue.read_here)
-        sending = self.sink.send(tuple([item[0] for item in batch]))
-        return asyncio.get_running_loop().create_task(sending, context=context)
+        events = tuple([item[0] for item in batch])
+        return asyncio.get_running_loop().create_task(self._call_send(events), context=context)
+
+    async def _call_send(self, events: tuple[Event, ...]) -> None:
+        try:
+            await self.sink.send(events)
+        except SystemExit as error:  # one sink must not end the loop that all run on
+            raise RetryableError("the sink raised SystemExit") from error
 
     def _failed(self, error: BaseException) -> None:
         self._breaker.failed(self._now())
         self._ledger.last_error = describe(error)
+        if self._breaker.is_open:
+            reset = self.policy.breaker_reset
+            self._ledger.warn("sink %s has failed so often that it is left alone for %g s", reset)
         self._ledger.become(SinkState.OPEN if self._breaker.is_open else SinkState.RETRYING)
 
     def _bury(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
         """Give events up, and tell the watcher of their letters."""
-        self._ledger.dead += len(failures)
+        self._ledger.gave_up(len(failures), attempts)
         now = datetime.now(UTC)
         reasons = {id(failure.error): failure.error for failure in failures}  # mostly one for all
         said = {key: describe(error) for key, error in reasons.items()}
@@ -411,14 +439,12 @@ class QueueWorker:
         self._task = None
         self._in_flight = []
         self._queue.close(discard=True)
-        for _, done in self._flushing:
-            resolve(done)
-        self._flushing = []
+        self._let_flushers_go()
         if not self._opened:
             return
         self._opened = False
         left = GRACE if self._deadline is None else max(self._deadline - self._now(), 0.0)
-        closing = asyncio.ensure_future(self.sink.close())
+        closing = asyncio.ensure_future(self._call_close())
         try:
             await asyncio.wait({closing}, timeout=max(left, GRACE))
         finally:
@@ -429,6 +455,14 @@ class QueueWorker:
                 self._ledger.warn("sink %s failed to close", error=error)
             self._ledger.become(SinkState.CLOSED)
 
+    async def _call_close(self) -> None:
+        await self.sink.close()
+
+    def _let_flushers_go(self) -> None:
+        for _, done in self._flushing:
+            resolve(done)
+        self._flushing = []
+
     def _report_mistake(self, error: BaseException | None) -> None:
         if error is not None:
-            self._ledger.warn("the worker of sink %s ended by a mistake of its own", error=error)
+            self._ledger.warn("the worker of sink %s made a mistake; a batch was given up", error=error)

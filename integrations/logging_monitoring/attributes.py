@@ -37,18 +37,27 @@ def attributes_of(event: Event) -> dict[str, Attribute]:
     An ERROR event whose data is an exception has `exception.type`, `exception.message` and
     `exception.stacktrace` (semantic conventions for exceptions) in place of `event.data`.
     """
+    try:
+        return _attributes(event)
+    except Exception:  # noqa: BLE001 - an object that lies about its class, a number of thousands of digits
+        plain = event.to_dict()
+        data = event.data if is_exception(event) else plain["data"]
+        return _attributes(Event(plain["id"], event.type, data, plain["metadata"]))
+
+
+def _attributes(event: Event) -> dict[str, Attribute]:
     event_id, topic = event.id, event.topic
     out: dict[str, Attribute] = {
-        "event.id": event_id if event_id.isascii() and len(event_id) <= _MAX_TEXT else _text(event_id),
+        "event.id": event_id if event_id.isascii() and len(event_id) <= _MAX_TEXT else text_of(event_id),
         "event.type": event.type._value_,
     }
     if topic is not None:
-        out["event.topic"] = topic if topic.isascii() and len(topic) <= _MAX_TEXT else _text(topic)
+        out["event.topic"] = topic if topic.isascii() and len(topic) <= _MAX_TEXT else text_of(topic)
     data = event.data
-    if data.__class__ is dict:
+    if type(data) is dict:
         _put_all(out, "event.data.", data, 0)
     elif is_exception(event):
-        out.update(_exception(data))
+        out.update(exception_attributes(data))
     else:
         _put(out, "event.data", data, 0)
     metadata = event.metadata
@@ -65,14 +74,14 @@ def is_exception(event: Event) -> bool:
 
 
 def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
-    kind = value.__class__
+    kind = type(value)
     if kind is dict:
         if depth >= _MAX_DEPTH:
             out[key] = _json(value)
         else:
             _put_all(out, f"{key}.", value, depth)
     elif kind is str:
-        out[key] = _text(value)
+        out[key] = text_of(value)
     elif kind is bool or kind is float:
         out[key] = value
     elif kind is int:
@@ -104,9 +113,9 @@ def _put_each(
         key = known.get(name)
         if key is None:
             key = prefix + _key(name)
-            if name.__class__ is str and len(name) <= _MAX_KEY and len(known) < _MAX_KEYS:
+            if type(name) is str and len(name) <= _MAX_KEY and len(known) < _MAX_KEYS:
                 known[name] = key
-        kind = value.__class__
+        kind = type(value)
         if (
             (kind is str and len(value) <= _MAX_TEXT and value.isascii())
             or (kind is int and _LEAST <= value <= _MOST)
@@ -121,13 +130,14 @@ def _put_each(
 
 
 def _key(name: Any) -> str:
-    return _text(name) if isinstance(name, str) else _text(str(next(iter(to_builtins({name: None})), "")))
+    return text_of(name) if isinstance(name, str) else text_of(str(next(iter(to_builtins({name: None})), "")))
 
 
-def _text(text: str) -> str:
-    if text.__class__ is str and text.isascii() and len(text) <= _MAX_TEXT:
+def text_of(text: str) -> str:
+    """Give a text as OTLP can carry it: shortened, and without lone surrogates."""
+    if type(text) is str and text.isascii() and len(text) <= _MAX_TEXT:
         return text
-    if text.__class__ is not str:
+    if type(text) is not str:
         text = str.__str__(text)
     if len(text) > _MAX_TEXT:
         text = f"{text[: _MAX_TEXT - 3]}..."
@@ -136,7 +146,7 @@ def _text(text: str) -> str:
 
 def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
     """Give values of one primitive type as they are, which old SDKs take too; else JSON."""
-    kind = values[0].__class__ if values else str
+    kind = type(values[0]) if values else str
     if (
         kind is dict
         or kind not in _PRIMITIVES
@@ -145,7 +155,7 @@ def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
     ):
         return _json(values)
     if kind is str:
-        return tuple([_text(value) for value in values])
+        return tuple([text_of(value) for value in values])
     if kind is int and not all(_LEAST <= value <= _MOST for value in values):
         return tuple([str(value) for value in values])
     return tuple(values)
@@ -159,7 +169,8 @@ def _json(value: Any) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
-def _exception(error: BaseException) -> dict[str, Attribute]:
+def exception_attributes(error: BaseException) -> dict[str, Attribute]:
+    """Give the attributes of an exception, by the semantic conventions."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     attributes: dict[str, Attribute] = {"exception.type": name}
@@ -168,12 +179,12 @@ def _exception(error: BaseException) -> dict[str, Attribute]:
     except Exception as second:  # noqa: BLE001 - a broken exception is told of all the same
         message = f"<its message raised {type(second).__name__}>"
     if message:
-        attributes["exception.message"] = _text(message)
+        attributes["exception.message"] = text_of(message)
     try:
         text = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - as above
         return attributes
     if len(text) > _MAX_TEXT:  # the end is what says most
         text = f"...{text[-_MAX_TEXT + 3 :]}"
-    attributes["exception.stacktrace"] = _text(text)
+    attributes["exception.stacktrace"] = text_of(text)
     return attributes

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from codomyrmex.integrations.logging_monitoring.naming import NAMES, as_name, level_name, level_number
 from codomyrmex.streaming import EventType, Stream, create_event
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause
+from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, stems_from_logs
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.encoding import to_builtins
@@ -45,7 +46,7 @@ class LogFeed:
     def suppresses(self, logger: object) -> bool:
         """Tell, and count, whether a record of this logger must not be published here and now."""
         own = isinstance(logger, str) and (logger == _OWN or logger.startswith(f"{_OWN}."))
-        if own or cause.get() == LOGS:
+        if own or stems_from_logs(cause.get()):
             self.suppressed.tick()
             return True
         return False
@@ -73,14 +74,16 @@ class LogFeed:
         except Exception as error:  # noqa: BLE001 - to log must not fail
             self.fail(error)
         else:
-            self.published.tick()
+            with suppress(Exception):  # as above: it is published, and must not count as failed too
+                self.published.tick()
         finally:
             cause.reset(token)
 
     def fail(self, error: Exception) -> None:
         """Count a record that could not be published."""
         self.failed.tick()
-        _log.warning(type(error).__name__, "a log record was not published", error=error)
+        with suppress(Exception):  # at the end of the stack there may be no way left to say it
+            _log.warning(type(error).__name__, "a log record was not published", error=error)
 
 
 class FeedCounts:

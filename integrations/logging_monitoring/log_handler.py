@@ -43,7 +43,11 @@ class StreamLogHandler(FeedCounts, logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Filter and publish a record; without the lock of other handlers."""
-        accepted = self.filter(record)
+        try:
+            accepted = self.filter(record)
+        except Exception as error:  # noqa: BLE001 - to log must not fail
+            self._feed.fail(error)
+            return False
         if isinstance(accepted, logging.LogRecord):
             record = accepted
         if accepted:
@@ -72,7 +76,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields["logger"] = record.name
     fields["location"] = f"{record.pathname}:{record.lineno}"
     fields["thread"] = record.threadName
-    text = exception_text(record.exc_info) or record.exc_text
+    given = record.msg.get("exc_info") if isinstance(record.msg, dict) else None
+    text = exception_text(record.exc_info) or record.exc_text or exception_text(given)
     if text:
         fields["exception"] = text
     if record.stack_info:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from codomyrmex.streaming import Event, EventType
 
@@ -37,7 +40,9 @@ def event_name(event: Event) -> str:
     Control characters and line separators are escaped, as a renderer may print a name as it is and a
     forged line must not come of it; the length is capped.
     """
-    name = event.metadata.get("event") or event.topic or event.type._value_
+    name = event.metadata.get("event")
+    if name is None or name == "":
+        name = event.topic or event.type._value_
     return as_name(name)
 
 
@@ -45,7 +50,10 @@ def as_name(name: object) -> str:
     """Make of anything a name that fits in a line."""
     if isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable():
         return name
-    text = printable(str(name))
+    try:
+        text = printable(str(name))
+    except Exception:  # noqa: BLE001 - an object that cannot be shown, a number of thousands of digits
+        text = f"<{type(name).__name__}>"
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
@@ -90,3 +98,31 @@ def level_number(level: str | int) -> int:
 def level_name(level: int) -> str:
     """Name a level: that of the highest known one which it reaches."""
     return NAMES[max((known for known in NAMES if known <= level), default=logging.DEBUG)]
+
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)(?:00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"|(?!00)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?)"
+)
+_MEMBER = r"[a-z0-9][a-z0-9_\-*/@]*=[ -+\--<>-~]+"
+_TRACESTATE = re.compile(rf"{_MEMBER}(?:[ \t]*,[ \t]*{_MEMBER})*")
+_MAX_TRACESTATE = 512  # what everyone has to carry (W3C Trace Context, section 3.3.1.5)
+
+
+def carrier_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Give the trace context of an event's metadata, as far as it is one.
+
+    OpenTelemetry warns about what is malformed, each time, so it does not get to see it.
+    """
+    traceparent = metadata.get("traceparent")
+    if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent[:512]):
+        return {}
+    carrier = {"traceparent": traceparent}
+    tracestate = metadata.get("tracestate")
+    if (
+        isinstance(tracestate, str)
+        and len(tracestate) <= _MAX_TRACESTATE
+        and _TRACESTATE.fullmatch(tracestate)
+    ):
+        carrier["tracestate"] = tracestate
+    return carrier

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import logging
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from codomyrmex.integrations.logging_monitoring.log_feed import FeedCounts, LogFeed, exception_text
@@ -39,16 +40,16 @@ class PublishLogs(FeedCounts):
         self, _logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         feed = self._feed
-        level = LEVELS.get(event_dict.get("level", method_name), LEVELS.get(method_name, _INFO))
-        if level >= feed.min_level:
-            try:
+        try:
+            level = _level(method_name, event_dict)
+            if level >= feed.min_level:
                 self._publish(level, event_dict)
-            except Exception as error:  # noqa: BLE001 - to log must not fail
-                feed.fail(error)
+        except Exception as error:  # noqa: BLE001 - to log must not fail
+            feed.fail(error)
         return event_dict
 
     def _publish(self, level: int, event_dict: MutableMapping[str, Any]) -> None:
-        record = event_dict.get("_record")  # of the standard library, through ProcessorFormatter
+        record = _record(event_dict)
         if self._feed.suppresses(event_dict.get("logger") if record is None else record.name):
             return
         fields = {key: value for key, value in event_dict.items() if key not in _PRIVATE}
@@ -56,3 +57,18 @@ class PublishLogs(FeedCounts):
         if text is not None:
             fields.setdefault("exception", text)
         self._feed.publish(level, fields)
+
+
+def _record(event_dict: Mapping[str, Any]) -> logging.LogRecord | None:
+    """Give the record of the standard library that came through a ProcessorFormatter."""
+    record = event_dict.get("_record")
+    return record if isinstance(record, logging.LogRecord) else None
+
+
+def _level(method_name: str, event_dict: Mapping[str, Any]) -> int:
+    record = _record(event_dict)
+    if record is not None:
+        return record.levelno
+    said = event_dict.get("level", method_name)
+    known = LEVELS.get(said.lower()) if isinstance(said, str) else None
+    return LEVELS.get(method_name, _INFO) if known is None else known

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.logging_monitoring.attributes import exception_attributes, text_of
+from codomyrmex.integrations.logging_monitoring.naming import as_name, carrier_of
 from codomyrmex.streaming import Event, Stream
 from codomyrmex.streaming.dispatch import LocalStream
 from codomyrmex.streaming.instrument import instrument
@@ -17,7 +19,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("trace_publishing", "opentelemetry-api", "otel") from error
 
-_SYSTEM = "codomyrmex"
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 _producing: ContextVar[trace.Span | None] = ContextVar("codomyrmex.producer_span", default=None)
@@ -48,11 +49,12 @@ def trace_publishing(
         raise TypeError(f"trace_publishing takes a stream of this process, not {type(stream).__name__}")
     around = _Spans(trace.get_tracer("codomyrmex.streaming", tracer_provider=tracer_provider))
     take_off = instrument(stream, around)
-    stream.add_interceptor(around.stamp)
+    stamp = around.stamp
+    stream.add_interceptor(stamp)
 
     def end() -> None:
         take_off()
-        stream.remove_interceptor(around.stamp)
+        stream.remove_interceptor(stamp)
 
     return end
 
@@ -62,48 +64,80 @@ class _Spans:
         self._tracer = tracer
 
     @contextmanager
-    def publishing(self) -> Iterator[None]:
-        with self._tracer.start_as_current_span("publish", kind=trace.SpanKind.PRODUCER) as span:
-            token = _producing.set(span)
-            try:
+    def publishing(self, event: Event | None, topic: str | None) -> Iterator[None]:
+        destination = topic or (None if event is None else event.topic)
+        span = self._tracer.start_span(
+            _name("publish", destination),
+            kind=trace.SpanKind.PRODUCER,
+            attributes=_attributes("publish", "send", event, destination),
+        )
+        handling = _Span(span)
+        token = _producing.set(span)
+        try:
+            with handling.current():
                 yield
-            finally:
-                _producing.reset(token)
+        except BaseException as error:
+            handling.end(error)
+            raise
+        else:
+            handling.end(None)
+        finally:
+            _producing.reset(token)
 
     def stamp(self, event: Event) -> Event:
-        """Say on the producer span what is published, and in the event on which span that was."""
+        """Say in an event on which span it was published."""
         span = _producing.get()
         if span is None:
             return event
-        if span.is_recording():
-            span.update_name(f"publish {event.topic or '(no topic)'}")
-            span.set_attributes(_attributes(event, "publish", "send"))
-        stamped = dict(event.metadata)
+        stamped = {key: value for key, value in event.metadata.items() if key != "tracestate"}
         _PROPAGATOR.inject(stamped, trace.set_span_in_context(span))
         return event.replace(metadata=stamped)
 
-    @contextmanager
-    def handling(self, event: Event) -> Iterator[None]:
-        context = _PROPAGATOR.extract(
-            {k: str(v) for k, v in event.metadata.items() if k in ("traceparent", "tracestate")}
-        )
+    def handling(self, event: Event) -> _Span:
+        context = _PROPAGATOR.extract(carrier_of(event.metadata))
         sent = trace.get_current_span(context).get_span_context()
-        with self._tracer.start_as_current_span(
-            f"process {event.topic or '(no topic)'}",
-            kind=trace.SpanKind.CONSUMER,
-            links=[trace.Link(sent)] if sent.is_valid else [],
-            attributes=_attributes(event, "process", "process"),
-        ):
-            yield
+        return _Span(
+            self._tracer.start_span(
+                _name("process", event.topic),
+                kind=trace.SpanKind.CONSUMER,
+                links=[trace.Link(sent)] if sent.is_valid else [],
+                attributes=_attributes("process", "process", event, event.topic),
+            )
+        )
 
 
-def _attributes(event: Event, name: str, kind: str) -> dict[str, str]:
+class _Span:
+    """A span around something that may fail."""
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def current(self) -> AbstractContextManager[object]:
+        return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def end(self, error: BaseException | None) -> None:
+        span = self._span
+        if error is not None and span.is_recording():
+            told = exception_attributes(error)
+            span.set_attribute("error.type", str(told["exception.type"]))
+            span.add_event("exception", told)
+            said = f"{told['exception.type']}: {told.get('exception.message', '')}"
+            span.set_status(trace.Status(trace.StatusCode.ERROR, said))
+        span.end()
+
+
+def _name(operation: str, destination: str | None) -> str:
+    return operation if destination is None else f"{operation} {as_name(destination)}"
+
+
+def _attributes(name: str, kind: str, event: Event | None, destination: str | None) -> dict[str, str]:
     attributes = {
-        "messaging.system": _SYSTEM,
+        "messaging.system": "codomyrmex",
         "messaging.operation.name": name,
         "messaging.operation.type": kind,
-        "messaging.message.id": event.id,
     }
-    if event.topic is not None:
-        attributes["messaging.destination.name"] = event.topic
+    if event is not None:
+        attributes["messaging.message.id"] = text_of(event.id)
+    if destination is not None:
+        attributes["messaging.destination.name"] = text_of(destination)
     return attributes

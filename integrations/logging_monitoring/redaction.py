@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, REPLACEMENT, SecretPatterns
 from codomyrmex.integrations.logging_monitoring.redaction_walk import Rules, Walk, look
@@ -107,6 +107,9 @@ def redact(
     return Redactor(keys, patterns, replacement)
 
 
+redact.makes_an_interceptor = True  # type: ignore[attr-defined] # so that a stream refuses it uncalled
+
+
 class Redactor:
     """Takes secrets out of events; made by `redact`."""
 
@@ -130,20 +133,23 @@ class Redactor:
                 if clean_texts and not doubtful:
                     return event
             walk = Walk(rules, skip_texts=clean_texts)
+            metadata = walk.value(event.metadata, 0)  # first, while there is something to spend
             data = walk.value(event.data, 0)
-            metadata = walk.value(event.metadata, 0)
             if data is event.data and metadata is event.metadata:
                 return event
-            if metadata.__class__ is not dict:
-                metadata = {}
+            if type(metadata) is not dict:
+                metadata = self._topic_only(event)
         except Exception as error:  # noqa: BLE001 - fails closed: the stream would pass the event on as it was
             rules.unexamined.tick()
             name = type(error).__name__  # and no more of it, as its message may quote the secret
             _log.warning(name, "an event could not be examined (%s): all of its content was replaced", name)
-            topic = event.topic
-            data, metadata = rules.replacement, {} if topic is None else {"topic": topic}
+            metadata, data = self._topic_only(event), rules.replacement
         self._events.tick()
         return event.replace(data=data, metadata=metadata)
+
+    def _topic_only(self, event: Event) -> dict[str, Any]:
+        topic = event.topic
+        return {} if topic is None else {"topic": self._rules.patterns.redact(topic)}
 
     def statistics(self) -> RedactionStatistics:
         """Give the counts up to now."""

@@ -10,24 +10,27 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
 import msgspec
+import uuid_utils
 from codomyrmex.integrations.delivery.secrets import SecretPatterns
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.counters import Counter
-from codomyrmex.streaming.encoding import to_builtins
 
 _MAX_DEPTH = 32
 _MAX_VALUES = 50_000  # in one event
 _MAX_TEXT = 1_000_000  # characters in one event
 _MAX_KEYS = 4_096  # whose answers are remembered
 _MAX_KEY = 200  # characters of such a key
+_MAX_WORDS = 8  # at the end of a key that are looked at
 
 _ATOMS = frozenset({type(None), bool, int, float})
-_HARMLESS = (type(None), bool, int, float, datetime, date, time, timedelta, UUID, Decimal)
+_SIZED = (dict, list, tuple, deque, set, frozenset)
+_HARMLESS = (type(None), bool, int, float, datetime, date, time, timedelta, UUID, uuid_utils.UUID, Decimal)
 
 
 class Rules:
@@ -48,12 +51,13 @@ class Rules:
         self.harmless: frozenset[str] = frozenset()  # keys that were looked at
         self.values = Counter()
         self.unexamined = Counter()
-        self._keys = frozenset(_words(key) for key in keys)
+        # Without the underscores, so that passWord and PassWord are password too.
+        self._keys = frozenset(_words(key).replace("_", "") for key in keys) - {""}
 
     def is_secret(self, key: str) -> bool:
         """Tell whether a key, or an ending of it that begins with a word, is one of the keys."""
-        parts = _words(key).split("_")
-        return any("_".join(parts[start:]) in self._keys for start in range(len(parts)))
+        parts = _words(key).split("_")[-_MAX_WORDS:]
+        return any("".join(parts[start:]) in self._keys for start in range(len(parts)))
 
     def remember(self, key: str) -> None:
         """Note that a key is harmless; the set is replaced, as other threads look into it."""
@@ -72,8 +76,8 @@ def look(event: Event, rules: Rules, texts: list[str], doubtful: list[object]) -
         doubtful: gets the dicts whose keys are not all known to be harmless.
     """
     try:
-        left = _look(event.data, rules.harmless, texts, doubtful, _MAX_VALUES)
-        left = _look(event.metadata, rules.harmless, texts, doubtful, left)
+        left = _look(event.metadata, rules.harmless, texts, doubtful, _MAX_VALUES, 0)
+        left = _look(event.data, rules.harmless, texts, doubtful, left, 0)
     except (RecursionError, RuntimeError):  # a circle; another thread that changes it
         return False
     return left >= 0 and sum(map(len, texts)) <= _MAX_TEXT
@@ -82,9 +86,16 @@ def look(event: Event, rules: Rules, texts: list[str], doubtful: list[object]) -
 # The first look at an event, which is all that most events need. It looks only at the usual types, at keys
 # that are known to be harmless, all of a dict at once and in C, and collects the texts, so that these can be
 # searched together. What it does not know it leaves to the walk, which is slower and examines everything.
-def _look(value: Any, harmless: frozenset[str], texts: list[str], doubtful: list[object], left: int) -> int:
+def _look(
+    value: Any,
+    harmless: frozenset[str],
+    texts: list[str],
+    doubtful: list[object],
+    left: int,
+    depth: int,
+) -> int:
     """Look at a value; give how many values may still be looked at, or -1 where it is not for here."""
-    kind = value.__class__
+    kind = type(value)
     if kind is dict:
         if not value.keys() <= harmless:
             doubtful.append(value)
@@ -97,44 +108,66 @@ def _look(value: Any, harmless: frozenset[str], texts: list[str], doubtful: list
     else:
         return left if kind in _ATOMS else -1
     left -= len(value) + 1
-    for inner in inner_values if left >= 0 else ():
-        kind = inner.__class__
+    if left < 0 or depth >= _MAX_DEPTH:
+        return -1
+    for inner in inner_values:
+        kind = type(inner)
         if kind is str:
             texts.append(inner)
         elif kind not in _ATOMS:
-            left = _look(inner, harmless, texts, doubtful, left)
+            left = _look(inner, harmless, texts, doubtful, left, depth + 1)
             if left < 0:
                 return -1
     return left
 
 
 class Walk:
-    """One examination of one event, with what it may still spend."""
+    """One examination of one event, with what it may still spend.
 
-    __slots__ = ("_path", "_rules", "_skip_texts", "_text_left", "_values_left")
+    What is passed on is what was examined: an object of a class of somebody's own, which may show one
+    thing here and another one later, is passed on as the built-in type that it was examined as.
+    """
+
+    __slots__ = ("_missed", "_path", "_rules", "_skip_texts", "_text_left", "_values_left")
 
     def __init__(self, rules: Rules, *, skip_texts: bool) -> None:
         self._rules = rules
         self._skip_texts = skip_texts  # all of them were searched already
         self._path: set[int] = set()
+        self._missed = 0
         self._values_left = _MAX_VALUES
         self._text_left = _MAX_TEXT
 
-    def value(self, value: Any, depth: int) -> Any:
-        kind = value.__class__
+    def value(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one return for each kind
+        kind = type(value)
         if kind is str:
-            return self._text(value)
+            return value if self._skip_texts else self._text(value)
         if kind in _ATOMS:
             return value
-        if kind is dict:
-            return self._dict(value, depth)
-        if kind is list or kind is tuple:
-            return self._sequence(value, depth)
-        return self._unusual(value, depth)
+        if not self._enter(value, depth):
+            return self._unexamined()
+        try:
+            if kind is dict:
+                return self._pairs(value, list(value.items()), depth)
+            if kind is list or kind is tuple:
+                return self._sequence(value, list(value), depth)
+            return self._unusual(value, kind, depth)
+        except Exception:  # noqa: BLE001 - hostile objects may raise anything
+            return self._unexamined()
+        finally:
+            self._path.discard(id(value))
+
+    def _enter(self, value: Any, depth: int) -> bool:
+        """Go into something if it may still be: not too deep, not too much, not in a circle."""
+        self._values_left -= 1
+        if depth >= _MAX_DEPTH or self._values_left < 0 or id(value) in self._path:
+            return False
+        if issubclass(type(value), _SIZED) and len(value) > self._values_left:
+            return False
+        self._path.add(id(value))
+        return True
 
     def _text(self, text: str) -> str:
-        if self._skip_texts:
-            return text
         self._text_left -= len(text)
         if self._text_left < 0:
             return self._unexamined()
@@ -143,95 +176,118 @@ class Walk:
             self._rules.values.tick()
         return clean
 
-    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
-        """Walk a dict; a copy is begun with the first value that is replaced."""
-        if not self._enter(value, depth):
+    def _pairs(self, value: Any, pairs: list[tuple[Any, Any]], depth: int) -> Any:
+        """Walk the pairs of a mapping; give the mapping itself if nothing in it is secret."""
+        self._values_left -= len(pairs)
+        if self._values_left < 0:
             return self._unexamined()
-        copy: dict[Any, Any] | None = None
-        for key, inner in list(value.items()):  # another thread may be changing it
-            secret, new_key = self._key(key)
+        changed = False
+        clean: dict[Any, Any] = {}
+        for key, inner in pairs:
+            secret, new_key = self._key(key, depth)
             if secret:
                 new = self._rules.replacement
                 self._rules.values.tick()
             else:
                 new = self.value(inner, depth + 1)
-            if new is not inner or new_key is not key:
-                if copy is None:
-                    copy = dict(value)
-                if new_key is not key:
-                    copy.pop(key, None)
-                copy[new_key] = new
-        self._path.discard(id(value))
-        return value if copy is None else copy
+            changed |= new is not inner or new_key is not key
+            if new_key in clean:  # two that are alike now
+                new_key = f"{new_key} ({len(clean)})"
+            clean[new_key] = new
+        return clean if changed else value
 
-    def _key(self, key: Any) -> tuple[bool, Any]:
-        if key.__class__ is not str:
-            return self._unusual_key(key)
-        rules = self._rules
-        if key in rules.harmless:
+    def _key(self, key: Any, depth: int) -> tuple[bool, Any]:  # noqa: PLR0911, C901 - as above
+        """Tell whether a key names a secret, and give it without one that it holds itself."""
+        kind = type(key)
+        if kind is str:
+            if key in self._rules.harmless:
+                return False, key
+            clean = self._text(key)
+            secret = self._rules.is_secret(key)
+            if not secret and clean is key:
+                self._rules.remember(key)
+            return secret, clean
+        if kind in _ATOMS or issubclass(kind, _HARMLESS):
             return False, key
-        if rules.is_secret(key):
-            return True, key
-        clean = rules.patterns.redact(key)
-        if clean is key:
-            rules.remember(key)
-        return False, clean
+        if kind is frozenset:
+            items = tuple(key)
+            secret, clean = self._key(items, depth)
+            return secret, key if clean is items else self._rules.replacement
+        if kind is tuple:
+            clean_items, secret = [], False
+            for item in key:
+                item_is_secret, clean = self._key(item, depth)
+                clean_items.append(clean)
+                secret |= item_is_secret
+            same = all(new is old for new, old in zip(clean_items, key, strict=True))
+            return secret, key if same else tuple(clean_items)
+        if issubclass(kind, Enum):
+            secret = self._rules.is_secret(key.name) or self._rules.is_secret(str(key.value))
+            clean_value = self._text(str(key.value))
+            return secret, key if clean_value == str(key.value) else clean_value
+        if issubclass(kind, (bytes, bytearray)):
+            text = bytes(key).decode("latin-1")
+            clean = self._text(text)
+            return self._rules.is_secret(text), key if clean is text else clean
+        if issubclass(kind, str):
+            text = str.__str__(key)
+            secret, clean = self._key(text, depth)
+            return secret, key if clean == text and _is_honest(kind, str) else clean
+        return True, self._unexamined()
 
-    def _sequence(self, value: list[Any] | tuple[Any, ...], depth: int) -> Any:
-        if not self._enter(value, depth):
+    def _sequence(self, value: Any, items: list[Any], depth: int) -> Any:
+        self._values_left -= len(items)
+        if self._values_left < 0:
             return self._unexamined()
-        items = list(value)
         changed = False
         for place, inner in enumerate(items):
             new = self.value(inner, depth + 1)
             if new is not inner:
                 items[place] = new
                 changed = True
-        self._path.discard(id(value))
         if not changed:
             return value
-        return items if value.__class__ is list else tuple(items)
+        return tuple(items) if type(value) is tuple else items
 
-    def _enter(self, value: Any, depth: int) -> bool:
-        """Go into a container if it may still be: not too deep, not too much, not in a circle."""
-        self._values_left -= len(value) + 1
-        if depth >= _MAX_DEPTH or self._values_left < 0 or id(value) in self._path:
-            return False
-        self._path.add(id(value))
-        return True
-
-    def _unusual(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one return for each kind
-        try:
-            if isinstance(value, _HARMLESS):
-                return value
-            if isinstance(value, Enum):
-                return value if self.value(value.value, depth + 1) is value.value else self._replaced()
-            if isinstance(value, (str, PurePath)):
-                text = str(value)
-                clean_text = self._text(text)
-                return value if clean_text is text else clean_text
-            if isinstance(value, (bytes, bytearray)):
-                text = bytes(value).decode("latin-1")
-                return value if self._text(text) is text else self._replaced()
-            if isinstance(value, BaseException):
-                return self._exception(value)
-            if isinstance(value, Mapping):
-                plain = dict(value.items())
-                clean = self._dict(plain, depth)
-                return value if clean is plain else clean
-            if isinstance(value, (list, tuple, deque, AbstractSet)):
-                plain_list = list(value)
-                clean = self._sequence(plain_list, depth)
-                return value if clean is plain_list else clean
-            if _has_fields(value):
-                fields = to_builtins(value)
-                clean = self.value(fields, depth)
-                return value if clean is fields else clean
-        except Exception:  # noqa: BLE001 - hostile objects may raise anything
-            return self._unexamined()
+    def _unusual(self, value: Any, kind: type[Any], depth: int) -> Any:  # noqa: PLR0911, C901 - one return for each kind
+        if issubclass(kind, _HARMLESS):
+            return value
+        if issubclass(kind, Enum):
+            return value if self.value(value.value, depth + 1) is value.value else self._rules.replacement
+        if issubclass(kind, str):
+            text = str.__str__(value)
+            clean_text = self._text(text)
+            return value if clean_text is text and _is_honest(kind, str) else clean_text
+        if issubclass(kind, PurePath):
+            text = str(value)
+            clean_text = self._text(text)
+            return value if clean_text is text else clean_text
+        if issubclass(kind, (bytes, bytearray)):
+            text = bytes(value).decode("latin-1")
+            return value if self._text(text) is text else self._rules.replacement
+        if issubclass(kind, BaseException):
+            return self._exception(value, depth)
+        names = getattr(kind, "_fields", None)
+        if names is not None and issubclass(kind, tuple):  # a NamedTuple
+            clean = self._pairs(value, list(zip(names, tuple.__iter__(value), strict=True)), depth)
+            return value if clean is value else tuple(clean.values())
+        names = _field_names(kind)
+        if names is not None:
+            return self._pairs(value, [(name, getattr(value, name, None)) for name in names], depth)
+        if issubclass(kind, Mapping):
+            pairs = list(islice(value.items(), self._values_left + 1))
+            clean = self._pairs(value, pairs, depth)
+            return dict(pairs) if clean is value and not _is_honest(kind, dict) else clean
+        if issubclass(kind, (list, tuple, deque, set, frozenset, AbstractSet)):
+            items = list(islice(iter(value), self._values_left + 1))
+            clean = self._sequence(items, list(items), depth)
+            if clean is not items:
+                return clean
+            base = next((b for b in (list, tuple, set, frozenset) if issubclass(kind, b)), deque)
+            return value if _is_honest(kind, base) else items
         return self._unexamined()
 
-    def _exception(self, error: BaseException) -> Any:
+    def _exception(self, error: BaseException, depth: int) -> Any:
         """Let an exception through if nothing it would be shown with is secret: it, and what led to it."""
         seen: set[int] = set()
         chain: list[BaseException | None] = [error]
@@ -240,40 +296,47 @@ class Walk:
             if link is None or id(link) in seen:
                 continue
             seen.add(id(link))
+            # The arguments first: so much of them as was walked can be shown, too.
+            args, missed = list(link.args), self._missed
+            if self._sequence(link.args, args, depth + 1) is not link.args:
+                if self._missed > missed:
+                    return self._rules.replacement
+                return f"{type(error).__name__}: {self._rules.replacement}"
             notes = getattr(link, "__notes__", ())
-            for text in (str(link), repr(link.args), *map(str, notes)):
+            for text in (str(link), repr(link), *map(str, notes)):
                 if self._text(text) is not text:
                     return f"{type(error).__name__}: {self._rules.replacement}"
             chain += [link.__cause__, link.__context__]
             chain += getattr(link, "exceptions", ())
         return error
 
-    def _unusual_key(self, key: Any) -> tuple[bool, Any]:
-        if isinstance(key, (bytes, bytearray)):
-            return self._rules.is_secret(bytes(key).decode("latin-1")), key
-        if isinstance(key, (str, Enum)):
-            text = str(key.value) if isinstance(key, Enum) else str(key)
-            return self._rules.is_secret(text), key if self._text(text) is text else self._replaced()
-        if isinstance(key, _HARMLESS):
-            return False, key
-        text = str(key)  # a tuple, say
-        return self._rules.is_secret(text), key if self._text(text) is text else self._replaced()
-
-    def _replaced(self) -> str:
-        return self._rules.replacement
-
     def _unexamined(self) -> str:
+        self._missed += 1
         self._rules.unexamined.tick()
         return self._rules.replacement
 
 
-def _has_fields(value: Any) -> bool:
-    if isinstance(value, type):
-        return False
-    return isinstance(value, msgspec.Struct) or dataclasses.is_dataclass(value)
+_READ_BY = ("__str__", "__iter__", "__getitem__", "__len__", "items", "keys", "values", "get", "__contains__")
 
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+def _is_honest(kind: type[Any], base: type[Any]) -> bool:
+    """Tell whether an object of this class shows everyone what it showed here."""
+    if kind.__module__ in {"builtins", "collections", "types"}:
+        return True
+    return issubclass(kind, base) and all(
+        getattr(kind, name, None) is getattr(base, name, None) for name in _READ_BY
+    )
+
+
+def _field_names(kind: type[Any]) -> tuple[str, ...] | None:
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    return None
+
+
+_WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NOT_A_WORD = re.compile(r"[-_.\s:/\[\]]+")
 
 
@@ -285,4 +348,4 @@ def _words(key: str) -> str:
     """
     if not isinstance(key, str):
         raise TypeError(f"a key is a text, not {key!r}")
-    return _NOT_A_WORD.sub("_", _CAMEL.sub("_", key[:500])).casefold().strip("_")
+    return _NOT_A_WORD.sub("_", _WORD_BEGINS.sub("_", key[-500:])).casefold().strip("_")

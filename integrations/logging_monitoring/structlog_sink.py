@@ -10,8 +10,10 @@ from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.integrations.logging_monitoring.naming import (
     MAX_NAME,
     as_name,
+    carrier_of,
     event_level,
     event_name,
+    level_name,
     level_number,
     printable,
 )
@@ -23,11 +25,12 @@ try:
 except ImportError as error:
     raise MissingExtraError("StructlogSink", "structlog", "structlog") from error
 
-_LEVEL_BY_TYPE = {kind: event_level(Event(type=kind)) for kind in EventType}
+_METHOD_BY_TYPE = {kind: level_name(event_level(Event(type=kind))) for kind in EventType}
 
 # What structlog's own methods and processors give a meaning to, and what the sink sets itself.
 _TAKEN = frozenset(
     {"self", "level", "event", "method_name", "timestamp", "logger", "exc_info", "stack_info"}
+    | {"name", "msg", "message", "args", "stacklevel", "extra"}
     | {"event_id", "event_type", "topic", "data", "metadata", "trace_id", "span_id", "positional_args"}
 )
 
@@ -52,6 +55,7 @@ class StructlogSink(InlineSink):
 
     Raises:
         ValueError: there is no such level.
+        TypeError: it is no logger, or fields is neither a mapping nor a function.
     """
 
     def __init__(
@@ -63,6 +67,10 @@ class StructlogSink(InlineSink):
         *,
         name: str = "structlog",
     ) -> None:
+        if logger is not None and not callable(getattr(logger, "info", None)):
+            raise TypeError(f"a logger of structlog has methods such as info, {logger!r} has not")
+        if fields is not None and not (callable(fields) or isinstance(fields, Mapping)):
+            raise TypeError(f"fields is a mapping or a function of an event, not {fields!r}")
         self.name = name
         self._logger = structlog.get_logger() if logger is None else logger
         self._level = level if level is None or callable(level) else level_number(level)
@@ -89,8 +97,7 @@ class StructlogSink(InlineSink):
                 and event_id.isprintable()
             ):
                 kind = event.type
-                self._logger.log(
-                    _LEVEL_BY_TYPE[kind],
+                getattr(self._logger, _METHOD_BY_TYPE[kind])(
                     topic,
                     event_id=event_id,
                     event_type=kind._value_,
@@ -111,16 +118,18 @@ class StructlogSink(InlineSink):
             "metadata": to_builtins(event.metadata),
         }
         if "traceparent" in event.metadata:
-            fields.update(_trace_fields(event.metadata["traceparent"]))
+            fields.update(_trace_fields(event.metadata))
         more = self._fields(event) if callable(self._fields) else self._fields
         if more:
             for key, value in to_builtins(dict(more)).items():
-                fields[f"{key}_" if key in _TAKEN else key] = value
-        self._logger.log(
-            event_level(event) if self._level is None else self._level_of(event),
-            event_name(event) if self._event_name is None else self._name_of(event),
-            **fields,
-        )
+                name = key
+                while name in _TAKEN or name in fields:
+                    name += "_"
+                fields[name] = value
+        level = event_level(event) if self._level is None else self._level_of(event)
+        line = event_name(event) if self._event_name is None else self._name_of(event)
+        # By the method of the level, which every kind of logger has.
+        getattr(self._logger, level_name(level))(line, **fields)
 
     def _level_of(self, event: Event) -> int:
         level = self._level
@@ -131,14 +140,7 @@ class StructlogSink(InlineSink):
         return as_name(name(event)) if callable(name) else name or ""
 
 
-def _trace_fields(traceparent: object) -> dict[str, str]:
-    """Read the ids of a `traceparent` (W3C Trace Context, section 3.2)."""
-    parts = traceparent.split("-") if isinstance(traceparent, str) else []
-    if len(parts) < 4 or (len(parts[1]), len(parts[2])) != (32, 16) or not _is_hex(parts):  # noqa: PLR2004 - as the standard says
-        return {}
-    return {"trace_id": parts[1], "span_id": parts[2]}
-
-
-def _is_hex(parts: list[str]) -> bool:
-    """Tell whether the ids are what they must be: lower-case hexadecimal."""
-    return all(c in "0123456789abcdef" for c in parts[1] + parts[2])
+def _trace_fields(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Give the ids of a `traceparent` (W3C Trace Context, section 3.2)."""
+    parts = carrier_of(metadata).get("traceparent", "").split("-")
+    return {"trace_id": parts[1], "span_id": parts[2]} if len(parts) > 2 else {}  # noqa: PLR2004 - as the standard says

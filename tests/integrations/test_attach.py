@@ -417,7 +417,7 @@ async def test_of_a_partial_failure_only_the_named_events_are_given_up():
 
 
 @in_time
-async def test_a_partial_failure_that_names_strangers_costs_nothing():
+async def test_a_partial_failure_that_names_only_strangers_is_a_failure_and_no_silent_loss():
     class Confused(Queued):
         async def send(self, events: Sequence[Event]) -> None:
             raise PartialDeliveryError({"nobody": ValueError("?")})
@@ -425,7 +425,7 @@ async def test_a_partial_failure_that_names_strangers_costs_nothing():
     stream, sink = InMemoryStream(), Confused()
     async with attach_once(stream, sink) as attachment:
         await publish_each(stream, range(3))
-    assert attachment.report().sinks[sink.name] == SinkReport(3, 0, {}, 0)
+    assert attachment.report().sinks[sink.name] == SinkReport(0, 3, {}, 0)
 
 
 @in_time

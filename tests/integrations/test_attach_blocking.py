@@ -428,3 +428,136 @@ def test_two_attachments_to_one_stream_have_a_thread_each():
         assert len(threads_that_deliver()) == 2
         stream.publish_nowait(create_event(1))
         wait_for(lambda: one.taken == two.taken == [1])
+
+
+# What a review found
+
+
+@forks
+def test_a_child_that_ends_while_its_sinks_are_opened_still_drains():
+    lines = run("""
+        class Slow(Teller):
+            async def open(self):
+                await asyncio.sleep(0.2)
+                say(who(), "open")
+
+        attachment = attach_blocking(stream, Slow()).start()
+        if (child := os.fork()) == 0:
+            stream.publish_nowait(create_event("of the child"))
+            say("flushed", attachment.flush())
+            stream.publish_nowait(create_event("and another"))
+            say("lost", attachment.close().sinks["teller"].lost)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """)
+    assert [line for line in lines if line.startswith(("child", "flushed", "lost"))] == [
+        "child open",
+        "child got of the child",
+        "flushed True",
+        "child got and another",
+        "child close",
+        "lost 0",
+    ]
+
+
+@forks
+def test_a_fork_while_threads_read_the_numbers_blocks_nobody():
+    lines = run("""
+        class Counting(InlineSink):
+            name = "counting"
+            def emit(self, event): pass
+
+        attachment = attach_blocking(stream, Counting(), Teller()).start()
+        going = True
+        def read():
+            while going:
+                attachment.report(), attachment.health()
+        threads = [threading.Thread(target=read, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        codes = set()
+        for _ in range(30):
+            child = os.fork()
+            if child == 0:
+                attachment.report()
+                os._exit(0)
+            codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        going = False
+        say("codes", codes)
+    """)
+    assert "codes {0}" in lines
+
+
+def test_a_sink_cannot_close_the_thread_it_runs_on():
+    caught: list[Exception] = []
+
+    class Closing(Keeper):
+        async def send(self, events: Sequence[Event]) -> None:
+            try:
+                attachment.close()
+            except RuntimeError as error:
+                caught.append(error)
+            await super().send(events)
+
+    stream, sink = InMemoryStream(), Closing()
+    with attach_blocking(stream, sink, policy=NOW) as attachment:
+        stream.publish_nowait(create_event(1))
+        assert attachment.flush(5)
+    assert len(caught) == 1
+    assert sink.taken == [1]
+    assert sink.calls == ["open", "close"]
+
+
+def test_a_sink_that_exits_ends_no_thread():
+    class Exits(Keeper):
+        async def send(self, events: Sequence[Event]) -> None:
+            sys.exit(3)
+
+    stream, exits, sink = InMemoryStream(), Exits(), Keeper()
+    with attach_blocking(stream, exits, sink, policy=NOW) as attachment:
+        for number in range(2):
+            stream.publish_nowait(create_event(number))
+            assert attachment.flush(5)
+    assert sink.taken == [0, 1]
+
+
+def test_no_limit_is_a_limit_too():
+    stream, sink = InMemoryStream(), Keeper()
+    rules = DeliveryPolicy(drain_timeout=float("inf"), timeout=float("inf"), max_elapsed=float("inf"))
+    with attach_blocking(stream, sink, policy=rules) as attachment:
+        stream.publish_nowait(create_event(1))
+    assert attachment.report().sinks[sink.name].delivered == 1
+
+
+def test_flush_keeps_its_time_behind_a_sink_that_blocks_the_thread():
+    free = threading.Event()
+
+    class Blocking(Keeper):
+        async def send(self, events: Sequence[Event]) -> None:
+            free.wait(20)
+
+    stream = InMemoryStream()
+    with attach_blocking(stream, Blocking(), policy=NOW) as attachment:
+        stream.publish_nowait(create_event(1))
+        assert attachment.flush(0.05) is False
+        free.set()
+
+
+def test_many_may_close_at_the_same_time():
+    for _ in range(20):
+        attachment = attach_blocking(InMemoryStream(), Keeper()).start()
+        errors: list[BaseException] = []
+
+        def close(attachment: Any = attachment, errors: list[BaseException] = errors) -> None:
+            try:
+                attachment.close()
+            except BaseException as error:  # noqa: BLE001 - a CancelledError is none
+                errors.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert errors == []

@@ -15,6 +15,7 @@ from codomyrmex.integrations import (
     Binding,
     DeadLetters,
     DeliveryPolicy,
+    DroppedError,
     InlineSink,
     PartialDeliveryError,
     PermanentError,
@@ -955,3 +956,212 @@ async def test_under_random_faults_and_concurrent_publishers_every_event_is_acco
     assert all(seen[event_id] > 1 for event_id in twice)
     assert report.delivered <= len(delivered)
     assert len(delivered) <= published
+
+
+# What a review found
+
+
+class ForgetfulError(RetryableError):
+    """A subclass that does not call the constructor above."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class OddError(RetryableError):
+    retry_after: Any = None
+
+    def __init__(self, asked: Any) -> None:
+        super().__init__("odd")
+        self.retry_after = asked
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ForgetfulError(429), OddError("soon"), OddError(-1), OddError(math.nan), SystemExit(3)],
+    ids=["forgetful", "text", "negative", "nan", "exit"],
+)
+@in_time
+async def test_an_odd_error_is_a_failure_like_others_and_the_delivery_goes_on(error):
+    sink = Scripted(error)
+    async with Bench(sink, policy()) as bench:
+        await bench.publish("a")
+        await bench.advance(1)
+        await bench.publish("b")
+        assert sink.delivered == ["a", "b"]
+
+
+@in_time
+async def test_who_asks_to_wait_for_longer_than_can_be_said_gets_no_second_try():
+    sink = Scripted(OddError(int("9" * 400)))
+    async with Bench(sink, policy()) as bench:
+        await bench.publish("a")
+        assert bench.health.dead == 1
+
+
+@in_time
+async def test_what_a_sink_asks_to_wait_holds_for_the_next_batch_too():
+    sink = Scripted(RetryableError(retry_after=400))
+    async with Bench(sink, policy(batch_size=1)) as bench:
+        await bench.publish("too late", "later")
+        assert (bench.health.dead, len(sink.attempts)) == (1, 1)
+        await bench.advance(399)
+        assert len(sink.attempts) == 1
+        await bench.advance(1)
+        assert sink.delivered == ["later"]
+
+
+@in_time
+async def test_a_sink_that_fills_its_own_blocking_queue_does_not_wait_for_itself_at_all():
+    bench: Bench
+    sent: list[Any] = []
+
+    async def echo(events: Sequence[Event]) -> None:
+        for event in events:
+            sent.append(event.data)
+            if event.data == 0:
+                for number in range(1, 5):
+                    await bench.stream.publish(create_event(number))
+
+    sink = Sink.from_function(echo, name="filling")
+    bench = Bench(sink, policy(queue_size=1, batch_size=1, overflow=Overflow.BLOCK))
+    async with bench:
+        await bench.publish(0)  # the clock stands still: nothing timed out
+        assert sent == [0, 1]
+        assert bench.report.dropped == {"queue_full": 3}
+
+
+@in_time
+async def test_what_is_refused_is_accounted_for_at_every_moment():
+    sums: list[int] = []
+    sink = Scripted(partly(lambda n: n == 1, PermanentError("no")))
+    async with Bench(sink, policy(batch_age=1)) as bench:
+
+        def observe(*_: object) -> None:
+            report = bench.report
+            sums.append(report.delivered + report.given_up + report.lost)
+
+        bench.attachment.on_attempt(observe)
+        await bench.publish(1, 2, 3)
+        await bench.advance(1)
+    assert sums == [3]
+
+
+@in_time
+async def test_a_place_for_letters_that_raises_disturbs_nothing():
+    class Full(DeadLetters):
+        def put(self, letter: object) -> None:
+            raise OSError("disk full")
+
+    sink = Scripted(PermanentError("no"))
+    async with Bench(sink, policy(batch_size=1), dead_letters=Full()) as bench:
+        await bench.publish(1, 2)
+        assert sink.delivered == [2]
+        assert bench.health.dead == 1
+
+
+@in_time
+async def test_letters_stay_where_they_are_when_the_attachment_is_closed():
+    sink, letters = Scripted(PermanentError("no")), DeadLetters()
+    async with Bench(sink, policy(), dead_letters=letters) as bench:
+        await bench.publish(1)
+        await bench.attachment.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await bench.attachment.replay(letters)
+    assert len(letters) == 1
+
+
+@in_time
+async def test_a_sink_removed_while_it_is_opened_is_closed_again():
+    opening = asyncio.Event()
+
+    class Slow(Scripted):
+        async def open(self) -> None:
+            await super().open()
+            await opening.wait()
+
+    sink, stream = Slow(), InMemoryStream()
+    async with attach(stream, clock=FakeClock()) as attachment:
+        adding = asyncio.create_task(attachment.add(sink))
+        await settle()
+        await attachment.remove(sink)
+        opening.set()
+        with pytest.raises(RuntimeError, match="removed while"):
+            await adding
+        assert sink.calls == ["open", "close"]
+        assert stream.statistics().subscribers == 0
+        await attachment.add(Scripted(name=sink.name))  # the name is free again
+
+
+@in_time
+async def test_another_sink_of_the_same_name_is_not_taken_out():
+    attached, stranger = Scripted(name="archive"), Scripted(name="archive")
+    async with attach(InMemoryStream(), attached, clock=FakeClock()) as attachment:
+        with pytest.raises(KeyError, match="another one"):
+            await attachment.remove(stranger)
+        assert "archive" in attachment.health()
+
+
+@pytest.mark.parametrize("method", ["open", "close"])
+def test_a_sink_whose_open_or_close_is_not_async_is_refused(method):
+    kind = type("Odd", (Scripted,), {method: lambda self: None})
+    with pytest.raises(TypeError, match="is not async"):
+        attach(InMemoryStream(), kind())
+
+
+@pytest.mark.parametrize("name", [None, 5, ""])
+def test_a_sink_needs_a_name(name):
+    sink = Scripted()
+    sink.name = name
+    with pytest.raises(TypeError, match="needs a name"):
+        attach(InMemoryStream(), sink)
+
+
+def test_an_attachment_whose_loop_has_ended_can_still_be_closed():
+    stream, sink = InMemoryStream(), Scripted(HANG)
+    attachment = attach(stream, sink, policy=policy(batch_size=1))
+
+    async def begin() -> None:
+        await attachment.start()
+        for number in range(3):
+            await stream.publish(create_event(number))
+        await settle()
+
+    asyncio.run(begin())
+    report = asyncio.run(attachment.aclose()).sinks[sink.name]
+    assert report.lost == 3
+    assert sink.calls == ["open", "close"]
+
+
+@in_time
+async def test_an_inline_sink_that_is_interrupted_has_not_delivered():
+    class Interrupted(InlineSink):
+        name = "interrupted"
+
+        def emit(self, event: Event) -> None:
+            raise KeyboardInterrupt
+
+    stream = InMemoryStream()
+    async with attach(stream, Interrupted()) as attachment:
+        with pytest.raises(KeyboardInterrupt):
+            await stream.publish(create_event(1))
+        report = attachment.report().sinks["interrupted"]
+        assert (report.delivered, report.dropped) == (0, {"interrupted": 1})
+
+
+@in_time
+async def test_a_reason_that_was_forgotten_is_the_name_of_the_error():
+    class LeftOutError(DroppedError):
+        def __init__(self) -> None:
+            """Forget to call the one above."""
+
+    class Leaves(InlineSink):
+        name = "leaves"
+
+        def emit(self, event: Event) -> None:
+            raise LeftOutError
+
+    stream = InMemoryStream()
+    async with attach(stream, Leaves()) as attachment:
+        await stream.publish(create_event(1))
+        assert attachment.report().sinks["leaves"].dropped == {"LeftOutError": 1}

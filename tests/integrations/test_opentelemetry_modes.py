@@ -116,10 +116,6 @@ def attributes_of(record: LogRecord | SpanEvent) -> dict[str, Any]:
     return dict(record.attributes or {})
 
 
-def is_of_the_stamp(record: LogRecord) -> bool:
-    return (record.trace_id, record.span_id) == (TRACE_ID, SPAN_ID)
-
-
 # Where an event goes
 
 
@@ -385,7 +381,7 @@ class BrokenError(Exception):
 
 class OddError(Exception):
     def __str__(self) -> str:
-        return None  # type: ignore[return-value]  # noqa: PLE0307 - the point
+        return None  # noqa: PLE0307 - the point
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -567,6 +563,22 @@ def test_where_a_span_is_current_it_goes_before_the_stamp(telemetry, mode):
     assert [record.span_id for record in telemetry.logs] == (
         [here.get_span_context().span_id] if mode in {"log_event", "both"} else []
     )
+
+
+@pytest.mark.parametrize("mode", ["span_event", "log_event", "both", "auto"])
+def test_that_holds_for_a_span_that_is_over_too(telemetry, mode):
+    over = telemetry.tracer.start_span("over")
+    over.end()
+    sink = OpenTelemetrySink(mode, telemetry.tracing, telemetry.logging)
+    with trace.use_span(over):
+        if mode == "span_event":
+            with pytest.raises(DroppedError, match="no_span"):
+                sink.emit(create_event(1, **STAMP))
+        else:
+            sink.emit(create_event(1, **STAMP))
+    assert [span.name for span in telemetry.spans] == ["over"]
+    assert telemetry.span_events() == []
+    assert {record.span_id for record in telemetry.logs} <= {over.get_span_context().span_id}
 
 
 def test_what_vendors_add_to_the_trace_is_handed_on(telemetry):
@@ -766,7 +778,7 @@ def nothing_is_said() -> Iterator[None]:
     """Fail where anybody logs; like `caplog`, but for each example of a law."""
     said: list[str] = []
     handler = logging.Handler(logging.NOTSET)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(record.getMessage())
     root = logging.getLogger()
     root.addHandler(handler)
     try:

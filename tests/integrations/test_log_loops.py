@@ -1,0 +1,279 @@
+"""What is logged because of a log event does not become one again, wherever that happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+import structlog
+from codomyrmex.integrations import DeliveryPolicy, PermanentError, Sink, attach
+from codomyrmex.integrations.logging_monitoring import PublishLogs, StreamLogHandler, StructlogSink
+from codomyrmex.streaming import (
+    Event,
+    EventType,
+    InMemoryStream,
+    SSEStream,
+    Stream,
+    StreamProcessor,
+    create_event,
+)
+from codomyrmex.streaming.causes import cause
+from codomyrmex.streaming.testing import FakeClock
+from helpers import in_time, settle
+
+NOW = DeliveryPolicy(batch_age=0, max_attempts=1, breaker_failures=10**6)
+LIMIT = 50  # events of a loop, before it is cut
+_numbers = count()
+
+
+class Logged:
+    """A logger whose records go to a stream that stops a loop."""
+
+    def __init__(self, stream: Stream | None = None) -> None:
+        self.stream = InMemoryStream() if stream is None else stream
+        self.logger = logging.getLogger(f"loops.{next(_numbers)}")
+        self.logger.propagate = False
+        self.handler = StreamLogHandler(self.stream)
+        self.logger.addHandler(self.handler)
+        self._passed = 0
+        self.stream.add_interceptor(self._cut)
+
+    def _cut(self, event: Event) -> Event | None:
+        self._passed += 1
+        return event if self._passed < LIMIT else None
+
+    def write(self, *_: object) -> None:
+        self.logger.warning("again")
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    made = Logged()
+    yield made
+    made.logger.removeHandler(made.handler)
+
+
+async def settled(logged: Logged, *, published: int = 1) -> None:
+    for _ in range(20):
+        await settle()
+    assert logged.handler.published == published
+    assert logged.handler.suppressed >= 1
+
+
+def sink_that(does: Callable[[], None], *, fails: bool = False) -> Sink:
+    async def send(events: Sequence[Event]) -> None:
+        does()
+        if fails:
+            raise PermanentError("no")
+
+    return Sink.from_function(send, name=f"loop-{next(_numbers)}")
+
+
+@in_time
+async def test_not_from_an_observer_of_attempts(logged):
+    async with attach(logged.stream, sink_that(lambda: None), policy=NOW) as attachment:
+        attachment.on_attempt(logged.write)
+        logged.write()
+        await settled(logged)
+
+
+@in_time
+async def test_not_from_dead_letters_in_another_stream(logged):
+    dead = InMemoryStream()
+    dead.subscribe_nowait(logged.write)
+    async with attach(logged.stream, sink_that(lambda: None, fails=True), policy=NOW, dead_letters=dead):
+        logged.write()
+        await settled(logged)
+
+
+@in_time
+async def test_not_from_changes_of_health(logged):
+    healthy = InMemoryStream()
+    healthy.subscribe_nowait(logged.write)
+
+    async def send(_: Sequence[Event]) -> None:
+        raise OSError("away")
+
+    sink = Sink.from_function(send, name=f"loop-{next(_numbers)}")
+    async with attach(logged.stream, sink, policy=NOW, health_stream=healthy):
+        logged.write()
+        await settled(logged)
+
+
+@in_time
+async def test_not_from_the_sinks_of_events_that_a_handler_has_made_of_it(logged):
+    derived = InMemoryStream()
+    logged.stream.subscribe_nowait(lambda event: derived.publish_nowait(create_event("derived")))
+    async with attach(derived, sink_that(logged.write), policy=NOW):
+        logged.write()
+        await settled(logged)
+
+
+@in_time
+async def test_not_from_who_listens_to_events_that_a_handler_has_made_of_it(logged):
+    derived = InMemoryStream()
+    logged.stream.subscribe_nowait(lambda event: derived.publish_nowait(create_event("derived")))
+
+    async def listen() -> None:
+        async with derived.listen() as events:
+            async for _ in events:
+                logged.write()
+
+    listening = asyncio.create_task(listen())
+    await settle()
+    logged.write()
+    await settled(logged)
+    listening.cancel()
+
+
+@pytest.mark.parametrize("read", ["events", "sse_generator"])
+@in_time
+async def test_not_from_who_reads_a_stream_of_server_sent_events(read):
+    logged = Logged(SSEStream())
+    subscription = await logged.stream.subscribe()
+
+    async def serve() -> None:
+        async for _ in getattr(logged.stream, read)(subscription.id):
+            logged.write()
+
+    serving = asyncio.create_task(serve())
+    await settle()
+    logged.write()
+    await settled(logged)
+    serving.cancel()
+
+
+@in_time
+async def test_not_from_a_handler_that_gets_a_replay():
+    logged = Logged(SSEStream())
+    first = create_event("first")
+    await logged.stream.publish(first)
+    logged.write()
+    await logged.stream.subscribe(logged.write, last_event_id=first.id)
+    await settled(logged, published=2)  # one more, because of the CONNECT event, which is no log
+
+
+@in_time
+async def test_not_from_a_batch_of_a_processor(logged):
+    batches, clock = InMemoryStream(), FakeClock()
+    batches.subscribe_nowait(logged.write)
+    processor = StreamProcessor(logged.stream, clock=clock).batch(10, 60).sink(batches)
+    await processor.start()
+    async with attach(batches, sink_that(logged.write), policy=NOW):
+        logged.write()
+        clock.advance(60)
+        await settled(logged)
+    await processor.stop()
+
+
+@in_time
+async def test_a_sink_may_log_again_once_the_log_events_are_through(logged):
+    async with attach(logged.stream, sink_that(logged.write), policy=NOW) as attachment:
+        logged.write()
+        await attachment.flush()
+        assert (logged.handler.published, logged.handler.suppressed) == (1, 1)
+        await logged.stream.publish(create_event("not a log", EventType.MESSAGE))
+        await attachment.flush()
+        assert logged.handler.published == 2
+
+
+@in_time
+async def test_who_has_listened_may_log_again_afterwards(logged):
+    async with logged.stream.listen() as events:
+        logged.write()
+        async for _ in events:
+            break
+    assert cause.get() is None
+    logged.write()
+    assert logged.handler.published == 2
+
+
+# What log records and lines look like when they are odd
+
+
+def record_of(stream: InMemoryStream) -> Any:
+    [event] = stream.get_recent_events()
+    return event
+
+
+def test_a_level_that_is_no_text_is_no_failure():
+    stream = InMemoryStream()
+    feed = PublishLogs(stream, min_level="debug")
+    for level in ([], None, 3):
+        feed(None, "error", {"event": "x", "level": level})
+    assert [event.topic for event in stream.get_recent_events()] == ["logs.error"] * 3
+
+
+def test_a_record_of_the_standard_library_has_its_own_level():
+    stream = InMemoryStream()
+    record = logging.LogRecord("shop", 35, "shop.py", 1, "x", None, None)
+    PublishLogs(stream)(None, "log", {"event": "x", "_record": record})
+    PublishLogs(InMemoryStream())(None, "error", {"event": "x", "_record": "the user's own"})
+    assert record_of(stream).topic == "logs.warning"
+
+
+def test_a_filter_that_raises_does_not_reach_who_logs():
+    stream = InMemoryStream()
+    logged = Logged(stream)
+    logged.handler.addFilter(lambda record: 1 / 0)
+    logged.write()
+    assert logged.handler.failed == 1
+
+
+def test_the_traceback_of_a_structlog_record_is_kept():
+    stream = InMemoryStream()
+    logged = Logged(stream)
+    try:
+        1 / 0  # noqa: B018 - for the traceback
+    except ZeroDivisionError:
+        logged.logger.error({"event": "x", "exc_info": True})  # noqa: TRY400 - as structlog hands it on
+    assert "ZeroDivisionError" in record_of(stream).data["exception"]
+
+
+@pytest.mark.parametrize("level", [0, 5, 25, 35, 60])
+def test_a_level_between_the_known_ones_is_the_one_below(level):
+    with structlog.testing.capture_logs() as lines:
+        StructlogSink(level=level).emit(create_event(1, topic="t"))
+    assert lines[0]["log_level"] in {"debug", "info", "warning", "critical"}
+
+
+def test_a_logger_without_levels_by_number_is_written_to_all_the_same():
+    lines: list[dict[str, Any]] = []
+
+    def keep(_: Any, method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
+        lines.append({**event_dict, "method": method})
+        raise structlog.DropEvent
+
+    logger = structlog.wrap_logger(
+        structlog.ReturnLogger(), processors=[keep], wrapper_class=structlog.BoundLogger
+    )
+    sink = StructlogSink(logger)
+    sink.emit(create_event(1, topic="t"))
+    sink.emit(create_event(2, EventType.ERROR, topic="t", more=1))
+    assert [(line["method"], line["data"]) for line in lines] == [("info", 1), ("error", 2)]
+
+
+def test_fields_with_names_that_are_taken_are_all_there():
+    with structlog.testing.capture_logs() as lines:
+        StructlogSink(fields={"data": 1, "data_": 2, "name": 3}).emit(create_event(0))
+    assert {"data_": 1, "data__": 2, "name_": 3}.items() <= lines[0].items()
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "00-" + "0" * 32 + "-" + "b" * 16 + "-01",
+        "00-" + "a" * 32 + "-" + "0" * 16 + "-01",
+        "ff-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        "00-" + "a" * 32 + "-" + "b" * 16 + "-01-more",
+    ],
+    ids=["no trace", "no span", "version ff", "more parts than version 00 has"],
+)
+def test_a_stamp_that_the_standard_forbids_is_none(stamp):
+    with structlog.testing.capture_logs() as lines:
+        StructlogSink().emit(create_event(1, traceparent=stamp))
+    assert "trace_id" not in lines[0]
