@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import breakers
 import sinks
 import streams
 from measure import Result
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks)
+GROUPS = (streams, sinks, breakers)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

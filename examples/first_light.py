@@ -158,7 +158,8 @@ async def orders() -> AsyncIterator[str]:
 
     with serving(service) as port:
         breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=60, name="orders")
-        feed = attach_pybreaker(breaker, failures)
+        with trace.get_tracer("shop").start_as_current_span("set up"):  # it tells its state at once
+            feed = attach_pybreaker(breaker, failures)
         shopping = asyncio.create_task(asyncio.to_thread(customer))
         while (line := await asyncio.to_thread(log.get)) is not None:
             yield line

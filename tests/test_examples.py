@@ -247,3 +247,20 @@ def test_logs_and_traces_are_tied_together_and_nothing_goes_round():
         "paged: logs.error: the printer is on fire",
     ]
     assert [line["event"] for line in logged].count("the pager is slow today") >= 1
+
+
+def test_a_circuit_breaker_is_logged_alerted_and_on_the_board():
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "circuit_breaker_feed.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    alerts = [line for line in lines if line.startswith("alert")]
+    assert alerts == ["alert firing: CircuitBreakerOpen orders", "alert resolved: CircuitBreakerOpen orders"]
+    assert sum("circuit is open" in line for line in lines) >= 3
+    assert sum("circuit_breaker.pybreaker.orders" in line for line in lines) >= 7
+    assert any("shop/orders" in line and "closed" in line for line in lines)

@@ -7,13 +7,13 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
 from codomyrmex.streaming import Stream
 
 try:
-    from aiobreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerListener
-    from aiobreaker.storage.memory import CircuitMemoryStorage
+    from aiobreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerListener  # type: ignore[import-untyped]
+    from aiobreaker.storage.memory import CircuitMemoryStorage  # type: ignore[import-untyped]
 except ImportError as error:
     raise MissingExtraError("attach_aiobreaker", "aiobreaker", "aiobreaker") from error
 
@@ -33,6 +33,7 @@ class AiobreakerFeed(BreakerFeed):
         self.name = str(getattr(breaker, "_name", None) or "unnamed")  # it has no public one
         self._breaker = breaker
         self._changes = 0
+        self._stop_watching: list[Callable[[], None]] = []
         self._listener = (_CallListener if calls else _Listener)(self)
         breaker.add_listener(self._listener)
         state = breaker.current_state.name
@@ -44,7 +45,7 @@ class AiobreakerFeed(BreakerFeed):
         super().detach()
         if self._listener in self._breaker.listeners:
             self._breaker.remove_listener(self._listener)
-        self._stop_watching()
+        self._watch_no_more()
 
     def changed(self, old: Any, new: Any) -> None:
         """Publish a change; the library gives objects whose `state` is the name."""
@@ -62,17 +63,19 @@ class AiobreakerFeed(BreakerFeed):
         if name == "OPEN":
             self._watch_rejections()
         else:
-            self._stop_watching()
+            self._watch_no_more()
 
     # As in pybreaker: the calls are wrapped only while the circuit is open.
 
     def _watch_rejections(self) -> None:
-        breaker, kind = self._breaker, type(self._breaker)
+        if self._stop_watching:
+            return
+        original, original_async = self._breaker.call, self._breaker.call_async
 
         def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             changes = self._changes
             try:
-                return kind.call(breaker, func, *args, **kwargs)
+                return original(func, *args, **kwargs)
             except CircuitBreakerError as error:
                 self._rejected(changes, error)
                 raise
@@ -80,26 +83,31 @@ class AiobreakerFeed(BreakerFeed):
         async def call_async(func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
             changes = self._changes
             try:
-                return await kind.call_async(breaker, func, *args, **kwargs)
+                return await original_async(func, *args, **kwargs)
             except CircuitBreakerError as error:
                 self._rejected(changes, error)
                 raise
 
-        vars(breaker).update(call=call, call_async=call_async)
+        self._stop_watching = [
+            put_before(self._breaker, "call", call),
+            put_before(self._breaker, "call_async", call_async),
+        ]
 
     def _rejected(self, changes: int, error: Exception) -> None:
-        if changes == self._changes:  # else it was tried, and has failed
+        # If the state has changed it was tried, and has failed.
+        if changes == self._changes and self._stop_watching:
             self.emit(
                 self.name,
                 BreakerEventKind.REJECTED,
-                to_state="open",
+                to_state=BreakerState.OPEN,
                 native_state="OPEN",
                 reason=describe(error),
             )
 
-    def _stop_watching(self) -> None:
-        for name in ("call", "call_async"):
-            vars(self._breaker).pop(name, None)
+    def _watch_no_more(self) -> None:
+        take_away, self._stop_watching = self._stop_watching, []
+        for undo in take_away:
+            undo()
 
 
 class _Listener(CircuitBreakerListener):  # type: ignore[misc] # it has no types

@@ -77,7 +77,9 @@ class CircuitBoard:
         ValueError: `max_breakers` is below 1.
     """
 
-    def __init__(self, stream: Stream, topic: str = "circuit_breaker.>", *, max_breakers: int = 10_000) -> None:
+    def __init__(
+        self, stream: Stream, topic: str = "circuit_breaker.>", *, max_breakers: int = 10_000
+    ) -> None:
         if not isinstance(stream, (InMemoryStream, TopicStream, SSEStream)):
             raise TypeError(f"a board needs a stream of this process, not {type(stream).__name__}")
         if max_breakers < 1:
@@ -158,7 +160,9 @@ class CircuitBoard:
             from rich.text import Text
         except ImportError as error:
             raise MissingExtraError("CircuitBoard.render", "rich", "board") from error
-        table = Table("breaker", "source", "state", "since", "failures", "rejected", "opened/h", "last reason")
+        table = Table(
+            "breaker", "source", "state", "since", "failures", "rejected", "opened/h", "last reason"
+        )
         for status in self.snapshot():
             name = status.breaker if status.service is None else f"{status.service}/{status.breaker}"
             state = "unknown" if status.state is None else status.state.value

@@ -16,7 +16,7 @@ _NAMESPACE = UUID("5f0f3c1e-6a1c-5f4e-9a55-0e3e8f6d3b11")  # of the ids of trans
 
 
 class BreakerState(StrEnum):
-    """What a circuit breaker does with calls; the states of resilience4j, and `ejected` for a mesh's hosts."""
+    """What a circuit breaker does with calls: the states of resilience4j, and `ejected` for a host."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -88,7 +88,7 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         """Whether calls are let through again."""
         return self.kind is BreakerEventKind.STATE_CHANGE and self.to_state in _LETS_ALL_THROUGH
 
-    def to_event(self) -> Event:
+    def to_event(self, happened: datetime | None = None) -> Event:
         """Give the event for a stream.
 
         Its data are the fields, its topic is `circuit_breaker.<source>.<breaker>`, its type ERROR where a

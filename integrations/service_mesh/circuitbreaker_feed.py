@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
 try:
-    from circuitbreaker import CircuitBreaker
+    from circuitbreaker import CircuitBreaker  # type: ignore[import-untyped]
 except ImportError as error:
     raise MissingExtraError("attach_circuitbreaker", "circuitbreaker", "circuitbreaker") from error
 
@@ -62,7 +62,7 @@ class CircuitbreakerFeed(BreakerFeed):
 
     def was_reset(self) -> None:
         """Tell of a reset that somebody asked for."""
-        self.emit(self._name, BreakerEventKind.RESET, to_state="closed", native_state="closed")
+        self.emit(self._name, BreakerEventKind.RESET, to_state=BreakerState.CLOSED, native_state="closed")
 
     def ended(self, error: BaseException | None, *, failed: bool) -> None:
         """Note how a call has ended."""
@@ -85,7 +85,7 @@ class CircuitbreakerFeed(BreakerFeed):
             self.emit(
                 self._name,
                 BreakerEventKind.REJECTED,
-                to_state="open",
+                to_state=BreakerState.OPEN,
                 native_state="open",
                 failure_count=self._breaker.failure_count,
             )

@@ -28,8 +28,8 @@ _FILTER = r"circuit_breakers\..*_open$|upstream_.*_overflow$"
 class EnvoyAdmin(BackgroundFeed):
     """Asks Envoy's admin endpoint again and again: `/stats` and `/clusters`.
 
-    A circuit breaker of Envoy is a limit of a cluster, `default.rq_pending` for example; that it is reached is
-    a `state_change` to `open`. As such gauges flip within milliseconds, what the overflow counters have grown
+    A circuit breaker of Envoy is a limit of a cluster, such as `default.rq_pending`; that it is reached is a
+    `state_change` to `open`. As such gauges flip within milliseconds, what the overflow counters have grown
     by between two looks is a `rejected` event, with `overflow` in its details. A host that outlier
     detection has ejected is a `state_change` to `ejected`. An endpoint that is away is an event too, of the
     breaker `admin`; it is asked again after a while that doubles.
@@ -57,7 +57,7 @@ class EnvoyAdmin(BackgroundFeed):
 
     def poll(self) -> float:
         try:
-            stats = self._get("/stats", filter=_FILTER, usedonly="").text
+            stats = self._get("/stats", filter=_FILTER).text
             clusters = self._get("/clusters", format="json").json()
             self._read_stats(stats)
             self._read_hosts(clusters)

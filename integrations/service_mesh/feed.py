@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -21,6 +22,26 @@ from codomyrmex.streaming.events import new_id
 _log = Diagnostics(__name__)
 _run = new_id()  # of this process, for transitions that only it can see
 _steps = count()
+
+
+def put_before(thing: object, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
+    """Put a function in the place of a method of one object; give what takes it away again.
+
+    Where somebody has put another one over it meanwhile, that one stays, and goes on calling this one.
+    """
+    own = vars(thing)
+    before = own.get(name)
+    own[name] = wrapper
+
+    def take_away() -> None:
+        if own.get(name) is not wrapper:
+            return
+        if before is None:
+            del own[name]
+        else:
+            own[name] = before
+
+    return take_away
 
 
 class BreakerFeed:
@@ -96,7 +117,9 @@ class BreakerFeed:
             failure_count=failure_count,
             opened_at=when,
             details=details,
-            transition_id=transition_id(self.source, service or self._service, breaker, before, after, moment),
+            transition_id=transition_id(
+                self.source, service or self._service, breaker, before, after, moment
+            ),
             service=service,
         )
         if after is BreakerState.CLOSED:

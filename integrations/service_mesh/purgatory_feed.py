@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
 from codomyrmex.streaming import Stream
 
 try:
@@ -24,8 +25,8 @@ def attach_purgatory(
 ) -> PurgatoryFeed:
     """Publish what the breakers of a factory do, also those that it will make.
 
-    A snapshot is published of each breaker when it is made or, where it was made before, with the first
-    event about it: a factory does not list its breakers.
+    A snapshot is published of each breaker when it is made; one that was made before is heard of with its
+    first change, as a factory does not list its breakers.
 
     Args:
         factory: an `AsyncCircuitBreakerFactory` or a `SyncCircuitBreakerFactory`.
@@ -52,13 +53,15 @@ class PurgatoryFeed(BreakerFeed):
         self._states: dict[str, str] = {}
         self._failures: dict[str, int] = {}
         self._hook = self._told  # one object, as it is also the key to remove it by
+        self._open: set[str] = set()
+        self._unwrap: Callable[[], None] | None = None
         factory.add_listener(self._hook)
-        self._wrap_factory()
 
     def detach(self) -> None:
         if self.attached:
             self._factory.remove_listener(self._hook)
-            vars(self._factory).pop("get_breaker", None)
+            if self._unwrap is not None:
+                self._unwrap()
         super().detach()
 
     def _told(self, name: str, event_type: str, event: Any) -> None:
@@ -68,6 +71,7 @@ class PurgatoryFeed(BreakerFeed):
             elif event_type == "state_changed":
                 old = self._states.get(name, "closed")
                 self._states[name] = event.state
+                self._noted_state(name, event.state)
                 opened_at = as_utc(event.opened_at)
                 count = self._failures.get(name)
                 # `opened_at` goes with the breaker into the store that processes share.
@@ -88,31 +92,37 @@ class PurgatoryFeed(BreakerFeed):
             self._states[name] = state
             self.snapshot(name, state, failure_count=failure_count)
 
-    # Rejected calls raise no hook. A breaker that is asked for while it is open gets a request handler of
-    # its own, which tells; others are given out as they are.
+    # Rejected calls raise no hook. Only while a breaker is open, the factory is wrapped, and what it gives
+    # out gets a request handler of its own, which tells; calls that are let through cost nothing more.
 
-    def _wrap_factory(self) -> None:
+    def _noted_state(self, name: str, state: str) -> None:
+        if state == "opened":
+            self._open.add(name)
+        else:
+            self._open.discard(name)
+        if self._open and self._unwrap is None:
+            self._unwrap = self._wrap_factory()
+        elif not self._open and self._unwrap is not None:
+            self._unwrap()
+            self._unwrap = None
+
+    def _wrap_factory(self) -> Callable[[], None]:
         original = self._factory.get_breaker
-
         if iscoroutinefunction(original):
 
             async def get_async(*args: Any, **kwargs: Any) -> Any:
                 return self._given_out(await original(*args, **kwargs))
 
-            vars(self._factory)["get_breaker"] = get_async
-        else:
+            return put_before(self._factory, "get_breaker", get_async)
 
-            def get(*args: Any, **kwargs: Any) -> Any:
-                return self._given_out(original(*args, **kwargs))
+        def get(*args: Any, **kwargs: Any) -> Any:
+            return self._given_out(original(*args, **kwargs))
 
-            vars(self._factory)["get_breaker"] = get
+        return put_before(self._factory, "get_breaker", get)
 
     def _given_out(self, breaker: Any) -> Any:
-        context = breaker.context
-        if context.name not in self._states:
-            self._first_seen(context.name, context.state, context.failure_count)
-        if context.state == "opened":
-            self._watch_rejections(context)
+        if breaker.context.state == "opened":
+            self._watch_rejections(breaker.context)
         return breaker
 
     def _watch_rejections(self, context: Any) -> None:
@@ -125,7 +135,7 @@ class PurgatoryFeed(BreakerFeed):
                 self.emit(
                     context.name,
                     BreakerEventKind.REJECTED,
-                    to_state="open",
+                    to_state=BreakerState.OPEN,
                     native_state="opened",
                     reason=f"OpenedState: {error}",
                     opened_at=as_utc(context.opened_at),

@@ -8,8 +8,8 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
 from codomyrmex.streaming import Stream
 
 try:
@@ -49,13 +49,12 @@ def attach_pybreaker(
 class PybreakerFeed(BreakerFeed):
     """Listens to one breaker; made by `attach_pybreaker`."""
 
-    def __init__(
-        self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool
-    ) -> None:
+    def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
         super().__init__(stream, "pybreaker", service, calls=calls)
         self._breaker = breaker
         self._name = str(breaker.name or "unnamed")
         self._changes = 0
+        self._stop_watching: Callable[[], None] | None = None
         self._listener = (_CallListener if calls else _Listener)(self)
         breaker.add_listener(self._listener)
         self.snapshot(self._name, breaker.current_state, failure_count=breaker.fail_counter)
@@ -66,7 +65,7 @@ class PybreakerFeed(BreakerFeed):
         super().detach()
         if self._listener in self._breaker.listeners:
             self._breaker.remove_listener(self._listener)
-        self._stop_watching()
+        self._watch_no_more()
 
     def changed(self, old: CircuitBreakerState | None, new: CircuitBreakerState) -> None:
         self._changes += 1
@@ -86,33 +85,38 @@ class PybreakerFeed(BreakerFeed):
         if new.name == "open":
             self._watch_rejections()
         else:
-            self._stop_watching()
+            self._watch_no_more()
 
     # Rejected calls raise no hook, so `call` is wrapped; only while the circuit is open, so that calls
     # which are let through cost nothing more.
 
     def _watch_rejections(self) -> None:
-        original = type(self._breaker).call
+        if self._stop_watching is not None:
+            return
+        original = self._breaker.call
 
         def call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             changes = self._changes
             try:
-                return original(self._breaker, func, *args, **kwargs)
+                return original(func, *args, **kwargs)
             except CircuitBreakerError as error:
-                if changes == self._changes:  # else it was tried, and has failed
+                # If the state has changed it was tried, and has failed.
+                if changes == self._changes and self._stop_watching is not None:
                     self.emit(
                         self._name,
                         BreakerEventKind.REJECTED,
-                        to_state="open",
+                        to_state=BreakerState.OPEN,
                         native_state="open",
                         reason=describe(error),
                     )
                 raise
 
-        vars(self._breaker)["call"] = call
+        self._stop_watching = put_before(self._breaker, "call", call)
 
-    def _stop_watching(self) -> None:
-        vars(self._breaker).pop("call", None)
+    def _watch_no_more(self) -> None:
+        take_away, self._stop_watching = self._stop_watching, None
+        if take_away is not None:
+            take_away()
 
 
 class _Listener(CircuitBreakerListener):
@@ -125,7 +129,10 @@ class _Listener(CircuitBreakerListener):
         self.feed.note_failure(self.feed._name, exc)  # noqa: SLF001
 
     def state_change(
-        self, cb: CircuitBreaker, old_state: CircuitBreakerState | None, new_state: CircuitBreakerState  # noqa: ARG002
+        self,
+        cb: CircuitBreaker,  # noqa: ARG002 - the feed knows it
+        old_state: CircuitBreakerState | None,
+        new_state: CircuitBreakerState,
     ) -> None:
         self.feed.changed(old_state, new_state)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
@@ -46,19 +46,19 @@ class PyresilienceFeed(BreakerFeed):
         self._listener = self._told
         if isinstance(guarded, ResilienceConfig):
             self._listeners = guarded.listeners
-            self._listeners.append(self._listener)  # type: ignore[attr-defined] # a list in all its versions
+            self._listeners.append(self._listener)
             return
         executor = getattr(guarded, "_executor", None)
         if executor is None:
             raise TypeError(
-                f"{guarded!r} is not guarded by pyresilience: give a function decorated with @resilient, or a "
-                "ResilienceConfig"
+                f"{guarded!r} is not guarded by pyresilience: give a function decorated with @resilient, "
+                "or a ResilienceConfig"
             )
         # There is no public way to the listeners of a function that is already decorated.
-        self._listeners = executor._listeners
+        self._listeners = executor._listeners  # noqa: SLF001 - as above
         self._listeners.append(self._listener)
-        executor._has_listeners = True
-        breaker = executor._circuit_breaker
+        executor._has_listeners = True  # noqa: SLF001 - as above
+        breaker = executor._circuit_breaker  # noqa: SLF001 - as above
         if breaker is not None:
             name, state = guarded.__name__, breaker.state.value
             self._states[name] = state
@@ -73,17 +73,20 @@ class PyresilienceFeed(BreakerFeed):
         name, kind = event.function_name, event.event_type
         if kind is EventType.CIRCUIT_OPEN and event.error is None:
             # The same event is the change, where it has the error, and each rejected call, where not.
-            self.emit(
-                name, BreakerEventKind.REJECTED, to_state="open", native_state="open", details=_details(event)
-            )
+            fields: dict[str, Any] = {
+                "to_state": BreakerState.OPEN,
+                "native_state": "open",
+                "details": _details(event),
+            }
+            self.emit(name, BreakerEventKind.REJECTED, **fields)
         elif kind in _STATES:
             self.note_failure(name, event.error)
-            state = _STATES[kind]
-            old, self._states[name] = self._states.get(name, "closed"), state
-            if state == "closed" and old == "open":  # it tells of half-open late, or not at all
+            now = _STATES[kind]
+            old, self._states[name] = self._states.get(name, "closed"), now
+            if now == "closed" and old == "open":  # it tells of half-open late, or not at all
                 self.change(name, old, "half_open", **_details(event))
                 old = "half_open"
-            self.change(name, old, state, **_details(event))
+            self.change(name, old, now, **_details(event))
         elif self.calls and kind is EventType.SUCCESS:
             self.emit(name, BreakerEventKind.SUCCESS, details=_details(event))
         elif self.calls and kind is EventType.FAILURE:

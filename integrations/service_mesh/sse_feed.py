@@ -26,8 +26,8 @@ class SSEFeed(BackgroundFeed):
     """Reads a stream of server-sent events that tells of circuit breakers, and connects again when it ends.
 
     `hystrix`: `/hystrix.stream`, snapshots of each command, whose differences are published. `resilience4j`:
-    `/actuator/streamcircuitbreakerevents`. That the other side is away is an event too, of the breaker `feed`;
-    the waits between two attempts double.
+    `/actuator/streamcircuitbreakerevents`. That the other side is away is an event too, of the breaker
+    `feed`; the waits between two attempts double.
 
     Args:
         url: of the stream. It is not shown, as it may hold a secret.
@@ -61,9 +61,10 @@ class SSEFeed(BackgroundFeed):
         self.invalid = 0
         self._url = url
         self._feed = BreakerFeed(stream, dialect, None, calls=calls)
-        self._take: Callable[[SSERecord], None] = {"hystrix": self._hystrix, "resilience4j": self._resilience4j}[
-            dialect
-        ]
+        self._take: Callable[[SSERecord], None] = {
+            "hystrix": self._hystrix,
+            "resilience4j": self._resilience4j,
+        }[dialect]
         self._retry = retry
         self._client = client(timeout)
         self._states: dict[tuple[str, str], str] = {}
@@ -82,7 +83,7 @@ class SSEFeed(BackgroundFeed):
                         return 0.0
                     for record in decoder.feed(chunk):
                         self._read(record)
-            raise ConnectionError("the other side has ended the stream")  # noqa: TRY301 - as any other end
+            raise ConnectionError("the other side has ended the stream")
         except (HTTPError, OSError, SSEDecodeError) as error:
             self._failures += 1
             self._gone(error)

@@ -92,21 +92,20 @@ class FileTail:
         if os.fstat(file.fileno()).st_size < self._offset + len(self._partial):  # truncated
             self._offset, self._partial = 0, b""
             file.seek(0)
-        chunk = file.read(_CHUNK)
-        if not chunk:
-            return []
-        *lines, self._partial = (self._partial + chunk).split(b"\n")
-        self._offset += sum(map(len, lines)) + len(lines)
-        if len(self._partial) > _MAX_LINE:  # no line at all, whatever it is
-            lines.append(self._partial)
-            self._offset += len(self._partial)
-            self._partial = b""
+        lines: list[bytes] = []
+        while not lines and (chunk := file.read(_CHUNK)):
+            *lines, self._partial = (self._partial + chunk).split(b"\n")
+            self._offset += sum(map(len, lines)) + len(lines)
+            if len(self._partial) > _MAX_LINE:  # no line at all, whatever it is
+                self._offset += len(self._partial)
+                lines.append(self._partial)
+                self._partial = b""
         return lines
 
     def _is_another(self) -> bool:
         """Tell whether another file stands under the name now."""
         try:
-            return os.stat(self._path).st_ino != self._inode
+            return self._path.stat().st_ino != self._inode
         except OSError:
             return False
 

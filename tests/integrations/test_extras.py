@@ -40,7 +40,20 @@ async def main():
 asyncio.run(main())
 """
 
+BOARD = """
+from codomyrmex.integrations.service_mesh import CircuitBoard
+from codomyrmex.streaming import InMemoryStream
+CircuitBoard(InMemoryStream()).render()
+"""
+MESH = "from codomyrmex.integrations.service_mesh import "
 USES = {
+    "aiobreaker": (MESH + "attach_aiobreaker", "attach_aiobreaker", "aiobreaker"),
+    "purgatory": (MESH + "attach_purgatory", "attach_purgatory", "purgatory"),
+    "circuitbreaker": (MESH + "attach_circuitbreaker", "attach_circuitbreaker", "circuitbreaker"),
+    "pyresilience": (MESH + "attach_pyresilience", "attach_pyresilience", "pyresilience"),
+    "stamina": (MESH + "attach_stamina", "attach_stamina", "stamina"),
+    "httpx": (MESH + "EnvoyAdmin, SSEFeed", "a remote feed", "mesh"),
+    "rich": (BOARD, "CircuitBoard.render", "board"),
     # hidden module: (what is used, its name in the message, the extra)
     "structlog": (STRUCTLOG, "StructlogSink", "structlog"),
     "opentelemetry": (OTEL, "OpenTelemetrySink", "otel"),
