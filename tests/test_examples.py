@@ -78,7 +78,7 @@ def test_by_itself_it_serves_fails_and_tells_everywhere_the_same():
     assert counts == expected(counts[LINES], counts[FAILURES])
     assert 0 < counts[FAILURES] < counts[LINES]
     opened = done.stdout.index("'to_state': 'open'")
-    closed = done.stdout.index("'to_state': 'closed'")
+    closed = done.stdout.rindex("'to_state': 'closed'")
     assert opened < done.stdout.index("'to_state': 'half_open'") < closed
     assert done.stdout.count("http.failure ") >= 4  # one of the customer's making, three of the service's
     refused = re.search(r"refused (\d+) requests", done.stdout)
