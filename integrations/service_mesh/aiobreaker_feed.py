@@ -8,7 +8,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
 try:
@@ -29,6 +29,7 @@ class AiobreakerFeed(BreakerFeed):
     """Listens to one breaker; made by `attach_aiobreaker`."""
 
     def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
+        expect(breaker, "aiobreaker", CircuitBreaker)
         super().__init__(stream, "aiobreaker", service, calls=calls)
         self.name = str(getattr(breaker, "_name", None) or "unnamed")  # it has no public one
         self._breaker = breaker

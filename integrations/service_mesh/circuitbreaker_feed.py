@@ -13,7 +13,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect
 from codomyrmex.streaming import Stream
 
 try:
@@ -36,6 +36,7 @@ class CircuitbreakerFeed(BreakerFeed):
     """Observes one breaker; made by `attach_circuitbreaker`."""
 
     def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
+        expect(breaker, "circuitbreaker", CircuitBreaker)
         super().__init__(stream, "circuitbreaker", service, calls=calls)
         self._breaker = breaker
         self._kind = type(breaker)

@@ -9,7 +9,7 @@ from typing import Any
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed, backoff
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
 from codomyrmex.integrations.service_mesh.http import HTTPError, client
 from codomyrmex.streaming import Stream
 
@@ -41,15 +41,17 @@ class EnvoyAdmin(BackgroundFeed):
         timeout: seconds for each request.
 
     Raises:
-        TypeError: it is no stream.
+        TypeError: it is no stream, or a time is no number.
+        ValueError: a time is not above 0, or the URL is not one of HTTP.
     """
 
     def __init__(self, url: str, stream: Stream, interval: float = 5.0, *, timeout: float = 5.0) -> None:
+        expect_seconds("interval", interval)
         super().__init__("envoy admin")
         self._feed = BreakerFeed(stream, "envoy", None, calls=False)
         self._url = url.rstrip("/")
         self._interval = interval
-        self._client = client(timeout)
+        self._client = client(url, timeout)
         self._states: dict[tuple[str, str], BreakerState] = {}
         self._counters: dict[tuple[str, str], int] = {}
         self._admin = BreakerState.CLOSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.service_mesh.feed import expect_seconds
 
 try:
     import httpx
@@ -12,6 +13,13 @@ except ImportError as error:
 HTTPError = httpx.HTTPError
 
 
-def client(timeout: float) -> httpx.Client:
-    """Make a client; no redirects, as a feed is where it is said to be."""
+def client(url: str, timeout: float) -> httpx.Client:
+    """Make a client for one address; no redirects, as a feed is where it is said to be."""
+    expect_seconds("timeout", timeout)
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        address = httpx.URL()
+    if address.scheme not in ("http", "https") or not address.host:  # not shown, as it may hold a secret
+        raise ValueError("the URL of a feed begins with http:// or https:// and a host")
     return httpx.Client(timeout=timeout, headers={"User-Agent": "codomyrmex-streaming"})

@@ -8,7 +8,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
 try:
@@ -39,7 +39,7 @@ def attach_purgatory(
         A handle whose `detach()` ends it.
 
     Raises:
-        TypeError: it is no stream.
+        TypeError: it is no stream, or no factory of the library.
     """
     return PurgatoryFeed(factory, stream, service, calls=calls)
 
@@ -48,6 +48,7 @@ class PurgatoryFeed(BreakerFeed):
     """Listens to one factory; made by `attach_purgatory`."""
 
     def __init__(self, factory: Factory, stream: Stream, service: str | None, *, calls: bool) -> None:
+        expect(factory, "purgatory", AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory)
         super().__init__(stream, "purgatory", service, calls=calls)
         self._factory = factory
         self._states: dict[str, str] = {}

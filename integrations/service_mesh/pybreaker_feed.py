@@ -9,7 +9,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, put_before
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
 try:
@@ -41,7 +41,7 @@ def attach_pybreaker(
         A handle whose `detach()` ends it.
 
     Raises:
-        TypeError: it is no stream.
+        TypeError: it is no stream, or no breaker of the library.
     """
     return PybreakerFeed(breaker, stream, service, calls=calls)
 
@@ -50,6 +50,7 @@ class PybreakerFeed(BreakerFeed):
     """Listens to one breaker; made by `attach_pybreaker`."""
 
     def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
+        expect(breaker, "pybreaker", CircuitBreaker)
         super().__init__(stream, "pybreaker", service, calls=calls)
         self._breaker = breaker
         self._name = str(breaker.name or "unnamed")

@@ -15,7 +15,7 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     as_utc,
     state_of,
 )
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
 from codomyrmex.integrations.service_mesh.http import HTTPError, client
 from codomyrmex.streaming import SSEDecodeError, SSEDecoder, SSERecord, Stream
 
@@ -41,8 +41,8 @@ class SSEFeed(BackgroundFeed):
         invalid: records that could not be read; each is left out.
 
     Raises:
-        TypeError: it is no stream.
-        ValueError: there is no such dialect.
+        TypeError: it is no stream, or a time is no number.
+        ValueError: there is no such dialect, a time is not above 0, or the URL is not one of HTTP.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class SSEFeed(BackgroundFeed):
     ) -> None:
         if dialect not in get_args(Dialect):
             raise ValueError(f"dialect is one of {', '.join(get_args(Dialect))}, not {dialect!r}")
+        expect_seconds("retry", retry)
         super().__init__(f"{dialect} feed")
         self.invalid = 0
         self._url = url
@@ -66,7 +67,7 @@ class SSEFeed(BackgroundFeed):
             "resilience4j": self._resilience4j,
         }[dialect]
         self._retry = retry
-        self._client = client(timeout)
+        self._client = client(url, timeout)
         self._states: dict[tuple[str, str], str] = {}
         self._away = False
         self._failures = 0

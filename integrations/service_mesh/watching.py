@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from codomyrmex.integrations.service_mesh.breaker_event import as_utc, state_of
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
 from codomyrmex.streaming import Stream
 
 
@@ -42,13 +42,18 @@ def watch(
         A handle whose `detach()` ends it.
 
     Raises:
-        TypeError: it is no stream, or `state` cannot be called.
+        TypeError: it is no stream, it has no state to read, `state` cannot be called, or the interval is no
+            number.
         ValueError: its state is unknown, or the interval negative.
+        Exception: what `state` raises at the first look; later it is logged.
     """
     if state is not None and not callable(state):
         raise TypeError(f"state is a function of the breaker, not {state!r}")
-    if not interval >= 0:
-        raise ValueError(f"interval is 0 or more seconds, not {interval!r}")
+    expect_seconds("interval", interval, zero=True)
+    if state is None and not hasattr(breaker, "state"):
+        raise TypeError(
+            f"{type(breaker).__name__} has no attribute 'state': give a function that reads it as state="
+        )
     return WatchFeed(breaker, stream, state, name=name, source=source, service=service, interval=interval)
 
 
@@ -83,9 +88,9 @@ class WatchFeed(BreakerFeed):
         """Look now. What goes wrong is logged."""
         try:
             state = self._read(self._breaker)
-            old, self._state = self._state, state
             if state_of(state) is None:
                 raise ValueError(f"{state!r} is no state of a circuit breaker")  # noqa: TRY301
+            old, self._state = self._state, state
             opened_at: datetime | None = None
             if state_of(state) == "open":
                 moment = getattr(self._breaker, "last_failure_time", None)

@@ -271,6 +271,18 @@ def test_two_feeds_of_one_breaker_do_not_know_each_other(kind):
     assert short(told(first)) == short(told(second)) == STORY
 
 
+@pytest.mark.parametrize(
+    "attach",
+    [attach_aiobreaker, attach_circuitbreaker, attach_purgatory, attach_pybreaker, attach_pyresilience],
+    ids=lambda attach: attach.__name__,
+)
+def test_what_is_no_breaker_of_the_library_is_refused(attach, stream):
+    library = attach.__name__.removeprefix("attach_")
+    with pytest.raises(TypeError, match=library):
+        attach(object(), stream)
+    assert stream.get_recent_events() == []
+
+
 @each
 def test_what_is_no_stream_is_refused(kind):
     with pytest.raises(TypeError, match="published to a stream"):

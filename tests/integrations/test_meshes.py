@@ -188,12 +188,18 @@ def test_a_watch_looks_by_itself(stream):
     [
         ({"state": "open"}, TypeError),
         ({"interval": -1}, ValueError),
+        ({"interval": "1"}, TypeError),
         ({"state": lambda _: "on fire"}, ValueError),
     ],
 )
 def test_what_cannot_be_watched_is_refused(stream, arguments, error):
     with pytest.raises(error):
         watch(OurBreaker(), stream, **arguments)
+
+
+def test_an_object_without_a_state_needs_a_function_that_reads_it(stream):
+    with pytest.raises(TypeError, match="state="):
+        watch(object(), stream)
 
 
 # Envoy's log
@@ -578,6 +584,30 @@ def test_a_feed_connects_again_by_itself(server, stream):
         while server.connections < 3:
             assert time.monotonic() < deadline
             time.sleep(0.001)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:9901", "file:///etc/passwd", "http://", "http://x:s3cret"])
+def test_an_address_that_is_none_of_http_is_refused_and_not_shown(stream, url):
+    for feed in (lambda: EnvoyAdmin(url, stream), lambda: SSEFeed(url, stream, "hystrix")):
+        with pytest.raises(ValueError, match="http://") as refusal:
+            feed()
+        assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [(0, ValueError), (-1, ValueError), (float("nan"), ValueError), ("1", TypeError), (True, TypeError)],
+)
+def test_times_that_are_none_are_refused(stream, seconds, error):
+    url = "http://127.0.0.1:9"
+    for feed in (
+        lambda: EnvoyAdmin(url, stream, seconds),
+        lambda: EnvoyAdmin(url, stream, timeout=seconds),
+        lambda: SSEFeed(url, stream, "hystrix", retry=seconds),
+        lambda: SSEFeed(url, stream, "hystrix", timeout=seconds),
+    ):
+        with pytest.raises(error, match="seconds"):
+            feed()
 
 
 def test_an_unknown_dialect_is_refused(stream):
