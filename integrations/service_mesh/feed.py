@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.breaker_event import (
@@ -18,11 +19,26 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
 )
 from codomyrmex.streaming import Stream
 from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.events import new_id
+from codomyrmex.streaming.forks import renew_in_children
 
 _log = Diagnostics(__name__)
-_run = new_id()  # of this process, for transitions that only it can see
-_steps = count()
+
+
+class _Moments:
+    """Names the moments that only this process can see; a forked child is another process."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        self._run, self._steps = uuid4(), count()
+
+    def next(self) -> str:
+        return f"{self._run}/{next(self._steps)}"
+
+
+_moments = _Moments()
 
 
 def put_before(thing: object, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
@@ -122,7 +138,7 @@ class BreakerFeed:
         elif after is BreakerState.OPEN:
             self._opened_at[service, breaker] = datetime.now(UTC)
         when = self._opened_at.get((service, breaker))
-        moment = when.isoformat() if shared and when is not None else f"{_run}/{next(_steps)}"
+        moment = when.isoformat() if shared and when is not None else _moments.next()
         self.emit(
             breaker,
             BreakerEventKind.STATE_CHANGE,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -392,6 +395,28 @@ def test_processes_that_share_a_store_give_the_same_transition_the_same_id():
     assert breakers[1].state.name == "open"  # looked at, and so noticed
     first, second = ([event for event in told(one) if event.opens] for one in streams)
     assert first[0].transition_id == second[0].transition_id
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_workers_tell_of_transitions_of_their_own():
+    program = """
+import os, sys
+import pybreaker
+from codomyrmex.integrations.service_mesh import CircuitBreakerEvent, attach_pybreaker
+from codomyrmex.streaming import InMemoryStream
+
+for _ in range(2):
+    if os.fork() == 0:
+        stream, breaker = InMemoryStream(), pybreaker.CircuitBreaker(name="orders")
+        attach_pybreaker(breaker, stream)
+        breaker.open()
+        print(CircuitBreakerEvent.from_event(stream.get_recent_events()[-1]).transition_id, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first != second
 
 
 def test_a_reset_of_the_library_circuitbreaker_is_told(stream):
