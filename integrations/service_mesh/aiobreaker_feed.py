@@ -7,7 +7,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
@@ -78,7 +78,7 @@ class AiobreakerFeed(BreakerFeed):
             try:
                 return original(func, *args, **kwargs)
             except CircuitBreakerError as error:
-                self._rejected(changes, error)
+                self._refused(changes, error)
                 raise
 
         async def call_async(func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
@@ -86,7 +86,7 @@ class AiobreakerFeed(BreakerFeed):
             try:
                 return await original_async(func, *args, **kwargs)
             except CircuitBreakerError as error:
-                self._rejected(changes, error)
+                self._refused(changes, error)
                 raise
 
         self._stop_watching = [
@@ -94,16 +94,10 @@ class AiobreakerFeed(BreakerFeed):
             put_before(self._breaker, "call_async", call_async),
         ]
 
-    def _rejected(self, changes: int, error: Exception) -> None:
+    def _refused(self, changes: int, error: Exception) -> None:
         # If the state has changed it was tried, and has failed.
         if changes == self._changes and self._stop_watching:
-            self.emit(
-                self.name,
-                BreakerEventKind.REJECTED,
-                to_state=BreakerState.OPEN,
-                native_state="OPEN",
-                reason=describe(error),
-            )
+            self.rejected(self.name, "OPEN", reason=describe(error))
 
     def _watch_no_more(self) -> None:
         take_away, self._stop_watching = self._stop_watching, []

@@ -83,13 +83,7 @@ class CircuitbreakerFeed(BreakerFeed):
     def fallback_is_wanted(self) -> None:
         if getattr(self._asked, "opened", False):
             self._asked.opened = False
-            self.emit(
-                self._name,
-                BreakerEventKind.REJECTED,
-                to_state=BreakerState.OPEN,
-                native_state="open",
-                failure_count=self._breaker.failure_count,
-            )
+            self.rejected(self._name, "open", failure_count=self._breaker.failure_count)
 
 
 def _observed(kind: type[Any], feed: CircuitbreakerFeed) -> type[Any]:

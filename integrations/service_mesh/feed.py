@@ -168,6 +168,16 @@ class BreakerFeed:
             **fields,
         )
 
+    def rejected(self, breaker: str, native_state: str, **fields: Any) -> None:
+        """Publish that a call was not let through."""
+        self.emit(
+            breaker,
+            BreakerEventKind.REJECTED,
+            to_state=BreakerState.OPEN,
+            native_state=native_state,
+            **fields,
+        )
+
     def emit(
         self, breaker: str, kind: BreakerEventKind, *, service: str | None = None, **fields: Any
     ) -> None:

@@ -7,7 +7,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
@@ -68,7 +68,7 @@ class PurgatoryFeed(BreakerFeed):
     def _told(self, name: str, event_type: str, event: Any) -> None:
         try:
             if event_type == "circuit_breaker_created":
-                self._first_seen(name, "closed")
+                self._created(name)
             elif event_type == "state_changed":
                 old = self._states.get(name, "closed")
                 self._states[name] = event.state
@@ -88,10 +88,10 @@ class PurgatoryFeed(BreakerFeed):
         except Exception as error:  # noqa: BLE001 - it would reach the guarded call
             self.complain(name, error)
 
-    def _first_seen(self, name: str, state: str, failure_count: int | None = 0) -> None:
+    def _created(self, name: str) -> None:
         if name not in self._states:
-            self._states[name] = state
-            self.snapshot(name, state, failure_count=failure_count)
+            self._states[name] = "closed"
+            self.snapshot(name, "closed", failure_count=0)
 
     # Rejected calls raise no hook. Only while a breaker is open, the factory is wrapped, and what it gives
     # out gets a request handler of its own, which tells; calls that are let through cost nothing more.
@@ -133,14 +133,8 @@ class PurgatoryFeed(BreakerFeed):
             try:
                 original(context)
             except OpenedState as error:
-                self.emit(
-                    context.name,
-                    BreakerEventKind.REJECTED,
-                    to_state=BreakerState.OPEN,
-                    native_state="opened",
-                    reason=f"OpenedState: {error}",
-                    opened_at=as_utc(context.opened_at),
-                )
+                opened_at = as_utc(context.opened_at)
+                self.rejected(context.name, "opened", reason=f"OpenedState: {error}", opened_at=opened_at)
                 raise
 
         context.handle_new_request = handle_new_request

@@ -8,7 +8,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState, as_utc
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, as_utc
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect, put_before
 from codomyrmex.streaming import Stream
 
@@ -53,12 +53,12 @@ class PybreakerFeed(BreakerFeed):
         expect(breaker, "pybreaker", CircuitBreaker)
         super().__init__(stream, "pybreaker", service, calls=calls)
         self._breaker = breaker
-        self._name = str(breaker.name or "unnamed")
+        self.name = str(breaker.name or "unnamed")
         self._changes = 0
         self._stop_watching: Callable[[], None] | None = None
         self._listener = (_CallListener if calls else _Listener)(self)
         breaker.add_listener(self._listener)
-        self.snapshot(self._name, breaker.current_state, failure_count=breaker.fail_counter)
+        self.snapshot(self.name, breaker.current_state, failure_count=breaker.fail_counter)
         if breaker.current_state == "open":
             self._watch_rejections()
 
@@ -76,7 +76,7 @@ class PybreakerFeed(BreakerFeed):
         storage = getattr(breaker, "_state_storage", None)
         opened_at: datetime | None = getattr(storage, "opened_at", None)
         self.change(
-            self._name,
+            self.name,
             old and old.name,
             new.name,
             failure_count=breaker.fail_counter,
@@ -103,13 +103,7 @@ class PybreakerFeed(BreakerFeed):
             except CircuitBreakerError as error:
                 # If the state has changed it was tried, and has failed.
                 if changes == self._changes and self._stop_watching is not None:
-                    self.emit(
-                        self._name,
-                        BreakerEventKind.REJECTED,
-                        to_state=BreakerState.OPEN,
-                        native_state="open",
-                        reason=describe(error),
-                    )
+                    self.rejected(self.name, "open", reason=describe(error))
                 raise
 
         self._stop_watching = put_before(self._breaker, "call", call)
@@ -127,7 +121,7 @@ class _Listener(CircuitBreakerListener):
         self.feed = feed
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:  # noqa: ARG002
-        self.feed.note_failure(self.feed._name, exc)  # noqa: SLF001
+        self.feed.note_failure(self.feed.name, exc)
 
     def state_change(
         self,
@@ -142,12 +136,12 @@ class _CallListener(_Listener):
     """Tells of each call too."""
 
     def success(self, cb: CircuitBreaker) -> None:
-        self.feed.emit(self.feed._name, BreakerEventKind.SUCCESS, failure_count=cb.fail_counter)  # noqa: SLF001
+        self.feed.emit(self.feed.name, BreakerEventKind.SUCCESS, failure_count=cb.fail_counter)
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
         super().failure(cb, exc)
         self.feed.emit(
-            self.feed._name,  # noqa: SLF001
+            self.feed.name,
             BreakerEventKind.FAILURE,
             reason=describe(exc),
             failure_count=cb.fail_counter,

@@ -6,7 +6,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
@@ -73,12 +73,7 @@ class PyresilienceFeed(BreakerFeed):
         name, kind = event.function_name, event.event_type
         if kind is EventType.CIRCUIT_OPEN and event.error is None:
             # The same event is the change, where it has the error, and each rejected call, where not.
-            fields: dict[str, Any] = {
-                "to_state": BreakerState.OPEN,
-                "native_state": "open",
-                "details": _details(event),
-            }
-            self.emit(name, BreakerEventKind.REJECTED, **fields)
+            self.rejected(name, "open", details=_details(event))
         elif kind in _STATES:
             self.note_failure(name, event.error)
             now = _STATES[kind]

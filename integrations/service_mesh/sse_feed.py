@@ -151,7 +151,7 @@ class SSEFeed(BackgroundFeed):
             opened = moment if state_of(after) in {BreakerState.OPEN, BreakerState.FORCED_OPEN} else None
             self._feed.change(name, before, after, opened_at=opened, shared=moment is not None)
         elif kind == "NOT_PERMITTED":
-            self._feed.emit(name, BreakerEventKind.REJECTED, to_state=BreakerState.OPEN, native_state=kind)
+            self._feed.rejected(name, kind)
         elif kind == "RESET":
             self._feed.emit(name, BreakerEventKind.RESET, to_state=BreakerState.CLOSED, native_state=kind)
         elif kind in {"FAILURE_RATE_EXCEEDED", "SLOW_CALL_RATE_EXCEEDED"}:

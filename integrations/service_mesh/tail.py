@@ -47,7 +47,7 @@ class FileTail:
         if self._is_another():  # all of the old one is read
             if self._partial:  # its last line never got an end
                 found = [self._partial]
-            self._close()
+            self.close()
             self._open(first=False, from_start=True)
             return found or self._read()
         return []
@@ -60,10 +60,6 @@ class FileTail:
         beside = self._position.with_name(f"{self._position.name}.new")
         beside.write_text(text, encoding="utf-8")
         beside.replace(self._position)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._close()
 
     def _open(self, *, first: bool, from_start: bool) -> bool:
         try:
@@ -80,7 +76,8 @@ class FileTail:
         file.seek(self._offset)
         return True
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
         self._file, self._partial = None, b""

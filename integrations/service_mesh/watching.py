@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from codomyrmex.integrations.service_mesh.breaker_event import as_utc, state_of
@@ -73,7 +74,7 @@ class WatchFeed(BreakerFeed):
     ) -> None:
         super().__init__(stream, source, service, calls=False)
         self._breaker = breaker
-        self._read = _state_attribute if state is None else state
+        self._read = attrgetter("state") if state is None else state
         self._name = str(name or getattr(breaker, "name", None) or "unnamed")
         self._state = self._read(breaker)
         if state_of(self._state) is None:
@@ -110,7 +111,3 @@ class WatchFeed(BreakerFeed):
     def _failure_count(self) -> int | None:
         count = getattr(self._breaker, "failure_count", None)
         return count if isinstance(count, int) else None
-
-
-def _state_attribute(breaker: Any) -> object:
-    return breaker.state
