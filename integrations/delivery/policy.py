@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.streaming import Overflow
 
 _COUNTS = ("queue_size", "batch_size", "max_attempts", "breaker_failures")
@@ -70,12 +70,9 @@ class DeliveryPolicy:
 
 
 def _check_number(name: str, value: object) -> None:
-    count = name in _COUNTS
-    if isinstance(value, bool) or not isinstance(value, int if count else (int, float)):
-        kind = "a whole number" if count else "a number of seconds"
-        raise TypeError(f"{name} is {kind}, not {value!r}")
-    if count and value < 1:
+    if name not in _COUNTS:
+        check_seconds(name, value, zero=name in _MAY_BE_ZERO)
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    elif value < 1:
         raise ValueError(f"{name} is at least 1, not {value}")
-    if math.isnan(value) or value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
-        least = "0 or more" if name in _MAY_BE_ZERO else "more than 0"
-        raise ValueError(f"{name} is {least} seconds, not {value}")

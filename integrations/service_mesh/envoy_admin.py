@@ -6,10 +6,11 @@ import json
 import re
 from typing import Any
 
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed, backoff
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.integrations.service_mesh.http import HTTPError, client
 from codomyrmex.streaming import Stream
 
@@ -46,7 +47,7 @@ class EnvoyAdmin(BackgroundFeed):
     """
 
     def __init__(self, url: str, stream: Stream, interval: float = 5.0, *, timeout: float = 5.0) -> None:
-        expect_seconds("interval", interval)
+        check_seconds("interval", interval, finite=True)
         super().__init__("envoy admin")
         self._feed = BreakerFeed(stream, "envoy", None, calls=False)
         self._url = url.rstrip("/")

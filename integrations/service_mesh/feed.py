@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
@@ -66,14 +65,6 @@ def expect(thing: object, library: str, *kinds: type) -> None:
     if not isinstance(thing, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"what to attach to is {library}'s {names}, not {type(thing).__name__}")
-
-
-def expect_seconds(name: str, value: object, *, zero: bool = False) -> None:
-    """Raise a TypeError or a ValueError unless a time is a finite number above 0, or 0 where allowed."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise ValueError(f"{name} is {'0 or more' if zero else 'more than 0'} seconds, not {value!r}")
 
 
 class BreakerFeed:

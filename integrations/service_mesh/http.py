@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.service_mesh.feed import expect_seconds
+from codomyrmex.integrations.delivery.seconds import check_seconds
 
 try:
     import httpx
@@ -15,7 +15,7 @@ HTTPError = httpx.HTTPError
 
 def client(url: str, timeout: float) -> httpx.Client:
     """Make a client for one address; no redirects, as a feed is where it is said to be."""
-    expect_seconds("timeout", timeout)
+    check_seconds("timeout", timeout, finite=True)
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 import msgspec
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed, backoff
 from codomyrmex.integrations.service_mesh.breaker_event import (
@@ -15,7 +16,7 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     as_utc,
     state_of,
 )
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.integrations.service_mesh.http import HTTPError, client
 from codomyrmex.streaming import SSEDecodeError, SSEDecoder, SSERecord, Stream
 
@@ -57,7 +58,7 @@ class SSEFeed(BackgroundFeed):
     ) -> None:
         if dialect not in get_args(Dialect):
             raise ValueError(f"dialect is one of {', '.join(get_args(Dialect))}, not {dialect!r}")
-        expect_seconds("retry", retry)
+        check_seconds("retry", retry, finite=True)
         super().__init__(f"{dialect} feed")
         self.invalid = 0
         self._url = url

@@ -8,8 +8,9 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.service_mesh.breaker_event import as_utc, state_of
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect_seconds
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
 
@@ -50,7 +51,7 @@ def watch(
     """
     if state is not None and not callable(state):
         raise TypeError(f"state is a function of the breaker, not {state!r}")
-    expect_seconds("interval", interval, zero=True)
+    check_seconds("interval", interval, zero=True, finite=True)
     if state is None and not hasattr(breaker, "state"):
         raise TypeError(
             f"{type(breaker).__name__} has no attribute 'state': give a function that reads it as state="
