@@ -14,6 +14,7 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     CircuitBreakerEvent,
     transition_id,
 )
+from codomyrmex.integrations.service_mesh.feed import check_stream
 from codomyrmex.integrations.service_mesh.tail import FileTail
 from codomyrmex.streaming import Stream, StreamClosedError
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -67,8 +68,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         from_start: bool = False,
         interval: float = 0.25,
     ) -> None:
-        if not isinstance(stream, Stream):
-            raise TypeError(f"hosts are published to a stream, not to {type(stream).__name__}")
+        check_stream(stream)
         super().__init__(f"outlier log {path}")
         self.invalid = 0
         self._stream = stream

@@ -67,6 +67,12 @@ def expect(thing: object, library: str, *kinds: type) -> None:
         raise TypeError(f"what to attach to is {library}'s {names}, not {type(thing).__name__}")
 
 
+def check_stream(stream: object) -> None:
+    """Raise a TypeError unless it is a stream."""
+    if not isinstance(stream, Stream):
+        raise TypeError(f"breakers and retries are published to a stream, not to {type(stream).__name__}")
+
+
 class BreakerFeed:
     """Publishes what circuit breakers of one source tell. Takes no lock, never raises, never waits.
 
@@ -78,8 +84,7 @@ class BreakerFeed:
     """
 
     def __init__(self, stream: Stream, source: str, service: str | None, *, calls: bool) -> None:
-        if not isinstance(stream, Stream):
-            raise TypeError(f"circuit breakers are published to a stream, not to {type(stream).__name__}")
+        check_stream(stream)
         self.source = source
         self.calls = calls
         self.attached = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.service_mesh.feed import check_stream
 from codomyrmex.integrations.service_mesh.retries import publish_retry
 from codomyrmex.streaming import Stream
 
@@ -20,6 +21,9 @@ def attach_stamina(stream: Stream) -> StaminaFeed:
 
     Returns:
         A handle whose `detach()` ends it.
+
+    Raises:
+        TypeError: it is no stream.
     """
     return StaminaFeed(stream)
 
@@ -28,6 +32,7 @@ class StaminaFeed:
     """A hook of stamina; made by `attach_stamina`."""
 
     def __init__(self, stream: Stream) -> None:
+        check_stream(stream)
         self._stream = stream
         set_on_retry_hooks([*get_on_retry_hooks(), self])
 

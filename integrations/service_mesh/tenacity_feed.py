@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.service_mesh.feed import check_stream
 from codomyrmex.integrations.service_mesh.retries import publish_retry
 from codomyrmex.streaming import Stream
 
@@ -28,7 +29,7 @@ def attach_tenacity(retrying: Any, stream: Stream, *, name: str | None = None) -
         A handle whose `detach()` ends it.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither, or it is no stream.
     """
     return TenacityFeed(retrying, stream, name)
 
@@ -37,6 +38,7 @@ class TenacityFeed:
     """Stands before the `before_sleep` of one retrying object; made by `attach_tenacity`."""
 
     def __init__(self, retrying: Any, stream: Stream, name: str | None) -> None:
+        check_stream(stream)
         controller = getattr(retrying, "retry", retrying)
         if not isinstance(controller, BaseRetrying):
             raise TypeError(f"{retrying!r} is neither decorated with tenacity's retry nor a Retrying")

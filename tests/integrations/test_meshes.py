@@ -96,6 +96,18 @@ def test_a_retry_of_stamina_is_told_without_its_arguments_and_other_hooks_stay(s
         stamina.instrumentation.set_on_retry_hooks(None)
 
 
+def test_retries_go_to_a_stream_only():
+    hooks = stamina.instrumentation.get_on_retry_hooks()
+    with pytest.raises(TypeError, match="to a stream, not to str"):
+        attach_stamina("stream")
+    assert stamina.instrumentation.get_on_retry_hooks() == hooks
+    retrying = tenacity.Retrying()
+    before = retrying.before_sleep
+    with pytest.raises(TypeError, match="to a stream, not to str"):
+        attach_tenacity(retrying, "stream")
+    assert retrying.before_sleep is before
+
+
 def test_a_retry_of_tenacity_is_told_beside_its_own_hook(stream):
     own: list[Any] = []
 
