@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed
 from codomyrmex.integrations.service_mesh.breaker_event import (
     BreakerEventKind,
@@ -56,7 +57,8 @@ class EnvoyOutlierLog(BackgroundFeed):
         invalid: lines that were left out.
 
     Raises:
-        TypeError: it is no stream.
+        TypeError: it is no stream, or the interval is no number.
+        ValueError: the interval is not above 0.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         interval: float = 0.25,
     ) -> None:
         check_stream(stream)
+        check_seconds("interval", interval, finite=True)
         super().__init__(f"outlier log {path}")
         self.invalid = 0
         self._stream = stream

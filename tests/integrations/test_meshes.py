@@ -613,6 +613,7 @@ def test_an_address_that_is_none_of_http_is_refused_and_not_shown(stream, url):
 def test_times_that_are_none_are_refused(stream, seconds, error):
     url = "http://127.0.0.1:9"
     for feed in (
+        lambda: EnvoyOutlierLog("outliers.log", stream, interval=seconds),
         lambda: EnvoyAdmin(url, stream, seconds),
         lambda: EnvoyAdmin(url, stream, timeout=seconds),
         lambda: SSEFeed(url, stream, "hystrix", retry=seconds),
