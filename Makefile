@@ -15,7 +15,7 @@ setup: $(READY) ## make the virtual environment and install everything into it
 
 # The editable install is made of links to the files there are, so that type checkers can follow it. It is
 # made again when the description of the package or the list of its files changes.
-FILES := $(shell find streaming integrations -name '*.py' -o -name py.typed | LC_ALL=C sort)
+FILES := $(shell find streaming integrations pytest_alerts -name '*.py' -o -name py.typed | LC_ALL=C sort)
 LISTING := $(VENV)/files
 
 $(VENV)/bin/python:
@@ -42,16 +42,16 @@ test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
 
 check: lint types imports $(READY) ## run what CI runs: lint, types, import contracts, tests with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=
+	@$(BIN)/python -m coverage run -m pytest
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
-	@$(BIN)/python -m coverage report --include='*/integrations/*' --fail-under=95
+	@$(BIN)/python -m coverage report --include='*/integrations/*,*/pytest_alerts/*' --fail-under=95
 
 lint: $(READY) ## ruff, lint and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 types: $(READY) ## mypy and pyright
-	@$(BIN)/mypy -p codomyrmex.streaming -p codomyrmex.integrations
+	@$(BIN)/mypy -p codomyrmex.streaming -p codomyrmex.integrations -p codomyrmex.pytest_alerts
 	@$(BIN)/mypy tests/typing examples benchmarks
 	@$(BIN)/pyright
 

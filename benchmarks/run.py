@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import alerts
 import breakers
 import sinks
 import streams
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers)
+GROUPS = (streams, sinks, breakers, alerts)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

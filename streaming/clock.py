@@ -21,6 +21,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Give seconds that never go back."""
 
+    def time(self) -> float:
+        """Give seconds since 1970, for what has to do with calendars or outlives the process."""
+
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay` seconds on the running event loop."""
 
@@ -29,6 +32,7 @@ class SystemClock:
     """The real time, on the running event loop."""
 
     monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         return asyncio.get_running_loop().call_later(delay, callback)

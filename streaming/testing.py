@@ -103,16 +103,26 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class FakeClock:
-    """A clock that stands still until `advance` moves it."""
+    """A clock that stands still until `advance` moves it.
 
-    def __init__(self, start: float = 0.0) -> None:
+    Args:
+        start: what `monotonic` gives at first.
+        epoch: what `time` gives when `monotonic` gives 0; if left out, Monday 2026-01-05 12:00 UTC.
+    """
+
+    def __init__(self, start: float = 0.0, epoch: float = 1_767_614_400.0) -> None:
         self._now = start
+        self._epoch = epoch
         self._order = count()
         self._timers: list[tuple[float, int, _FakeTimer]] = []
 
     def monotonic(self) -> float:
         """Give seconds."""
         return self._now
+
+    def time(self) -> float:
+        """Give seconds since 1970."""
+        return self._epoch + self._now
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> _FakeTimer:
         """Call `callback` when the clock has been moved by `delay` seconds."""

@@ -264,3 +264,22 @@ def test_a_circuit_breaker_is_logged_alerted_and_on_the_board():
     assert sum("circuit is open" in line for line in lines) >= 3
     assert sum("circuit_breaker.pybreaker.orders" in line for line in lines) >= 7
     assert any("shop/orders" in line and "closed" in line for line in lines)
+
+
+def test_alerts_arrive_at_those_who_are_to_know():
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "alert_routing" / "run.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    arrived = [line for line in done.stdout.splitlines() if " gets " in line]
+    assert arrived[0] == "pager gets [failure] CardsDeclined (service=payments)"
+    assert sorted(arrived[1:]) == [
+        "chat gets [failure] CardsDeclined (service=payments)",
+        "chat gets [warning] HighLatency (service=cart)",
+    ]
+    assert "3 FIRING" in done.stdout
+    assert done.stdout.count("alerts.notified") == 3

@@ -21,7 +21,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-FOLDERS = {"streaming": "codomyrmex.streaming", "integrations": "codomyrmex.integrations"}
+FOLDERS = {
+    "streaming": "codomyrmex.streaming",
+    "integrations": "codomyrmex.integrations",
+    "pytest_alerts": "codomyrmex.pytest_alerts",
+}
 
 
 def package_folders() -> set[str]:
@@ -52,7 +56,7 @@ def test_the_package_above_is_a_namespace():
 
 
 @pytest.mark.parametrize("package", FOLDERS.values())
-def test_both_packages_are_typed(package):
+def test_each_package_is_typed(package):
     assert importlib.resources.files(package).joinpath("py.typed").is_file()
     assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"][package]
 

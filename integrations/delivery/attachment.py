@@ -16,8 +16,8 @@ from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
 from codomyrmex.integrations.delivery.roles import QueuedSink, Worker
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink, is_async
-from codomyrmex.integrations.delivery.waiting import done_within
-from codomyrmex.integrations.delivery.worker import GRACE, QueueWorker
+from codomyrmex.integrations.delivery.waiting import GRACE, done_within
+from codomyrmex.integrations.delivery.worker import QueueWorker
 from codomyrmex.streaming import (
     Clock,
     Event,
@@ -328,8 +328,7 @@ class Attachment:
         """Give the seconds that `aclose(timeout)` delivers at most."""
         if timeout is not None:
             return timeout
-        workers = [attached.worker for attached in tuple(self._attached.values())]
-        return max((w.policy.drain_timeout for w in workers if isinstance(w, QueueWorker)), default=0.0)
+        return max((each.worker.drain_timeout for each in tuple(self._attached.values())), default=0.0)
 
     def report(self) -> DrainReport:
         """Give the numbers up to now; what is still queued counts as lost until it is delivered."""
@@ -380,10 +379,7 @@ class Attachment:
         self._removed = {}
         self._drain_task = None
         for attached in self._attached.values():
-            if isinstance(attached.worker, QueueWorker):
-                attached.worker.renew_after_fork(start)
-            else:
-                attached.worker.after_fork()
+            attached.worker.renew_after_fork(start)
         return waiting
 
     async def resume(self) -> None:
@@ -458,15 +454,14 @@ class Attachment:
         if isinstance(sink, InlineSink):
             if is_async(sink.emit):
                 raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
+            _check_async(sink.open, sink.close)
             if binding.policy is not None:
                 raise TypeError(f"{type(sink).__name__} is an inline sink: nothing is queued, so no policy")
             return InlineWorker(sink)
         if isinstance(sink, Sink):
             if not is_async(sink.send):
                 raise TypeError(f"send of {type(sink).__name__} is not async: `async def send(self, events)`")
-            for method in (sink.open, sink.close):
-                if not is_async(method):
-                    raise TypeError(f"{method.__name__} of {type(sink).__name__} is not async")
+            _check_async(sink.open, sink.close)
             policy = self._policy if binding.policy is None else binding.policy
             _check(policy, DeliveryPolicy, "policy is a DeliveryPolicy")
             return QueueWorker(sink, policy, self._clock, self)
@@ -499,6 +494,13 @@ def _what(sink: object) -> str:
     if isinstance(sink, (list, tuple)):
         return f"a {type(sink).__name__}: give its items, *sinks"
     return type(sink).__name__
+
+
+def _check_async(*methods: Callable[[], object]) -> None:
+    for method in methods:
+        if not is_async(method):
+            owner = type(getattr(method, "__self__", method)).__name__
+            raise TypeError(f"{method.__name__} of {owner} is not async")
 
 
 def _check_seconds(timeout: object) -> None:

@@ -18,7 +18,7 @@ from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
-from codomyrmex.integrations.delivery.worker import GRACE
+from codomyrmex.integrations.delivery.waiting import GRACE
 from codomyrmex.streaming import FilterFunction, Stream
 from codomyrmex.streaming.forks import renew_in_children
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import time
 
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState, origin_for
-from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, INTERRUPTED, SinkReport
+from codomyrmex.integrations.delivery.report import ABOUT_ITSELF, FORKED, INTERRUPTED, SinkReport
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink
+from codomyrmex.integrations.delivery.waiting import GRACE
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.causes import ORIGIN, cause, marked, origin_of
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
+
+_LAST = 5 * GRACE  # seconds for a sink that is told to stop closing
 
 _log = Diagnostics(__name__)
 
@@ -24,9 +29,12 @@ class InlineWorker:
     def __init__(self, sink: InlineSink) -> None:
         self.name = sink.name
         self.sink = sink
-        self._emit = sink.emit
+        self._emit: Callable[[Event], None] = sink.emit
         self._origin = origin_for(sink)
+        self.drain_timeout = sink.drain_timeout
         self._closed = False
+        self._opened = False
+        self._closing: asyncio.Task[None] | None = None
         self._last_error: str | None = None
         self.after_fork()
 
@@ -36,6 +44,8 @@ class InlineWorker:
         self._given_up = Counter()
         self._dropped: dict[str, Counter] = {}
         self._last_success = 0.0
+        if self._opened and type(self.sink).open is not InlineSink.open:
+            self._emit = _refuse  # what goes on behind it does so in the parent
 
     # The hot path: one look for the rare origin, one call, one count. What was not delivered is counted
     # besides and subtracted.
@@ -78,14 +88,50 @@ class InlineWorker:
         finally:
             cause.reset(token)
 
-    async def start(self) -> None:
-        """Nothing to open."""
+    def renew_after_fork(self, start: Callable[[], None]) -> None:
+        """Begin anew in a child process; what has to be opened is opened with the first event."""
+        self.after_fork()
+        if not self._opened:
+            return
+        self._opened, self._closing = False, None
 
-    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109, ARG002 - nothing is queued
+        def first_emit(event: Event) -> None:
+            self._emit = self.sink.emit
+            start()
+            self._emit(event)
+
+        self._emit = first_emit
+
+    async def start(self) -> None:
+        """Open the sink."""
+        await self.sink.open()
+        self._opened = True
+
+    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - part of one overall deadline
         self._closed = True
+        if not self._opened:
+            return
+        self._opened = False
+        limit = self.drain_timeout if timeout is None else timeout
+        closing = self._closing = asyncio.ensure_future(self._call_close())
+        try:
+            await asyncio.wait({closing}, timeout=max(limit, GRACE))
+            if not closing.done():
+                closing.cancel()
+                await asyncio.wait({closing}, timeout=_LAST)
+        finally:
+            if not closing.done():
+                closing.cancel()
+                _log.warning(self.name, "sink %s does not close; it is left alone", self.name)
+            elif not closing.cancelled() and (error := closing.exception()) is not None:
+                _log.warning(self.name, "sink %s failed to close", self.name, error=error)
+
+    async def _call_close(self) -> None:
+        await self.sink.close()
 
     def cut(self) -> None:
-        """Nothing to end."""
+        if self._closing is not None:
+            self._closing.cancel()
 
     def flush(self) -> None:
         """Nothing to wait for."""
@@ -111,3 +157,7 @@ class InlineWorker:
             oldest_age=0.0,
             capacity=0,
         )
+
+
+def _refuse(_: Event) -> None:
+    raise DroppedError(FORKED)

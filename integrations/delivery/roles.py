@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
@@ -23,6 +24,10 @@ class Worker(Protocol):
     def sink(self) -> InlineSink | Sink:
         """The sink."""
 
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that its end takes at most, unless told otherwise."""
+
     def take(self, event: Event) -> object:
         """Take an event from the stream; never raises. With BLOCK it may give what to await."""
 
@@ -40,6 +45,9 @@ class Worker(Protocol):
 
     def after_fork(self) -> None:
         """Forget, in a child process, what is the parent's."""
+
+    def renew_after_fork(self, start: Callable[[], None]) -> None:
+        """Begin anew in a child process, and call `start` once there is something to deliver."""
 
     def report(self) -> SinkReport:
         """Give the numbers up to now."""

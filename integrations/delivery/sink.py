@@ -16,9 +16,17 @@ class InlineSink(ABC):
 
     Attributes:
         name: what it is called in reports and logs; one name for each sink of an attachment.
+        drain_timeout: seconds that `close` may take, where the attachment is not closed with others.
     """
 
     name: str
+    drain_timeout: float = 0.0
+
+    async def open(self) -> None:  # noqa: B027 - most have nothing to open
+        """Get ready; called once before the first `emit`, and once more in a process forked since."""
+
+    async def close(self) -> None:  # noqa: B027 - as above
+        """End what goes on behind the sink; called once, also after failures."""
 
     @abstractmethod
     def emit(self, event: Event) -> None:

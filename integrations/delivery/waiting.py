@@ -8,6 +8,8 @@ from typing import Any
 
 from codomyrmex.streaming import Clock
 
+GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
+
 
 async def done_within(waited_for: asyncio.Future[Any], seconds: float | None, clock: Clock) -> bool:
     """Wait for something, at most so long, and tell whether it is done. It is not cancelled.

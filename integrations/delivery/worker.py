@@ -19,13 +19,11 @@ from codomyrmex.integrations.delivery.retry import Breaker, backoff
 from codomyrmex.integrations.delivery.roles import Watcher
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.integrations.delivery.waiting import resolve
+from codomyrmex.integrations.delivery.waiting import GRACE, resolve
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
 from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of, stems_from_logs
 from codomyrmex.streaming.clock import Timer
-
-GRACE = 0.2  # seconds of real time beyond a deadline, for what should take none
 
 # In a child process: tasks of its parent's loop. They are kept, as asyncio complains about pending tasks
 # that are collected.
@@ -39,6 +37,7 @@ class QueueWorker:
         self.name = sink.name
         self.sink = sink
         self.policy = policy
+        self.drain_timeout = policy.drain_timeout
         self._clock = clock
         self._watcher = watcher
         self._origin = origin_for(sink)

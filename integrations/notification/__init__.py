@@ -1,5 +1,86 @@
-"""Events as notifications."""
+"""Events as notifications: Apprise as the way to some 170 services, and alert routing."""
 
-from codomyrmex.integrations.notification.apprise_channel import AppriseChannel, ChannelError
+from __future__ import annotations
 
-__all__ = ["AppriseChannel", "ChannelError"]
+from typing import TYPE_CHECKING
+
+from codomyrmex.integrations._extras import lazy_exports
+
+if TYPE_CHECKING:
+    from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
+    from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
+    from codomyrmex.integrations.notification.alerts.engine import AlertEngine, Suppressed
+    from codomyrmex.integrations.notification.alerts.explain import Explanation
+    from codomyrmex.integrations.notification.alerts.group_key import RouteMatch
+    from codomyrmex.integrations.notification.alerts.lint import Finding, lint
+    from codomyrmex.integrations.notification.alerts.loading import load_alert_config
+    from codomyrmex.integrations.notification.alerts.matcher_text import parse_matchers
+    from codomyrmex.integrations.notification.alerts.matchers import Matcher, MatcherError
+    from codomyrmex.integrations.notification.alerts.notification import Notification, NotifiedAlert, Reason
+    from codomyrmex.integrations.notification.alerts.router import AlertRouter
+    from codomyrmex.integrations.notification.alerts.silences import Silence
+    from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
+    from codomyrmex.integrations.notification.alerts.sink import AlertSink
+    from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
+    from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
+    from codomyrmex.integrations.notification.channel_errors import ChannelError
+
+_MODULES = {
+    "Alert": "alerts.alert",
+    "AlertConfig": "alerts.config",
+    "AlertConfigError": "alerts.config",
+    "AlertEngine": "alerts.engine",
+    "AlertRouter": "alerts.router",
+    "AlertSink": "alerts.sink",
+    "AppriseChannel": "apprise_channel",
+    "ChannelError": "channel_errors",
+    "Explanation": "alerts.explain",
+    "Finding": "alerts.lint",
+    "LabelRules": "alerts.alert",
+    "Matcher": "alerts.matchers",
+    "MatcherError": "alerts.matchers",
+    "Notification": "alerts.notification",
+    "NotifiedAlert": "alerts.notification",
+    "Reason": "alerts.notification",
+    "RouteMatch": "alerts.group_key",
+    "Sent": "alerts.simulation",
+    "Silence": "alerts.silences",
+    "StateError": "alerts.state",
+    "StateFile": "alerts.state",
+    "Suppressed": "alerts.engine",
+    "lint": "alerts.lint",
+    "load_alert_config": "alerts.loading",
+    "parse_matchers": "alerts.matcher_text",
+    "simulate": "alerts.simulation",
+}
+
+__all__ = [
+    "Alert",
+    "AlertConfig",
+    "AlertConfigError",
+    "AlertEngine",
+    "AlertRouter",
+    "AlertSink",
+    "AppriseChannel",
+    "ChannelError",
+    "Explanation",
+    "Finding",
+    "LabelRules",
+    "Matcher",
+    "MatcherError",
+    "Notification",
+    "NotifiedAlert",
+    "Reason",
+    "RouteMatch",
+    "Sent",
+    "Silence",
+    "StateError",
+    "StateFile",
+    "Suppressed",
+    "lint",
+    "load_alert_config",
+    "parse_matchers",
+    "simulate",
+]
+
+__getattr__ = lazy_exports(__name__, _MODULES)

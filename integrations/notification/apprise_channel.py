@@ -3,68 +3,102 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import copy_context
-from importlib import import_module
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.delivery.errors import DeliveryError, PartialDeliveryError
+from codomyrmex.integrations.delivery.errors import PartialDeliveryError
+from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.streaming import Event, EventType
+from codomyrmex.integrations.notification.apprise_target import AppriseTarget
+from codomyrmex.integrations.notification.channel_errors import (
+    ChannelError,
+    ChannelPermanentError,
+    ChannelRetryableError,
+)
+from codomyrmex.integrations.notification.daemon_calls import DaemonCalls, NoThreadError
+from codomyrmex.integrations.notification.templates import TemplateError
+from codomyrmex.integrations.notification.wording import Message, Wording
+from codomyrmex.streaming import Event
 
-_MAX_TITLE = 200
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
+__all__ = ["AppriseChannel", "ChannelError", "ChannelPermanentError", "ChannelRetryableError"]
 
-# Who logs what Apprise does, with the URL or what it is turned into. A filter of a logger does not see
-# what its children log, so each has to be named.
-_TALKATIVE = ("apprise", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
-
-
-class ChannelError(DeliveryError):
-    """A channel could not be set up or did not deliver. Speaks of its name and scheme, never its URL."""
+_MAX_CALLS = 4
+_TAG = re.compile(r"[^\s,;|/]+")  # Apprise takes the others for what stands between two tags
 
 
 class AppriseChannel(Sink):
-    """Sends events as notifications to the one target of an Apprise URL.
+    """Sends events as notifications to the target of an Apprise URL.
 
-    Apprise is imported when the channel opens, and called in a thread of the channel's own, so that
-    neither the event loop nor another channel ever waits for it. The URL holds secrets and is never
-    shown.
+    Apprise is imported when the channel opens, and called on daemon threads of the channel's own, at most
+    4: neither the event loop, nor another channel, nor the end of the program ever waits for it. The URL
+    holds secrets and is never shown. Where a URL holds several targets there is one outcome for all.
+
+    A notification is delivered when the plugin says so; a function under `@notify` does that by returning
+    nothing, too. It is tried again after connection errors, timeouts and the statuses 408, 425, 429
+    and 5xx, not before the server's `Retry-After`, and given up after any other 4xx. Apprise's own retries
+    are off.
+
+    The metadata of an event may hold its `title`, `body`, `format` and `notify_type`.
 
     Args:
         name: what the channel is called in reports, logs and errors.
-        url: an Apprise URL, such as `json://127.0.0.1:8080/`.
+        url: an Apprise URL, such as `json://127.0.0.1:8080/`. `${NAME}` and `${NAME:-default}` come from
+            the environment when the channel opens.
+        title: a Jinja template of the title, with the `event`; its fields are as in `Event.to_dict`, and
+            `topic`, and the timestamp as a `datetime`. The title is plain text in one line.
+        body: a Jinja template of the body, the same way. Values in it are escaped for the format.
+        format: of the body: `text`, `markdown` or `html`. Without a template the body is always text.
+            A service for plain text shows Markdown as it is written.
+        tags: what functions under `@notify` find in `meta["tag"]`.
+        timeout: seconds for each notification; one that takes longer is left alone and tried again.
+        environ: the variables; those of the process if left out.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value.
+        TemplateError: the title or the body is no template.
+        MissingExtraError: there is a template, and Jinja is not installed.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        title: str | None = None,
+        body: str | None = None,
+        format: str = "text",  # noqa: A002 - as Apprise calls it
+        tags: Iterable[str] = (),
+        timeout: float = 10.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a channel is a text, not {type(name).__name__}")
+        if not name:
+            raise ValueError("the name of a channel is not empty")
+        if not isinstance(url, str):  # which is not shown whatever it is
+            raise TypeError(f"the URL of a channel is a text, not {type(url).__name__}")
+        check_seconds("timeout", timeout)
         self.name = name
-        self._url = url
-        scheme = _SCHEME.match(url)
-        self._scheme = "no scheme" if scheme is None else scheme[0]
-        self._apprise: Any = None
-        self._service: Any = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._wording = Wording(title, body, format)
+        self._target = AppriseTarget(name, url, _check_tags(tags), environ)
+        self._timeout = timeout
+        self._calls: DaemonCalls | None = None
 
     def __repr__(self) -> str:
-        return f"<AppriseChannel {self.name} ({self._scheme})>"
+        return f"<AppriseChannel {self.name} ({self._target.scheme})>"
 
     async def open(self) -> None:
         """Load Apprise and set up the target.
 
         Raises:
             MissingExtraError: Apprise is not installed.
-            ChannelError: Apprise does not take the URL.
+            MissingVariableError: the URL names a variable of the environment that is not set.
+            ChannelError: Apprise does not take the URL, or nothing sent to it would arrive anywhere.
         """
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"apprise {self.name}")
+        self._calls = DaemonCalls(f"apprise {self.name}", _MAX_CALLS)
         try:
-            await self._in_thread(self._load)
+            await self._calls.run(self._target.load)
         except BaseException:
             await self.close()
             raise
@@ -75,84 +109,55 @@ class AppriseChannel(Sink):
         try:
             for event in events:
                 try:
-                    await self._in_thread(self._notify, event)
+                    await self._deliver(event)
                 except ChannelError as error:
                     failed[event.id] = error
+                    if getattr(error, "retry_after", None):  # it asked for a pause, so the others wait too
+                        failed.update((other.id, error) for other in events[done:])
+                        break
                 done += 1
         except asyncio.CancelledError:
             # Cut off by the timeout: say what got through, so that only the rest is sent again.
-            cut_off = ChannelError(f"channel {self.name} ({self._scheme}) was cut off before it was done")
+            cut_off = ChannelRetryableError(f"{self._target} was cut off before it was done")
             failed.update((event.id, cut_off) for event in events[done:])
         if failed:
             raise PartialDeliveryError(failed)
 
     async def close(self) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls.close()
 
-    async def _in_thread(self, call: Any, *args: Any) -> None:
-        context = copy_context()  # so that what is logged there is known for what it comes from
-        await asyncio.get_running_loop().run_in_executor(self._executor, context.run, call, *args)
-
-    def _load(self) -> None:
+    async def _deliver(self, event: Event) -> None:
+        if self._calls is None:
+            raise ChannelError(f"{self._target} is not open")
         try:
-            self._apprise = import_module("apprise")
-        except ImportError as error:
-            raise MissingExtraError("AppriseChannel", "apprise", "apprise") from error
-        why = "does not know such a URL"
-        try:
-            with _muted():
-                self._service = self._apprise.Apprise.instantiate(self._url)
-        except Exception as error:  # noqa: BLE001 - what it says may hold the URL, so only its type goes on
-            why = f"raised {type(error).__name__}"
-        if not self._service:
-            raise ChannelError(f"channel {self.name} ({self._scheme}) cannot be set up: Apprise {why}")
+            await self._calls.run(self._notify, event, timeout=self._timeout)
+        except TimeoutError:
+            raise ChannelRetryableError(f"{self._target}: no answer within {self._timeout:g} s") from None
+        except NoThreadError as error:
+            raise ChannelRetryableError(f"{self._target} makes no further call: {error}") from None
 
     def _notify(self, event: Event) -> None:
-        bad = event.type is EventType.ERROR
-        kinds = self._apprise.NotifyType
-        why = f"({self._scheme}) did not deliver"
-        sent = False
+        self._target.notify(self._message(event))
+
+    def _message(self, event: Event) -> Message:
         try:
-            with _muted():
-                sent = self._service.notify(
-                    title=_title(event),
-                    body=_body(event),
-                    notify_type=kinds.FAILURE if bad else kinds.INFO,
-                    body_format=self._apprise.NotifyFormat.TEXT,
-                )
-        except Exception as error:  # noqa: BLE001 - it may quote the URL, so only its type goes on
-            why = f"({self._scheme}) raised {type(error).__name__}"
-        if not sent:
-            raise ChannelError(f"channel {self.name} {why}")
+            return self._wording.message(event)
+        except TemplateError as error:
+            raise ChannelPermanentError(f"{self._target}: a template failed, {error}") from None
+        except Exception as error:
+            why = f"the event cannot be shown, {type(error).__name__}"
+            raise ChannelPermanentError(f"{self._target}: {why}") from error
 
 
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Silence what is logged from this thread about a URL."""
-    thread = threading.get_ident()
-
-    def elsewhere(_: logging.LogRecord) -> bool:
-        return threading.get_ident() != thread  # a filter runs in the thread that logs
-
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    for logger in loggers:
-        logger.addFilter(elsewhere)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(elsewhere)
-
-
-def _title(event: Event) -> str:
-    name = str(event.metadata.get("event") or event.topic or event.type.value)
-    shown = "".join(c if c.isprintable() else " " for c in f"{event.type.value.upper()} {name}")
-    return " ".join(shown.split())[:_MAX_TITLE]
-
-
-def _body(event: Event) -> str:
-    data = event.to_dict()["data"]
-    text = data if isinstance(data, str) else json.dumps(data, indent=2, ensure_ascii=False)
-    return text or "(no data)"
+def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise TypeError("tags are a list of texts; put the one into a list")
+    checked = tuple(tags)
+    for tag in checked:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag is a text, not {type(tag).__name__}")
+        if _TAG.fullmatch(tag) is None:
+            raise ValueError(f"a tag is not empty, and has no spaces and none of , ; | /: {tag!r} is none")
+    return checked

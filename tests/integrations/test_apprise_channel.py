@@ -11,11 +11,20 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextvars import ContextVar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from codomyrmex.integrations import DeliveryPolicy, PartialDeliveryError, Sink, SinkReport, attach
+from codomyrmex.integrations import (
+    DeliveryPolicy,
+    PartialDeliveryError,
+    PermanentError,
+    Sink,
+    SinkReport,
+    attach,
+)
 from codomyrmex.integrations.notification import AppriseChannel, ChannelError
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 
@@ -175,7 +184,7 @@ async def test_no_control_character_is_in_a_title(server, text):
 
 async def test_a_very_long_title_is_cut(server):
     await send(server.url, create_event(1, event="x" * 10_000))
-    assert len(server.received[0]["title"]) <= 200
+    assert len(server.received[0]["title"]) == 250
 
 
 @pytest.mark.parametrize(
@@ -277,7 +286,7 @@ async def test_what_apprise_raises_does_not_carry_the_url_along(server):
 
     class Broken(apprise.NotifyBase):
         service_name = "Broken"
-        protocol = "brokenforthistest"
+        protocol = "brokentest"
         service_url = "https://example.org/"
         setup_url = "https://example.org/"
         templates = ("{schema}://{host}",)
@@ -289,16 +298,25 @@ async def test_what_apprise_raises_does_not_carry_the_url_along(server):
         def send(self, body: str, **kwargs: Any) -> bool:
             raise RuntimeError(f"cannot reach {self.url()}")
 
+        @staticmethod
+        def parse_url(url: str) -> Any:
+            if url.endswith("/wrong"):
+                raise RuntimeError(f"cannot read {url}")
+            return apprise.NotifyBase.parse_url(url)
+
     plugins = importlib.import_module("apprise.manager_plugins").NotificationManager()
-    plugins.add(Broken, schemas="brokenforthistest")
+    plugins.add(Broken, schemas="brokentest")
     try:
         with pytest.raises(PartialDeliveryError) as caught:
-            await send(f"brokenforthistest://{secret}", create_event(1))
+            await send(f"brokentest://{secret}", create_event(1))
+        with pytest.raises(ChannelError, match="RuntimeError") as refused:
+            await send(f"brokentest://{secret}/wrong", create_event(1))
     finally:
-        plugins.remove("brokenforthistest")
+        plugins.remove("brokentest")
     [error] = caught.value.failed.values()
     assert isinstance(error, ChannelError)
-    text = "\n".join(f"{one} {one!r}" for one in whole_chain(caught.value))
+    chains = [*whole_chain(caught.value), *whole_chain(refused.value)]
+    text = "\n".join(f"{one} {one!r}" for one in chains)
     assert_no_secret(text, secret)
 
 
@@ -472,3 +490,345 @@ async def test_cut_off_by_the_timeout_only_the_rest_is_sent_again(server):
     assert messages[:2] == ["event 0", "event 1"]
     assert messages.count("event 0") == messages.count("event 1") == messages.count("event 3") == 1
     assert "event 2" in messages  # perhaps twice: the service may have taken what was cut off
+
+
+# What is worded how
+
+
+async def sent_for(server: Server, event: Event, **options: Any) -> dict[str, Any]:
+    channel = AppriseChannel("operations", server.url, **options)
+    async with asyncio.timeout(DEADLINE):
+        await channel.open()
+        try:
+            await channel.send([event])
+        finally:
+            await channel.close()
+    return server.received[-1]
+
+
+async def test_templates_word_the_notification(server):
+    event = create_event({"disk": {"left": "2 %"}}, topic="disks.full", host="db-1")
+    options = {
+        "title": "{{ event.topic }} on {{ event.metadata.host }}\n(since {{ event.timestamp.year }})",
+        "body": "{{ event.data.disk.left }} left, {{ event.type }} {{ event.id }}{{ event.data.no.such }}",
+    }
+    sent = await sent_for(server, event, **options)
+    assert sent["title"] == f"disks.full on db-1 (since {event.timestamp.year})"
+    assert sent["message"] == f"2 % left, message {event.id}"
+
+
+async def test_what_the_metadata_says_goes_before_the_templates(server):
+    event = create_event(1, title="a\r\ntitle", body="a body")
+    sent = await sent_for(server, event, title="{{ 1 / 0 }}", body="{{ 1 / 0 }}")
+    assert (sent["title"], sent["message"]) == ("a title", "a body")
+
+
+async def test_metadata_of_another_kind_is_passed_over(server):
+    odd = {
+        "title": 3,
+        "body": ["b"],
+        "format": "xml",
+        "notify_type": 4,
+        "labels": "x",
+        "severity": {},
+        "status": 5,
+    }
+    sent = await sent_for(server, Event(data="text", metadata=odd))
+    assert (sent["title"], sent["message"], sent["type"]) == ("MESSAGE message", "text", "info")
+
+
+@pytest.mark.parametrize(
+    ("event_type", "metadata", "kind"),
+    [
+        (EventType.ERROR, {"notify_type": "success", "severity": "critical"}, "success"),
+        (EventType.ERROR, {"status": "resolved", "labels": {"severity": "page"}}, "success"),
+        (EventType.MESSAGE, {"status": "firing", "labels": {"severity": "page"}}, "failure"),
+        (EventType.MESSAGE, {"labels": {"severity": "warning"}, "severity": "critical"}, "warning"),
+        (EventType.MESSAGE, {"labels": {"severity": "odd"}, "severity": "Critical"}, "failure"),
+        *((EventType.MESSAGE, {"severity": s}, "failure") for s in ("error", "fatal", "emergency", "alert")),
+        (EventType.MESSAGE, {"severity": "warn"}, "warning"),
+        *((EventType.ERROR, {"severity": s}, "info") for s in ("info", "notice", "debug", "ok")),
+        (EventType.ERROR, {"notify_type": "odd", "severity": "odd"}, "failure"),
+    ],
+)
+async def test_the_type_comes_from_status_and_severity(server, event_type, metadata, kind):
+    sent = await sent_for(server, Event(type=event_type, metadata=metadata))
+    assert sent["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("options", "metadata"),
+    [
+        ({"format": "html", "body": "<b>{{ event.data }}</b>"}, {}),
+        ({"body": "<b>{{ event.data }}</b>"}, {"format": "html"}),
+        ({"format": "html"}, {}),
+    ],
+)
+async def test_a_service_for_plain_text_gets_the_values_as_they_were(server, options, metadata):
+    data = "a < b_c_ & d"
+    channel = AppriseChannel("operations", f"{server.url}?format=text", **options)
+    async with asyncio.timeout(DEADLINE):
+        await channel.open()
+        await channel.send([create_event(data, **metadata)])
+        await channel.close()
+    [sent] = server.received
+    assert sent["message"] == data
+
+
+@pytest.fixture
+def html_service() -> Iterator[list[str]]:
+    """A service that takes only HTML, and no title: Apprise puts it into the body."""
+    apprise = importlib.import_module("apprise")
+    bodies: list[str] = []
+
+    class Page(apprise.NotifyBase):
+        service_name = "Page"
+        protocol = "pagetest"
+        title_maxlen = 0
+        notify_format = apprise.NotifyFormat.HTML
+
+        def url(self, privacy: bool = False, *args: Any, **kwargs: Any) -> str:
+            return f"{self.protocol}://"
+
+        def send(self, body: str, **kwargs: Any) -> bool:
+            bodies.append(body)
+            return True
+
+        @staticmethod
+        def parse_url(url: str) -> Any:
+            return apprise.NotifyBase.parse_url(url, verify_host=False)
+
+    plugins = importlib.import_module("apprise.manager_plugins").NotificationManager()
+    plugins.add(Page, schemas="pagetest")
+    yield bodies
+    plugins.remove("pagetest")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"body": "<b>b</b>", "format": "html"}, {"body": "**b**", "format": "markdown"}, {"body": "b"}],
+)
+async def test_no_markup_of_an_event_gets_into_a_page(html_service, metadata):
+    await send("pagetest://", create_event("<img>", title="<i>*t*</i>", **metadata))
+    [body] = html_service
+    assert "&lt;i&gt;*t*&lt;/i&gt;" in body
+    assert "<img>" not in body
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "html"])
+async def test_data_without_a_template_is_text_whatever_the_format(html_service, kind):
+    channel = AppriseChannel("operations", "pagetest://", format=kind)
+    await channel.open()
+    await channel.send([create_event("<img> *x*")])
+    await channel.close()
+    [body] = html_service
+    assert "&lt;img&gt;" in body
+    assert "*x*" in body
+
+
+@pytest.mark.parametrize("body", ["", " \n", "{{ event.data }}"])
+async def test_an_empty_body_says_so(server, body):
+    sent = await sent_for(server, create_event(""), body=body)
+    assert sent["message"] == "(no data)"
+
+
+async def test_a_template_that_fails_gives_the_event_up_and_says_where(server):
+    with pytest.raises(PartialDeliveryError) as caught:
+        await sent_for(server, create_event(1), body="a\n{{ 1 / 0 }}")
+    [error] = caught.value.failed.values()
+    assert isinstance(error, PermanentError)
+    assert "line 2" in str(error)
+    assert server.received == []
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"name": 3}, TypeError),
+        ({"name": ""}, ValueError),
+        ({"url": 3}, TypeError),
+        ({"url": b"json://hunter2/"}, TypeError),
+        ({"format": "xml"}, ValueError),
+        ({"format": None}, ValueError),
+        ({"title": 3}, TypeError),
+        ({"body": b"x"}, TypeError),
+        ({"body": "{{"}, ValueError),
+        ({"tags": "ops"}, TypeError),
+        ({"tags": [3]}, TypeError),
+        ({"tags": ["a b"]}, ValueError),
+        ({"tags": [""]}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": "10"}, TypeError),
+    ],
+    ids=repr,
+)
+def test_a_wrong_argument_is_refused_in_a_sentence(wrong, error):
+    arguments = {"name": "operations", "url": "json://127.0.0.1/"} | wrong
+    with pytest.raises(error) as caught:
+        AppriseChannel(**arguments)
+    assert len(str(caught.value)) > 15
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_the_url_takes_values_from_the_environment(server):
+    environ = {"HOST": f"127.0.0.1:{server.server_port}", "TOKEN": PATH}
+    url = "${SCHEME:-json}://${HOST}/${TOKEN}"
+    channel = AppriseChannel("operations", url, environ=environ)
+    async with asyncio.timeout(DEADLINE):
+        await channel.open()
+        await channel.send([create_event(1)])
+        await channel.close()
+    assert server.paths == [f"/{PATH}"]
+    assert "json" in repr(channel)
+    assert_no_secret(repr(channel))
+
+
+async def test_a_variable_that_is_not_set_is_named_when_the_channel_opens():
+    channel = AppriseChannel(
+        "operations", f"json://{USER}:${{A_PASSWORD}}@127.0.0.1/{PATH}", environ={"B": PASSWORD}
+    )
+    with pytest.raises(ChannelError, match="A_PASSWORD") as caught:
+        await channel.open()
+    assert_no_secret(everything_said(caught.value))
+
+
+async def test_a_channel_that_is_not_open_delivers_nothing(server):
+    with pytest.raises(PartialDeliveryError, match="not open"):
+        await AppriseChannel("operations", server.url).send([create_event(1)])
+
+
+# What Apprise takes for delivered
+
+
+@pytest.fixture
+def notify() -> Iterator[Any]:
+    apprise = importlib.import_module("apprise")
+    scheme = "forthistest"
+    yield apprise.decorators.notify(on=scheme)
+    importlib.import_module("apprise.manager_plugins").NotificationManager().remove(scheme)
+
+
+async def test_a_function_under_notify_gets_the_notification_and_the_tags(notify):
+    got: list[Any] = []
+
+    @notify
+    def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> None:
+        got.append((title, body, str(getattr(notify_type, "value", notify_type)), sorted(meta["tag"])))
+
+    channel = AppriseChannel("operations", "forthistest://", tags=["ops", "db-team"])
+    await channel.open()
+    await channel.send([create_event("text", title="title")])
+    await channel.close()
+    assert got == [("title", "text", "info", ["db-team", "ops"])]
+
+
+@pytest.mark.parametrize("fault", [ValueError("hunter2"), SystemExit("hunter2"), None])
+async def test_a_function_under_notify_that_fails_is_told_without_its_words(notify, fault):
+    @notify
+    def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> bool:
+        if fault is not None:
+            raise fault
+        return False
+
+    channel = AppriseChannel("operations", "forthistest://hunter2/")
+    await channel.open()
+    with pytest.raises(PartialDeliveryError) as caught:
+        await channel.send([create_event("text")])
+    await channel.close()
+    assert_no_secret("".join(f"{one} {one!r}" for one in whole_chain(caught.value)), "hunter2")
+
+
+async def test_a_function_that_apprise_would_never_run_is_refused(notify):
+    @notify
+    async def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> None:
+        pytest.fail("it is never awaited")
+
+    with pytest.raises(ChannelError, match="never awaits"):
+        await AppriseChannel("operations", "forthistest://").open()
+
+
+async def test_a_generator_that_apprise_would_never_run_is_refused(notify):
+    @notify
+    def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> Any:
+        yield pytest.fail("it is never run")
+
+    with pytest.raises(ChannelError, match="never run"):
+        await AppriseChannel("operations", "forthistest://").open()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where syslog listens elsewhere")
+@pytest.mark.parametrize("listens", [True, False])
+async def test_syslog_is_refused_where_nobody_listens(listens, monkeypatch):
+    exists = Path.exists
+    monkeypatch.setattr(
+        Path, "exists", lambda p, **more: listens if str(p) == "/dev/log" else exists(p, **more)
+    )
+    channel = AppriseChannel("operations", "syslog://")
+    if listens:
+        await channel.open()
+        await channel.close()
+    else:
+        with pytest.raises(ChannelError, match="no /dev/log"):
+            await channel.open()
+
+
+# Threads
+
+
+async def test_what_is_logged_during_a_call_is_known_for_what_it_comes_from(notify):
+    where: ContextVar[str] = ContextVar("where", default="nowhere")
+    found: list[str] = []
+
+    @notify
+    def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> None:
+        found.append(where.get())
+
+    channel = AppriseChannel("operations", "forthistest://")
+    await channel.open()
+    where.set("here")
+    await channel.send([create_event(1)])
+    await channel.close()
+    assert found == ["here"]
+
+
+def run_program(code: str, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_call_that_hangs_does_not_keep_the_program_from_ending(server):
+    server.free.clear()
+    code = (
+        "import asyncio, sys\n"
+        "from codomyrmex.integrations.notification import AppriseChannel\n"
+        "from codomyrmex.streaming import create_event\n"
+        "async def main():\n"
+        "    channel = AppriseChannel('operations', sys.argv[1], timeout=0.05)\n"
+        "    await channel.open()\n"
+        "    try:\n"
+        "        await channel.send([create_event(1)])\n"
+        "    except Exception as error:\n"
+        "        assert 'no answer' in str(error), error\n"
+        "asyncio.run(main())\n"
+    )
+    assert run_program(code, f"{server.url}?rto=60") == (0, "")
+    assert not server.free.is_set()
+
+
+def test_what_is_queued_when_a_program_without_a_loop_ends_is_delivered(server):
+    code = (
+        "import sys\n"
+        "from codomyrmex.integrations import attach_blocking\n"
+        "from codomyrmex.integrations.notification import AppriseChannel\n"
+        "from codomyrmex.streaming import InMemoryStream, create_event\n"
+        "stream = InMemoryStream()\n"
+        "attach_blocking(stream, AppriseChannel('operations', sys.argv[1])).start()\n"
+        "stream.publish_nowait(create_event('at the end'))\n"
+    )
+    assert run_program(code, server.url) == (0, "")
+    assert [sent["message"] for sent in server.received] == ["at the end"]

@@ -31,6 +31,19 @@ from codomyrmex.integrations.logging_monitoring import (
     stamp_trace_context,
     trace_publishing,
 )
+from codomyrmex.integrations.notification import (
+    Alert,
+    AlertConfig,
+    AlertEngine,
+    AlertRouter,
+    AlertSink,
+    Explanation,
+    Matcher,
+    Notification,
+    RouteMatch,
+    load_alert_config,
+    parse_matchers,
+)
 from codomyrmex.streaming import (
     Event,
     EventType,
@@ -197,3 +210,19 @@ async def testing(stream: InMemoryStream) -> None:
     with collect(stream, "orders.>") as arrived:
         assert_type(await arrived.wait_for(2), list[Event])
     SSEStream(clock=FakeClock())
+
+
+async def alerts(stream: Stream, sink: AlertSink) -> None:
+    config = load_alert_config("alerts.yaml")
+    assert_type(config, AlertConfig)
+    router = AlertRouter(config)
+    assert_type(router.match({"severity": "critical"}), list[RouteMatch])
+    assert_type(router.explain({"severity": "critical"}), Explanation)
+    assert_type(parse_matchers('severity="critical"'), list[Matcher])
+    engine = AlertEngine(config)
+    engine.observe([Alert({"alertname": "DiskFull"})], 0.0)
+    due = engine.due(30.0)
+    assert_type(due, list[Notification])
+    assert_type(engine.next_deadline(), float | None)
+    async with attach(stream, sink):
+        assert_type(await sink.explain({"severity": "critical"}), Explanation)

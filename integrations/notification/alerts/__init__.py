@@ -1,0 +1,1 @@
+"""Alert routing with Alertmanager's semantics. The public names are those of `integrations.notification`."""

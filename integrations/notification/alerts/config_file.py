@@ -1,0 +1,263 @@
+"""The configuration as it is written: one struct for each mapping of the file.
+
+The words are Alertmanager's. Keys of its configuration that mean nothing here are accepted and noted, so
+that an `alertmanager.yml` loads unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import msgspec
+from codomyrmex.integrations.notification.alerts.durations import Duration
+from codomyrmex.integrations.notification.alerts.intervals import (
+    DayOfMonthRange,
+    Location,
+    MonthRange,
+    WeekdayRange,
+    YearRange,
+)
+from codomyrmex.integrations.notification.alerts.matcher_text import parse_with_warning
+from codomyrmex.integrations.notification.alerts.matchers import Matcher
+
+_ELSEWHERE = "accepted, and not used here"
+_GLOBAL_KEYS = """
+    http_config jira_api_url mattermost_webhook_url mattermost_webhook_url_file opsgenie_api_key
+    opsgenie_api_key_file opsgenie_api_url pagerduty_url rocketchat_api_url rocketchat_token
+    rocketchat_token_file rocketchat_token_id rocketchat_token_id_file slack_api_url slack_api_url_file
+    slack_app_token slack_app_token_file slack_app_url smtp_auth_identity smtp_auth_password
+    smtp_auth_password_file smtp_auth_secret smtp_auth_secret_file smtp_auth_username
+    smtp_force_implicit_tls smtp_from smtp_hello smtp_require_tls smtp_smarthost smtp_tls_config
+    telegram_api_url telegram_bot_token telegram_bot_token_file victorops_api_key victorops_api_key_file
+    victorops_api_url webex_api_url wechat_api_corp_id wechat_api_secret wechat_api_secret_file wechat_api_url
+"""
+_INTEGRATIONS = """
+    discord email incidentio jira mattermost msteams msteamsv2 opsgenie pagerduty pushover rocketchat slack
+    sns telegram victorops webex webhook wechat
+"""
+
+
+class Secret(str):
+    """Text that is not shown."""
+
+    __slots__ = ()
+    expects: ClassVar[str] = "text"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(text)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
+@dataclass(frozen=True, slots=True)
+class MatcherLine:
+    """One text of `matchers`, which may hold several."""
+
+    expects: ClassVar[str] = 'a matcher like severity="critical"'
+    matchers: Sequence[Matcher]
+    warning: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(*parse_with_warning(text))
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """So many notifications in so long: `6/1m`."""
+
+    expects: ClassVar[str] = "a rate like 6/1m, six a minute"
+    count: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> RateLimit:
+        match = re.fullmatch(r"([1-9][0-9]{0,6})\s*/\s*(\S+)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not {cls.expects}")
+        unit = match[2] if match[2][0].isdigit() else f"1{match[2]}"  # 6/m
+        seconds = Duration.parse(unit)
+        if seconds <= 0:
+            raise ValueError(f"{text!r}: a rate is over more than 0 seconds")
+        return cls(int(match[1]), seconds)
+
+
+class Moment:
+    """A point in time, as ISO 8601 text; UTC where no offset is given."""
+
+    expects: ClassVar[str] = "a time like 2026-11-25T09:00:00Z"
+
+    @classmethod
+    def parse(cls, text: str) -> datetime:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not {cls.expects}") from None
+        if not 1970 <= moment.year < 3000:  # noqa: PLR2004 - what can be reckoned with in seconds
+            raise ValueError(f"{text!r} is not between the years 1970 and 3000")
+        return moment
+
+
+_Text = dict[str, str]
+
+
+class RouteFile(msgspec.Struct, kw_only=True):
+    """A node of the routing tree."""
+
+    receiver: str | None = None
+    matchers: list[MatcherLine] = []
+    match: _Text = {}
+    match_re: _Text = {}
+    continue_: bool = msgspec.field(default=False, name="continue")
+    group_by: list[str] | None = None
+    group_wait: Duration | None = None
+    group_interval: Duration | None = None
+    repeat_interval: Duration | None = None
+    mute_time_intervals: list[str] = []
+    active_time_intervals: list[str] = []
+    on_unmute: Literal["summary", "drop"] | None = None
+    resolve_always: bool | None = None
+    labels: _Text = {}
+    routes: list[RouteFile] = []
+
+
+class AppriseFile(msgspec.Struct, kw_only=True):
+    """One channel of a receiver."""
+
+    url: Secret = Secret()
+    send_resolved: bool = True
+    title: str | None = None
+    body: str | None = None
+    format: Literal["text", "markdown", "html"] = "text"
+    tags: list[str] = []
+    timeout: Duration = Duration(10)
+    rate_limit: Annotated[RateLimit, RateLimit] | None = None
+
+
+class ReceiverFile(msgspec.Struct, kw_only=True):
+    """Where notifications go."""
+
+    __ignored__: ClassVar[_Text] = {
+        f"{name}_configs": f"{name}_configs are accepted for routing; nothing is delivered by them here"
+        for name in _INTEGRATIONS.split()
+    }
+
+    name: str = ""
+    apprise_configs: list[AppriseFile] = []
+    fallback: str | None = None
+    rate_limit: Annotated[RateLimit, RateLimit] | None = None
+
+
+class InhibitFile(msgspec.Struct, kw_only=True):
+    """An inhibition rule."""
+
+    __ignored__: ClassVar[_Text] = {"name": _ELSEWHERE}
+
+    source_matchers: list[MatcherLine] = []
+    source_match: _Text = {}
+    source_match_re: _Text = {}
+    target_matchers: list[MatcherLine] = []
+    target_match: _Text = {}
+    target_match_re: _Text = {}
+    equal: list[str] = []
+
+
+class TimeRangeFile(msgspec.Struct, kw_only=True):
+    """Two times of a day."""
+
+    start_time: str = ""
+    end_time: str = ""
+
+
+class TimeSpecFile(msgspec.Struct, kw_only=True):
+    """One condition on a moment."""
+
+    times: list[TimeRangeFile] | None = None
+    weekdays: list[WeekdayRange] | None = None
+    days_of_month: list[DayOfMonthRange] | None = None
+    months: list[MonthRange] | None = None
+    years: list[YearRange] | None = None
+    location: Annotated[tzinfo, Location] | None = None
+
+
+class IntervalFile(msgspec.Struct, kw_only=True):
+    """A named time interval."""
+
+    name: str = ""
+    time_intervals: list[TimeSpecFile] = []
+
+
+class GlobalFile(msgspec.Struct, kw_only=True):
+    """What holds for all."""
+
+    __ignored__: ClassVar[_Text] = dict.fromkeys(_GLOBAL_KEYS.split(), _ELSEWHERE)
+
+    resolve_timeout: Duration = Duration(300)
+    max_alerts: int = 200_000
+    trace_url: str | None = None
+
+
+class SilenceStep(msgspec.Struct, kw_only=True):
+    """A silence that a test sets."""
+
+    matchers: list[MatcherLine] = []
+    duration: Duration = Duration(3600)
+
+
+class TestEventFile(msgspec.Struct, kw_only=True):
+    """What happens in a test, and when."""
+
+    at: Duration = Duration(0)
+    labels: _Text | None = None
+    annotations: _Text = {}
+    status: Literal["firing", "resolved"] = "firing"
+    event: dict[str, Any] | None = None
+    silence: SilenceStep | None = None
+
+
+class ExpectFile(msgspec.Struct, kw_only=True):
+    """A notification that a test expects; what is left out may be anything."""
+
+    at: Duration = Duration(0)
+    receiver: str | None = None
+    status: Literal["firing", "resolved"] | None = None
+    reason: str | None = None
+    kind: Literal["group", "quiet_hours", "rate_limit"] | None = None
+    group: _Text | None = None
+    firing: list[_Text] | int | None = None
+    resolved: list[_Text] | int | None = None
+
+
+class TestFile(msgspec.Struct, kw_only=True):
+    """A test of the routing: what happens, and which notifications come of it."""
+
+    name: str = ""
+    start: Annotated[datetime, Moment] | None = None
+    until: Duration | None = None
+    failing: list[str] = []
+    events: list[TestEventFile] = []
+    expect: list[ExpectFile] = []
+
+
+class ConfigFile(msgspec.Struct, kw_only=True):
+    """The whole file."""
+
+    __ignored__: ClassVar[_Text] = {
+        "templates": "files of Go templates are not read here",
+        "tracing": _ELSEWHERE,
+    }
+
+    global_: GlobalFile = msgspec.field(default_factory=GlobalFile, name="global")
+    route: RouteFile | None = None
+    receivers: list[ReceiverFile] = []
+    inhibit_rules: list[InhibitFile] = []
+    time_intervals: list[IntervalFile] = []
+    mute_time_intervals: list[IntervalFile] = []
+    labels: Any = None
+    state: str | None = None
+    tests: list[TestFile] = []

@@ -1,0 +1,21 @@
+"""The pytest plugin: the `tests:` of files named `*.alerts.yaml` are collected and run.
+
+It stands apart, so that a pytest without such files imports nothing but this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect a configuration of alert routing."""
+    if not file_path.name.endswith((".alerts.yaml", ".alerts.yml")):
+        return None
+    from codomyrmex.pytest_alerts.items import AlertsFile
+
+    return AlertsFile.from_parent(parent, path=file_path)

@@ -1,0 +1,508 @@
+"""What the alert engine does beyond Alertmanager: quiet hours, rates, fallbacks, bounds, reloading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from alerting import DAY, HOUR, MINUTE, channel, config, ends, fires, line, lines, receiver, run
+from codomyrmex.integrations.notification import (
+    Alert,
+    AlertConfig,
+    AlertConfigError,
+    AlertEngine,
+    Notification,
+    Sent,
+    Silence,
+    load_alert_config,
+    parse_matchers,
+    simulate,
+)
+from codomyrmex.integrations.notification.alerts.simulation import Happening
+
+SEVEN = 7 * HOUR  # when the night ends; second 0 is midnight
+
+
+def night(on_unmute: str = "summary", **options: Any) -> AlertConfig:
+    route = {"mute_time_intervals": ["night"], "on_unmute": on_unmute, "group_by": ["app"]}
+    return config(routes=[route], **options)
+
+
+def silenced(matchers: str, until: float) -> Happening:
+    return lambda engine, now: engine.add_silence(Silence(tuple(parse_matchers(matchers)), now, until))
+
+
+def gone(engine: AlertEngine) -> bool:
+    """Tell whether nothing is kept but the log."""
+    left = (engine.alerts(), engine.groups(), engine._over, engine._holding, engine._ready)
+    return not any(left)
+
+
+# Quiet hours
+
+
+def test_one_summary_for_the_route_comes_when_the_quiet_hours_end() -> None:
+    steps = [
+        (HOUR, fires("x", app="1")),
+        (2 * HOUR, fires("y", app="2")),
+        (3 * HOUR, fires("z", app="3")),
+        (4 * HOUR, ends("z", app="3")),
+    ]
+    engine = AlertEngine(night())
+    sent = run(engine.config, *steps, until=8 * HOUR - 1, engine=engine)
+    assert sent[0] == "25200 a (quiet_hours): first notification: x y, end of z"
+    assert all("repeat" in each for each in sent[1:])
+    sent = run(
+        engine.config,
+        (8 * HOUR, ends("x", app="1")),
+        (8 * HOUR, ends("y", app="2")),
+        until=9 * HOUR,
+        engine=engine,
+    )
+    assert [each.partition(": ")[2] for each in sent if "end" in each] == [
+        "all alerts resolved: end of x",
+        "all alerts resolved: end of y",
+    ]
+    assert gone(engine)
+
+
+def test_it_is_one_summary_also_where_a_group_ticks_at_the_very_end() -> None:
+    steps = [(HOUR, fires("x", app="1")), (HOUR + 5, fires("y", app="2"))]
+    sent = run(night(group_wait="0s"), *steps, until=SEVEN + 30)
+    assert sent == ["25200 a (quiet_hours): first notification: x y"]
+
+
+@pytest.mark.parametrize("late", [0.0, 3.0, 45.0])
+def test_it_is_one_summary_also_for_who_comes_late(late: float) -> None:
+    engine = AlertEngine(night())
+    run(
+        engine.config,
+        (HOUR, fires("x", app="1")),
+        (HOUR + 5, fires("y", app="2")),
+        until=SEVEN - 70,
+        engine=engine,
+    )
+    sent = lines(Sent(SEVEN + late, each) for each in engine.due(SEVEN + late))
+    assert sent == [f"{SEVEN + late:g} a (quiet_hours): first notification: x y"]
+
+
+def test_with_drop_only_what_still_fires_is_told_at_the_next_tick() -> None:
+    steps = [(HOUR, fires("x", app="1")), (2 * HOUR, fires("z", app="3")), (3 * HOUR, ends("z", app="3"))]
+    assert run(night("drop"), *steps, until=SEVEN + MINUTE) == ["25210 a: first notification: x"]
+
+
+def test_what_was_told_before_the_night_is_told_to_end_in_the_summary() -> None:
+    evening = 22 * HOUR - MINUTE
+    steps = [(evening, fires("x")), (23 * HOUR, ends("x"))]
+    assert run(night(), *steps, until=DAY + SEVEN + HOUR) == [
+        "79150 a: first notification: x",
+        "111600 a (quiet_hours): all alerts resolved: end of x",
+    ]
+
+
+def test_what_was_told_and_still_fires_is_no_part_of_the_summary() -> None:
+    steps = [(22 * HOUR - MINUTE, fires("x")), (23 * HOUR, fires("y"))]
+    sent = run(night(), *steps, until=DAY + SEVEN)
+    assert sent[1:] == ["111600 a (quiet_hours): new alerts: y"]
+
+
+def test_with_resolve_always_an_end_that_was_told_in_the_night_is_not_told_again() -> None:
+    steps = [(22 * HOUR - MINUTE, fires("x")), (23 * HOUR, ends("x")), (23 * HOUR, fires("y", app="2"))]
+    assert run(night(resolve_always=True), *steps, until=DAY + SEVEN + MINUTE) == [
+        "79150 a: first notification: x",
+        "82810 a: all alerts resolved: end of x",
+        "111600 a (quiet_hours): first notification: y",
+    ]
+
+
+def test_what_was_silenced_in_the_meantime_is_no_part_of_the_summary() -> None:
+    steps = [(HOUR, fires("x")), (HOUR, fires("y")), (2 * HOUR, silenced("n=x", 8 * HOUR))]
+    assert run(night(), *steps, until=8 * HOUR)[0] == "25200 a (quiet_hours): first notification: y"
+    assert run(night(), *steps[::2], until=8 * HOUR + MINUTE) == ["28810 a: first notification: x"]
+
+
+def test_who_is_not_told_of_ends_gets_a_summary_without_them_or_none() -> None:
+    silent = [receiver("a", channel(send_resolved=False))]
+    steps = [(HOUR, fires("x")), (HOUR, fires("y")), (2 * HOUR, ends("x"))]
+    engine = AlertEngine(night(receivers=silent))
+    assert run(engine.config, *steps, until=SEVEN, engine=engine) == [
+        "25200 a (quiet_hours): first notification: y"
+    ]
+    engine = AlertEngine(night(receivers=silent))
+    assert run(engine.config, *steps[::2], until=SEVEN + HOUR, engine=engine) == []
+    assert gone(engine)
+
+
+def test_a_summary_that_is_lost_is_tried_again_at_the_ticks_and_not_for_ever() -> None:
+    engine = AlertEngine(night(repeat_interval="10m", group_interval="5m"))
+    late = [(SEVEN - 600, fires("y")), (SEVEN - 360, ends("y"))]
+    steps = [(HOUR, fires("x")), (2 * HOUR, ends("x")), *late]
+    assert run(engine.config, *steps, until=DAY / 2, engine=engine, failing=["a"]) == [
+        "25200 a (quiet_hours): first notification: end of x y, lost",
+        "25210 a (quiet_hours): first notification: end of y, lost",  # x is over for longer than a repetition
+        "25510 a (quiet_hours): first notification: end of y, lost",
+    ]
+    assert gone(engine)
+
+
+def test_a_summary_that_is_lost_and_then_silenced_leaves_nothing() -> None:
+    engine = AlertEngine(night())
+    steps = [(HOUR, fires("x")), (SEVEN - 600, ends("x")), (SEVEN + 5, silenced("n=x", DAY))]
+    sent = run(engine.config, *steps, until=DAY / 2, engine=engine, failing=["a"])
+    assert sent == ["25200 a (quiet_hours): first notification: end of x, lost"]
+    assert gone(engine)
+
+
+def test_a_new_configuration_in_the_night_does_not_lose_what_is_held() -> None:
+    steps = [
+        (HOUR, fires("x")),
+        (2 * HOUR, ends("x")),
+        (3 * HOUR, lambda engine, now: engine.reload(night(), now)),
+    ]
+    assert run(night(), *steps, until=SEVEN) == ["25200 a (quiet_hours): first notification: end of x"]
+
+
+# Rates
+
+
+def limited(rate: str = "2/1m", **options: Any) -> AlertConfig:
+    return config(receivers=[receiver("a", channel(rate_limit=rate))], group_by=["n"], **options)
+
+
+def test_what_is_over_the_rate_becomes_one_summary_and_is_noted_in_the_log() -> None:
+    engine = AlertEngine(limited())
+    steps = [(0, fires(name)) for name in "vwxyz"]
+    assert run(engine.config, *steps, until=60, engine=engine) == [
+        "10 a: first notification: v",
+        "10 a: first notification: w",
+        "40 a (rate_limit): first notification: x y z",
+    ]
+    assert run(engine.config, *((60, ends(name)) for name in "vwxyz"), until=HOUR, engine=engine) == [
+        "70 a: all alerts resolved: end of v",
+        "100 a (rate_limit): all alerts resolved: end of w x y z",
+    ]
+    assert gone(engine)
+
+
+def test_one_group_over_the_rate_is_told_as_a_group() -> None:
+    sent = run(limited("1/1m"), (0, fires("x")), (0, fires("y")), until=100)
+    assert sent == ["10 a: first notification: x", "70 a: first notification: y"]
+
+
+def test_nobody_overtakes_what_waits_for_its_turn() -> None:
+    steps = [(0, fires("x")), (0, fires("y")), (60, fires("z"))]  # z is due when the next turn comes
+    sent = run(limited("1/1m"), *steps, until=200)
+    assert sent == ["10 a: first notification: x", "70 a (rate_limit): first notification: y z"]
+
+
+def test_what_is_over_before_its_turn_comes_is_never_told() -> None:
+    engine = AlertEngine(limited("1/10m"))
+    sent = run(
+        engine.config, (0, fires("x")), (0, fires("y")), (20, ends("y")), until=HOUR - 1, engine=engine
+    )
+    assert sent == ["10 a: first notification: x"]
+
+
+def test_the_rate_of_one_channel_holds_no_other_back() -> None:
+    both = config(receivers=[receiver("a", channel(rate_limit="1/1m"), channel())], group_by=["n"])
+    sent = run(both, (0, fires("x")), (0, fires("y")), until=69)
+    assert sent == [
+        "10 a: first notification: x",
+        "10 a[1]: first notification: x",
+        "10 a[1]: first notification: y",
+    ]
+
+
+def test_the_rate_of_a_new_configuration_holds() -> None:
+    engine = AlertEngine(limited("1/1h"))
+    run(engine.config, (0, fires("x")), until=20, engine=engine)
+    engine.reload(limited("1/1s"), 20)
+    assert run(engine.config, (20, fires("y")), until=31, engine=engine) == ["30 a: first notification: y"]
+
+
+# Failures and fallbacks
+
+
+def chain(**options: Any) -> AlertConfig:
+    names = {"a": "b", "b": "c"}
+    receivers = [receiver(name, fallback=names[name]) if name in names else receiver(name) for name in "abc"]
+    return config(receivers=receivers, **options)
+
+
+def test_what_was_lost_is_tried_again_at_the_next_tick() -> None:
+    engine = AlertEngine(config())
+    assert run(engine.config, (0, fires("x")), until=60, failing=["a"], engine=engine) == [
+        "10 a: first notification: x, lost"
+    ]
+    assert run(engine.config, until=100, engine=engine) == ["70 a: first notification: x"]
+
+
+def test_who_is_never_reached_does_not_keep_what_is_over() -> None:
+    engine = AlertEngine(config(repeat_interval="10m"))
+    run(engine.config, (0, fires("x")), until=60, engine=engine)
+    sent = run(engine.config, (65, ends("x")), until=HOUR, failing=["a"], engine=engine)
+    assert sent == [f"{at} a: all alerts resolved: end of x, lost" for at in range(70, 671, 60)]
+    assert gone(engine)
+
+
+def test_who_was_never_reached_is_not_told_of_the_end() -> None:
+    engine = AlertEngine(config())
+    assert (
+        len(run(engine.config, (0, fires("x")), (20, ends("x")), until=HOUR, failing=["a"], engine=engine))
+        == 1
+    )
+    assert gone(engine)
+
+
+def test_a_fallback_takes_over_is_not_told_at_each_tick_and_is_told_of_the_end() -> None:
+    steps = [(0, fires("x")), (200, ends("x"))]
+    engine = AlertEngine(chain())
+    sent = run(engine.config, *steps, until=HOUR, failing=["a"], engine=engine)
+    assert [each for each in sent if "lost" not in each] == [
+        "10 b: first notification: x",
+        "250 b: all alerts resolved: end of x",
+    ]
+    assert [each for each in sent if "lost" in each] == [
+        f"{at} a: first notification: x, lost" for at in (10, 70, 130, 190)
+    ]
+    assert gone(engine)
+
+
+def test_fallbacks_have_fallbacks() -> None:
+    steps = [(0, fires("x")), (100, ends("x"))]
+    sent = run(chain(), *steps, until=HOUR, failing=["a", "b"])
+    assert [each for each in sent if " c: " in each] == [
+        "10 c: first notification: x",
+        "130 c: all alerts resolved: end of x",
+    ]
+
+
+def test_a_fallback_says_for_whom_it_is() -> None:
+    sent = simulate(chain(), [(0, fires("x"))], 10, failing=["a", "b"])
+    assert [(each.notification.receiver, each.notification.fallback_for) for each in sent] == [
+        ("a", None),
+        ("b", "a"),
+        ("c", "b"),
+    ]
+
+
+def test_who_comes_back_is_told_and_the_fallback_gets_the_end_of_what_it_was_told_only() -> None:
+    engine = AlertEngine(chain())
+    run(engine.config, (0, fires("x")), until=60, failing=["a"], engine=engine)
+    sent = run(engine.config, (80, fires("y")), (150, ends("x")), (255, ends("y")), until=HOUR, engine=engine)
+    assert sent == [
+        "70 a: first notification: x",
+        "130 a: new alerts: x y",
+        "190 a: some alerts resolved: y, end of x",
+        "190 b: all alerts resolved: end of x",
+        "310 a: all alerts resolved: end of y",
+    ]
+    assert gone(engine)
+
+
+def test_a_fallback_that_was_lost_too_keeps_nothing_once_the_receiver_is_back() -> None:
+    engine = AlertEngine(chain())
+    run(engine.config, (0, fires("x")), until=60, failing=["a", "b"], engine=engine)
+    sent = run(engine.config, (80, fires("y")), (150, ends("x")), (200, fires("z")), until=260, engine=engine)
+    assert sent == [
+        "70 a: first notification: x",
+        "130 a: new alerts: x y",
+        "190 a: some alerts resolved: y, end of x",
+        "190 c: all alerts resolved: end of x",
+        "250 a: new alerts: y z",
+    ]
+
+
+def test_a_fallback_that_is_not_told_of_ends_is_not_told_again_because_of_one() -> None:
+    receivers = [receiver("a", fallback="b"), receiver("b", channel(send_resolved=False))]
+    engine = AlertEngine(config(receivers=receivers, repeat_interval="2m"))
+    run(engine.config, (0, fires("x")), (0, fires("y")), until=60, failing=["a"], engine=engine)
+    sent = run(engine.config, (300, ends("x")), until=HOUR, engine=engine)
+    assert [each for each in sent if " b: " in each] == []
+
+
+def test_a_fallback_takes_over_only_when_all_channels_have_given_up() -> None:
+    engine = AlertEngine(config(receivers=[receiver("a", channel(), channel(), fallback="b"), receiver("b")]))
+    engine.observe([fires("x")], 0)
+    one, two = engine.due(10)
+    engine.failed(one, 11)
+    assert engine.due(11) == []
+    engine.failed(two, 12)
+    assert [each.receiver for each in engine.due(12)] == ["b"]
+
+
+def test_a_channel_that_is_tried_again_has_not_given_up() -> None:
+    engine = AlertEngine(config(receivers=[receiver("a", channel(), channel(), fallback="b"), receiver("b")]))
+    engine.observe([fires("x")], 0)
+    one, two = engine.due(10)
+    engine.failed(one, 11)
+    engine.delivered(two, 12)
+    engine.observe([fires("y")], 20)
+    one, two = engine.due(70)
+    engine.failed(two, 71)
+    assert engine.due(71) == []
+    engine.delivered(one, 72)
+    assert engine.due(72) == []
+
+
+def test_what_waits_for_the_rate_of_a_fallback_is_not_told_once_it_is_over() -> None:
+    receivers = [receiver("a", fallback="b"), receiver("b", channel(rate_limit="1/10m"))]
+    engine = AlertEngine(config(receivers=receivers, group_by=["n"]))
+    steps = [(0, fires("x")), (0, fires("y")), (30, ends("x")), (30, ends("y"))]
+    sent = run(engine.config, *steps, until=HOUR, failing=["a"], engine=engine)
+    assert [each for each in sent if " b" in each] == [
+        "10 b: first notification: x",
+        "610 b: all alerts resolved: end of x",
+    ]
+    assert gone(engine)
+
+
+# Bounds
+
+
+def test_more_alerts_than_there_may_be_are_refused_and_that_is_an_alert() -> None:
+    engine = AlertEngine(config(max_alerts=2, group_by=["alertname"]))
+    sent = simulate(engine.config, [(0, fires(name)) for name in "vwxyz"], 10, engine=engine)
+    assert lines(sent) == ["10 a: first notification: v w", "10 a: first notification: -"]
+    (dropped,) = sent[1].notification.alerts
+    assert dropped.labels["alertname"] == "AlertsDropped"
+    assert dropped.annotations["summary"] == "more than 2 alerts are active; 3 new ones were refused"
+    assert (engine.refused, len(engine.alerts())) == (3, 3)
+
+
+def test_an_alert_that_is_known_is_never_refused() -> None:
+    engine = AlertEngine(config(max_alerts=1))
+    run(engine.config, (0, fires("x")), (1, fires("x")), (2, ends("x")), until=10, engine=engine)
+    assert (engine.refused, engine.alerts()) == (0, [])
+
+
+# A new configuration
+
+
+def reloaded(new: AlertConfig, *after: tuple[float, Happening], until: float = HOUR) -> list[str]:
+    """Let x fire at 0, take another configuration at 30, and go on."""
+    return run(
+        config(), (0, fires("x")), (30, lambda engine, now: engine.reload(new, now)), *after, until=until
+    )
+
+
+def test_timers_and_the_log_are_kept() -> None:
+    assert reloaded(config(), (40, fires("y"))) == ["10 a: first notification: x", "70 a: new alerts: x y"]
+    early = [(0, fires("x")), (5, lambda engine, now: engine.reload(config(), now))]
+    assert run(config(), *early, until=100) == ["10 a: first notification: x"]
+
+
+def test_a_shorter_interval_holds_at_once() -> None:
+    assert reloaded(config(group_interval="5s"), (31, fires("y")), until=60)[1:] == ["35 a: new alerts: x y"]
+
+
+def test_other_groups_are_told_as_what_they_are_new() -> None:
+    sent = reloaded(config(group_by=["n"]), until=50)
+    assert len(sent) == 2
+    assert sent[1].endswith("a: first notification: x")
+
+
+def test_another_receiver_is_told_what_fires_and_the_old_one_nothing_more() -> None:
+    new = config(receivers=[receiver("b")])
+    assert reloaded(new, (100, ends("x"))) == [
+        "10 a: first notification: x",
+        "70 b: first notification: x",
+        "130 b: all alerts resolved: end of x",
+    ]
+
+
+def test_what_is_under_way_counts_when_it_arrives_and_is_not_sent_twice() -> None:
+    engine = AlertEngine(config())
+    engine.observe([fires("x")], 0)
+    (notification,) = engine.due(10)
+    engine.reload(config(), 20)
+    assert engine.due(70) == []
+    engine.delivered(notification, 80)
+    assert engine.due(140) == []
+    assert run(engine.config, (150, ends("x")), until=HOUR, engine=engine) == [
+        "200 a: all alerts resolved: end of x"
+    ]
+    assert gone(engine)
+
+
+def test_what_is_under_way_to_a_channel_that_is_gone_changes_nothing() -> None:
+    engine = AlertEngine(config())
+    engine.observe([fires("x")], 0)
+    (notification,) = engine.due(10)
+    engine.reload(config(receivers=[receiver("b")]), 20)
+    engine.failed(notification, 21)
+    assert lines(Sent(70, each) for each in engine.due(70)) == ["70 b: first notification: x"]
+
+
+def test_a_fallback_that_is_gone_is_not_told() -> None:
+    engine = AlertEngine(chain())
+    engine.observe([fires("x")], 0)
+    engine.failed(engine.due(10)[0], 11)
+    engine.reload(config(), 12)
+    assert engine.due(12) == []
+
+
+def test_inhibition_follows_the_new_rules() -> None:
+    rules = [{"source_matchers": ["n=x"], "target_matchers": ["n=y"]}]
+    assert reloaded(config(rules=rules), (31, fires("y"))) == ["10 a: first notification: x"]
+
+
+def test_a_bad_configuration_changes_nothing_because_there_is_none() -> None:
+    def bad(engine: AlertEngine, now: float) -> None:
+        with pytest.raises(AlertConfigError):
+            engine.reload(load_alert_config({"route": {"receiver": "x"}}), now)
+
+    assert run(config(), (0, fires("x")), (30, bad), (40, ends("x")), until=HOUR) == [
+        "10 a: first notification: x",
+        "70 a: all alerts resolved: end of x",
+    ]
+
+
+# Restarts
+
+
+def test_after_a_pause_nothing_is_over_because_nobody_could_tell_of_it() -> None:
+    engine = AlertEngine(config(resolve_timeout="5m"))
+    engine.observe([fires("x"), fires("y")], 0)
+    engine.observe([Alert({"n": "y"}, ends_at=5)], 5)
+    for pause in (HOUR, 2 * HOUR):  # twice, with nothing heard of x between them
+        engine.resume(pause)
+    assert {each.labels["n"]: each.fires(2 * HOUR + 1) for each in engine.alerts()} == {"x": True, "y": False}
+
+
+def test_what_a_restored_engine_holds_is_told_when_the_night_ends() -> None:
+    engine = AlertEngine(night())
+    run(engine.config, (HOUR, fires("x")), (2 * HOUR, ends("x")), until=3 * HOUR, engine=engine)
+    restored = AlertEngine(night(), engine.take_changes())
+    assert run(night(), (4 * HOUR, fires("y", app="2")), until=SEVEN, engine=restored) == [
+        "25200 a (quiet_hours): first notification: y, end of x"
+    ]
+
+
+def test_a_state_of_another_configuration_is_taken_as_far_as_it_goes_and_the_rest_is_forgotten() -> None:
+    engine = AlertEngine(config(routes=[{"matchers": ["n=x"]}], group_by=["n"]))
+    run(engine.config, (0, fires("x")), (0, fires("y")), until=20, engine=engine)
+    kept = engine.take_changes()
+    restored = AlertEngine(config(group_by=["n"]), kept)
+    changes = restored.take_changes()
+    old = next(key for key in kept if key[0] == "group" and "n=" in key[1].partition(":")[0])
+    assert changes[old] is None
+    assert sorted(key[0] for key, value in changes.items() if value) == ["group"]
+    sent = run(restored.config, (30, ends("y")), until=HOUR, engine=restored)
+    assert [each.partition(" ")[2] for each in sent] == [
+        "a: first notification: x",
+        "a: all alerts resolved: end of y",
+    ]
+
+
+def test_what_is_hurried_does_not_wait() -> None:
+    engine = AlertEngine(limited("1/1h"))
+    engine.observe([fires("x"), fires("y")], 0)
+    engine.hurry(1)
+    sent: list[Notification] = engine.due(1)
+    engine.hurry(2)
+    sent += engine.due(2)
+    assert sorted(line(Sent(0, each)) for each in sent) == [
+        "0 a: first notification: x",
+        "0 a: first notification: y",
+    ]

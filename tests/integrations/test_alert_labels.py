@@ -1,0 +1,251 @@
+"""Which events are alerts, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
+from typing import Any
+
+import pytest
+from codomyrmex.integrations.notification import Alert, AlertEngine, LabelRules, load_alert_config
+from codomyrmex.integrations.notification.alerts.alert import fingerprint
+from codomyrmex.streaming import Event, EventType, create_event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def event(data: Any = None, **metadata: Any) -> Event:
+    return Event(type=EventType.ERROR, data=data, metadata=metadata, timestamp=NOON)
+
+
+def alert_of(data: Any = None, /, **metadata: Any) -> Alert:
+    alert = LabelRules().alert_of(event(data, **metadata))
+    assert alert is not None
+    return alert
+
+
+def labels(**metadata: Any) -> dict[str, str]:
+    found = dict(alert_of(**metadata).labels)
+    assert found.pop("type") == "error"
+    return found
+
+
+class Level(Enum):
+    HIGH = "high"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a", "a"), (5, "5"), (True, "true"), (False, "false"), (0.5, "0.5"), (0, "0"), (Level.HIGH, "high")],
+)
+def test_a_scalar_of_the_metadata_is_a_label(value: object, text: str) -> None:
+    assert labels(x=value) == {"x": text}
+
+
+@pytest.mark.parametrize("value", [None, "", [], ["a"], {}, {"a": "b"}, b"a", object(), NOON])
+def test_what_is_no_scalar_is_no_label(value: object) -> None:
+    assert labels(x=value) == {}
+
+
+def test_topic_and_type_are_labels() -> None:
+    alert = LabelRules().alert_of(create_event({}, topic="orders.failed", event_type=EventType.MESSAGE))
+    assert alert is not None
+    assert alert.labels == {"topic": "orders.failed", "type": "message"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trace_id",
+        "span_id",
+        "request_id",
+        "correlation_id",
+        "traceparent",
+        "status",
+        "starts_at",
+        "ends_at",
+        "url",
+        "annotations",
+    ],
+)
+def test_ids_times_and_the_status_are_no_labels(name: str) -> None:
+    assert labels(**{name: "x"}) == {}
+
+
+def test_nested_labels_win_and_an_empty_one_takes_a_label_away() -> None:
+    assert labels(app="a", zone="b", labels={"app": "c", "zone": "", "trace_id": "t", "list": []}) == {
+        "app": "c",
+        "trace_id": "t",
+    }
+
+
+@pytest.mark.parametrize("nested", [None, "a", ["a"], 5])
+def test_nested_labels_that_are_none_are_passed_over(nested: object) -> None:
+    assert labels(app="a", labels=nested) == {"app": "a"}
+
+
+def test_chosen_labels_are_all_there_is() -> None:
+    rules = LabelRules({"service": "service.name", "kind": "type", "gone": "gone", "extra": "x"})
+    given_event = event(**{"service.name": "api", "other": "o", "labels": {"x": 1}})
+    alert = rules.alert_of(given_event)
+    assert alert is not None
+    assert alert.labels == {"service": "api", "kind": "error", "extra": "1"}
+
+
+@pytest.mark.parametrize("kind", [EventType.HEARTBEAT, EventType.CONNECT, EventType.DISCONNECT])
+def test_what_controls_a_stream_is_no_alert_unless_asked_for(kind: EventType) -> None:
+    control = Event(type=kind, metadata={"x": "y"})
+    assert LabelRules().alert_of(control) is None
+    assert LabelRules(control=True).alert_of(control) is not None
+
+
+def test_the_status_resolves() -> None:
+    assert alert_of(status="resolved").ends_at == NOON.timestamp()
+    assert [alert_of(status=other).ends_at for other in ("firing", "RESOLVED", True, None)] == [None] * 4
+
+
+MINUTE_AGO = NOON.timestamp() - 60
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        MINUTE_AGO,
+        int(MINUTE_AGO),
+        datetime.fromtimestamp(MINUTE_AGO, UTC),
+        datetime.fromtimestamp(MINUTE_AGO, timezone(timedelta(hours=5))),
+        datetime(2026, 11, 25, 11, 59),  # noqa: DTZ001 - what has no zone is UTC
+        "2026-11-25T11:59:00Z",
+        "2026-11-25T12:59:00+01:00",
+        "2026-11-25 11:59",
+    ],
+)
+def test_times_are_read_in_every_usual_form(moment: object) -> None:
+    alert = alert_of(status="resolved", starts_at=moment, ends_at=moment)
+    assert (alert.starts_at, alert.ends_at) == (MINUTE_AGO, MINUTE_AGO)
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "", None, [], math.nan, math.inf, 10**400, 1e300, -1e300])
+def test_a_time_that_is_none_is_that_of_the_event(moment: object) -> None:
+    alert = alert_of(status="resolved", starts_at=moment, ends_at=moment)
+    assert (alert.starts_at, alert.ends_at) == (NOON.timestamp(), NOON.timestamp())
+
+
+def test_what_is_resolved_is_not_still_to_end() -> None:
+    assert alert_of(status="resolved", ends_at="2999-01-01").ends_at == NOON.timestamp()
+
+
+def test_annotations_are_the_given_ones_and_the_data_where_they_say_nothing() -> None:
+    assert alert_of(annotations={"summary": "bad", "runbook": 5, "x": None}).annotations == {
+        "summary": "bad",
+        "runbook": "5",
+    }
+    assert alert_of("it broke", annotations={"runbook": "r"}).annotations == {
+        "runbook": "r",
+        "summary": "it broke",
+    }
+    assert alert_of({"order": 42, "who": "ö"}).annotations == {"summary": '{"order": 42, "who": "ö"}'}
+    assert alert_of().annotations == {}
+
+
+def test_the_trace_and_the_origin_are_kept() -> None:
+    alert = alert_of(trace_id="abc", generator_url="https://g", url="https://u")
+    assert (alert.trace_id, alert.url) == ("abc", "https://g")
+    assert alert_of(url="https://u").url == "https://u"
+    assert alert_of(url=["no"], trace_id=None) == alert_of()
+
+
+# Bounds
+
+
+def test_labels_and_annotations_have_bounds() -> None:
+    alert = alert_of(
+        "d" * 10_000,
+        annotations={f"a{number}": "v" * 10_000 for number in range(1000)},
+        labels={f"l{number}": "v" * 10_000 for number in range(1000)} | {"n" * 10_000: "v"},
+    )
+    assert len(alert.labels) <= 64
+    assert len(alert.annotations) <= 65
+    assert max(map(len, alert.labels.values())) == 1024
+    assert max(map(len, alert.annotations.values())) == 4096
+    assert len(alert.annotations["summary"]) == 503
+
+
+def test_the_name_of_a_label_has_a_bound() -> None:
+    assert {len(name) for name in alert_of(labels={"n" * 10_000: "v"}).labels} == {4, 1024}
+
+
+class Hostile:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+HOSTILE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([5000]).map(lambda digits: 10**digits)
+    | st.floats()
+    | st.text(st.characters(), max_size=6)
+    | st.binary(max_size=3)
+    | st.builds(Hostile)
+    | st.datetimes()
+)
+VALUES = st.recursive(
+    HOSTILE,
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2) | st.integers(), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+NAMES = st.sampled_from(["labels", "annotations", "status", "starts_at", "ends_at", "url", "trace_id", "x"])
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(NAMES, VALUES), VALUES)
+def test_whatever_the_metadata_are_there_is_an_alert_that_can_be_told(
+    metadata: dict[str, Any], data: Any
+) -> None:
+    alert = alert_of(data, **metadata)
+    assert all(type(each) is str for pair in alert.labels.items() for each in pair)
+    engine = AlertEngine(load_alert_config({"route": {"receiver": "a", "group_wait": "0s"}, "receivers": [
+        {"name": "a", "apprise_configs": [{"url": "json://h"}]}
+    ]}))  # fmt: skip
+    engine.observe([Alert(alert.labels, alert.annotations, alert.starts_at)], NOON.timestamp())
+    (notification,) = engine.due(NOON.timestamp())
+    json.dumps(notification.to_dict())
+    json.dumps(list(engine.take_changes().values()))
+
+
+# The same labels are the same alert
+
+LABELS = st.dictionaries(
+    st.text("abÿþ,:1\n", min_size=1, max_size=3), st.text("abÿþ,:1\n", min_size=1, max_size=4), max_size=3
+)
+
+
+@given(LABELS, LABELS)
+def test_a_fingerprint_is_equal_for_equal_labels_only(one: dict[str, str], other: dict[str, str]) -> None:
+    assert (fingerprint(one) == fingerprint(other)) is (one == other)
+    assert fingerprint(dict(reversed(one.items()))) == fingerprint(one)
+
+
+def test_no_text_in_a_label_looks_like_another_label() -> None:
+    assert fingerprint({"a": "bÿcþd"}) != fingerprint({"a": "b", "c": "d"})
+
+
+def test_an_end_finds_its_beginning_though_the_type_of_the_event_is_another() -> None:
+    engine = AlertEngine(load_alert_config({"route": {"receiver": "a"}, "receivers": [{"name": "a"}]}))
+    rules = LabelRules()
+    for kind, status in ((EventType.ERROR, "firing"), (EventType.MESSAGE, "resolved")):
+        alert = rules.alert_of(Event(type=kind, metadata={"x": "y", "status": status}, timestamp=NOON))
+        assert alert is not None
+        engine.observe([alert], NOON.timestamp())
+    (known,) = engine.alerts()
+    assert not known.fires(NOON.timestamp())

@@ -1,0 +1,494 @@
+"""What `lint` finds in a configuration, and that what it says of matchers is true."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from codomyrmex.integrations.notification import MatcherError, lint, load_alert_config
+from codomyrmex.integrations.notification.alerts.config import Route
+from codomyrmex.integrations.notification.alerts.matchers import compile_regex
+from codomyrmex.integrations.notification.alerts.unmatchable import match_range, matches_nothing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC).timestamp()
+CHANNEL = [{"url": "json://127.0.0.1/"}]
+
+
+def of_tree(*routes: dict[str, Any], **more: Any) -> list[tuple[str, str]]:
+    return [(each.kind, each.path) for each in lint(load_alert_config(tree(*routes, **more)), NOW)]
+
+
+def tree(*routes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "route": {"receiver": "default", "routes": list(routes)},
+        "receivers": [
+            {"name": name, "apprise_configs": CHANNEL} for name in ("default", *more.pop("names", ()))
+        ],
+        **more,
+    }
+
+
+def node(*matchers: str, **more: Any) -> dict[str, Any]:
+    return {"matchers": list(matchers), **more}
+
+
+def shadowed(*routes: dict[str, Any]) -> list[str]:
+    return [path.removeprefix("route.") for kind, path in of_tree(*routes) if kind == "shadowed-route"]
+
+
+def contradictory(*routes: dict[str, Any]) -> list[str]:
+    return [
+        path.removeprefix("route.") for kind, path in of_tree(*routes) if kind == "contradictory-matchers"
+    ]
+
+
+def test_nothing_is_found_in_a_sound_configuration():
+    assert of_tree(node('a="x"'), node('a="y"', routes=[node('b=~"p.*"'), node('b!=""')])) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], ['a="x"']),
+        ([], []),
+        (['a="x"'], ['a="x"']),
+        (['a="x"'], ['a="x"', 'b="y"']),
+        (['a=~"x|y"'], ['a="x"']),
+        (['a=~"x|y|z"'], ['a=~"x|y"']),
+        (['a!=""'], ['a="x"']),
+        (['a!=""'], ['a=~"x.+"']),
+        (['a!=""'], ['a=~".+"']),
+        (['a=~".+"'], ['a!=""']),
+        (['a=~".*"'], ['b="y"']),
+        (['a=~"x.*"'], ['a="xy"']),
+        (['a!="y"'], ['a="x"']),
+        (['a!~"y.*"'], ['a="x"']),
+        (['a!~"y.*"'], ['a=~"x.*"']),
+        (['a!~"a^b"'], ['c="d"']),
+        (['a=""'], ['a!~".+"']),
+        (['a=~"|x"'], ['a=""']),
+    ],
+)
+def test_a_route_that_takes_all_of_a_later_one_shadows_it(first, second):
+    assert shadowed(node(*first), node(*second)) == ["routes[1]"]
+    assert shadowed(node(*first, **{"continue": True}), node(*second)) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (['a="x"'], ['a=~"x|y"']),
+        (['a="x"', 'b="y"'], ['a="x"']),
+        (['a=~"x.*"'], ['a=~"x|y"']),
+        (['a!="x"'], ['b="y"']),
+        (['a!=""'], ['a=~"x.*|"']),
+        (['a=~".+"'], ['b="y"']),
+        (['a="x"'], ['b="x"']),
+        (['a=~"(?i)x"'], ['a=~"x|y"']),
+    ],
+)
+def test_a_route_that_takes_only_a_part_shadows_nothing(first, second):
+    assert shadowed(node(*first), node(*second)) == []
+
+
+def test_routes_that_take_all_between_them_shadow_what_comes_after():
+    assert shadowed(node('a="x"'), node('a!="x"'), node('b="y"')) == ["routes[2]"]
+    assert shadowed(node('a="x"'), node('a="y"'), node('a=~"x|y"', 'b="z"')) == ["routes[2]"]
+    assert shadowed(node('a="x"', 'b="y"'), node('b="y"', 'a!="x"'), node('b="y"')) == ["routes[2]"]
+
+
+def test_what_a_route_takes_does_not_come_to_the_children_of_a_later_one():
+    found = shadowed(node('severity="critical"'), node('team="db"', routes=[node('severity="critical"')]))
+    assert found == ["routes[1].routes[0]"]
+
+
+def test_below_a_route_that_is_never_reached_nothing_more_is_told():
+    assert shadowed(node(), node(routes=[node(), node('a="x"')])) == ["routes[1]"]
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ('a="x"', 'a="y"'),
+        ('a="x"', 'a!="x"'),
+        ('a="x"', 'a=~"z.*"'),
+        ('a="x"', 'a!~"x.*"'),
+        ('a="x"', 'a=""'),
+        ('a=~"x|y"', 'a=~"z|w"'),
+        ('a=~"x.*"', 'a!~"x.*"'),
+        ('a=~"api-.*"', 'a=~"db-.*"'),
+        ('a!=""', 'a=""'),
+        ('a!=""', 'a!~".+"'),
+        ('a=~"x.+"', 'a=""'),
+    ],
+)
+def test_matchers_that_cannot_hold_together_are_found_along_the_path_and_in_one_route(above, below):
+    assert contradictory(node(above, routes=[node(below)])) == ["routes[0].routes[0]"]
+    assert contradictory(node(above, below)) == ["routes[0]"]
+    assert contradictory(node(below, above)) == ["routes[0]"]
+
+
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ('a=~"x|y"', 'a!="x"'),
+        ('a=~"api-.*"', 'a=~".*-db"'),
+        ('a!="x"', 'a!="y"'),
+        (r'a=~"x\\by.*"', 'a=~"x.*"'),
+        ('a=~"(?i)x.*"', 'a=~"X.*"'),
+    ],
+)
+def test_matchers_that_can_hold_together_are_no_contradiction(above, below):
+    assert contradictory(node(above, routes=[node(below)])) == []
+
+
+def test_it_tells_what_contradicts_and_where():
+    [found] = lint(load_alert_config(tree(node('a="x"', routes=[node('a="y"')]))), NOW)
+    assert 'a="y" and a="x" of route.routes[0] cannot hold together' in found.message
+
+
+LABELS = ("a", "b")
+VALUES = ("", "x", "y", "xy", "z")
+MATCHERS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(LABELS),
+    st.sampled_from(["=", "!="]),
+    st.sampled_from([f'"{value}"' for value in VALUES]),
+) | st.builds(
+    '{}{}"{}"'.format,
+    st.sampled_from(LABELS),
+    st.sampled_from(["=~", "!~"]),
+    st.sampled_from(["x|y", ".*", ".+", "x.*", "y.*", "|x", "[xy]", "x|y|z|xy|", "a^b", "x?y?", "z"]),
+)
+ROUTES = st.recursive(
+    st.fixed_dictionaries({"matchers": st.lists(MATCHERS, max_size=2), "continue": st.booleans()}),
+    lambda below: st.fixed_dictionaries(
+        {
+            "matchers": st.lists(MATCHERS, max_size=2),
+            "continue": st.booleans(),
+            "routes": st.lists(below, max_size=4),
+        }
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ROUTES, min_size=1, max_size=4))
+def test_no_alert_comes_to_a_route_of_which_it_says_so(routes):
+    config = load_alert_config(tree(*routes))
+    dead = {
+        each.path for each in lint(config, NOW) if each.kind in {"shadowed-route", "contradictory-matchers"}
+    }
+    for values in itertools.product(VALUES, repeat=len(LABELS)):
+        labels = dict(zip(LABELS, values, strict=True))
+        assert dead.isdisjoint(entered(config.route, labels))
+
+
+def entered(route: Route, labels: dict[str, str]) -> list[str]:
+    """Walk the tree plainly, and give all nodes that an alert enters."""
+    found = [route.path]
+    for child in route.children:
+        if all(matcher.matches(labels) for matcher in child.matchers):
+            found += entered(child, labels)
+            if not child.continues:
+                break
+    return found
+
+
+# Expressions
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"[^\s\S]",
+        "a^b",
+        "x$y",
+        "(a^b|x$y)+",
+        "(?:^a){2}",
+        r"a\Ab",
+        r"a\zb",
+        r"\b",
+        r"x(?i:a^)",
+        r"x\P{Any}",
+        "a+^",
+    ],
+)
+def test_an_expression_that_matches_nothing_is_seen(pattern):
+    assert matches_nothing(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "^a$",
+        "$^",
+        "a|x$y",
+        "(?m)a$\n^b",
+        "(a^b)?",
+        "(a^b)*x",
+        r"\Qa^b\E",
+        "a[$]b",
+        r"a\$b",
+        "a)(b",
+        "a{0}^b",
+        "[]^]a",
+    ],
+)
+def test_an_expression_that_can_match_is_not_reported(pattern):
+    assert not matches_nothing(pattern)
+
+
+PIECES = st.sampled_from(
+    [
+        *[
+            "a",
+            "b",
+            "^",
+            "$",
+            "(",
+            ")",
+            "(?:",
+            "(?i)",
+            "(?m)",
+            "(?m:",
+            "|",
+            "*",
+            "+",
+            "?",
+            "{2}",
+            "{0}",
+            "{0,1}",
+        ],
+        *["{1,}", "*?", "[ab]", "[^a]", r"[^\s\S]", r"\A", r"\z", r"\b", r"\B", ".", r"\Q^a", r"\E", r"\x61"],
+        *[r"\141", r"\P{Any}", "\n", r"\$", "[]a]", "[^]a]", "[[:alpha:]]", "{", "}", "]"],
+    ]
+)
+PATTERNS = (
+    st.lists(PIECES, max_size=9)
+    .map("".join)
+    .map(lambda text: text + ")" * (text.count("(") - text.count(")")))
+)
+TEXTS = ["".join(each) for size in range(5) for each in itertools.product("ab\n^", repeat=size)] + [
+    "$",
+    "{",
+    "}",
+    "]",
+]
+
+
+def matched(pattern: str) -> set[str] | None:
+    try:
+        regex = compile_regex(pattern)
+    except MatcherError:
+        return None
+    return {text for text in TEXTS if regex.fullmatch(text) is not None}
+
+
+@settings(max_examples=800, deadline=None)
+@given(PATTERNS)
+def test_nothing_matches_an_expression_of_which_it_says_so(pattern):
+    texts = matched(pattern)
+    assert not texts or not matches_nothing(pattern)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATTERNS)
+def test_all_that_an_expression_matches_is_in_its_range(pattern):
+    texts = matched(pattern)
+    span = None if texts is None else match_range(pattern)
+    if texts and span is not None:
+        assert all(span[0] <= text.encode() <= span[1] for text in texts)
+
+
+def test_an_expression_that_matches_nothing_is_reported_at_its_matcher():
+    text = """
+route:
+  receiver: default
+  routes:
+    - matchers: ['a="x"', 'b=~"x$y"']
+    - match_re: {c: 'x$y'}
+      match: {d: e}
+    - matchers: ['a="y", b!~"x$y"']
+receivers: [{name: default, apprise_configs: [{url: 'json://127.0.0.1'}]}]
+"""
+    found = lint(load_alert_config(text), NOW)
+    assert [(each.kind, each.path, each.line, each.column) for each in found] == [
+        ("empty-regex", "route.routes[0].matchers[1]", 5, 27),
+        ("empty-regex", "route.routes[1].match_re.c", 6, 21),
+        ("empty-regex", "route.routes[2].matchers", 8, 17),
+    ]
+    assert "never holds" in found[0].message
+    assert "always holds" in found[2].message
+
+
+# What is named
+
+
+def test_receivers_that_nothing_uses_are_found_also_those_that_are_only_the_fallback_of_such():
+    config = tree(node('a="x"', receiver="used"))
+    config["receivers"] += [
+        {"name": "used", "apprise_configs": CHANNEL, "fallback": "takes-over"},
+        {"name": "takes-over", "apprise_configs": CHANNEL},
+        {"name": "unused", "apprise_configs": CHANNEL, "fallback": "unused-too"},
+        {"name": "unused-too", "apprise_configs": CHANNEL},
+    ]
+    found = lint(load_alert_config(config), NOW)
+    assert [(each.kind, each.path) for each in found] == [
+        ("unused-receiver", "receivers[3].name"),
+        ("unused-receiver", "receivers[4].name"),
+    ]
+
+
+def test_a_receiver_without_channels_is_found_unless_its_name_or_a_note_says_so():
+    config = tree(*(node(f'a="{name}"', receiver=name) for name in ("quiet", "null", "slack")))
+    config["receivers"] += [{"name": "quiet"}, {"name": "null"}, {"name": "slack", "slack_configs": [{}]}]
+    found = lint(load_alert_config(config), NOW)
+    assert [(each.kind, each.path) for each in found] == [
+        ("note", "receivers[3].slack_configs"),
+        ("no-channel", "receivers[1].name"),
+    ]
+
+
+def test_a_receiver_with_an_empty_list_of_channels_means_it():
+    text = "{route: {receiver: quiet},\n receivers: [{name: quiet, apprise_configs: []}]}"
+    assert lint(load_alert_config(text), NOW) == []
+
+
+def test_intervals_that_nothing_uses_or_that_are_never_active_are_found():
+    text = """
+route:
+  receiver: default
+  routes:
+    - matchers: ['a="1"']
+      mute_time_intervals: [past, always]
+    - matchers: ['a="2"']
+      active_time_intervals: [feb30]
+    - matchers: ['a="3"']
+      mute_time_intervals: [nights]
+receivers: [{name: default, apprise_configs: [{url: 'json://127.0.0.1'}]}]
+time_intervals:
+  - {name: past, time_intervals: [{years: ['2020']}]}
+  - {name: nights, time_intervals: [{times: [{start_time: '00:00', end_time: '06:00'}]}]}
+  - {name: unused, time_intervals: [{years: ['2020']}]}
+  - {name: always, time_intervals: [{location: Europe/Vienna}]}
+mute_time_intervals:
+  - {name: feb30, time_intervals: [{months: ['2'], days_of_month: ['30']}]}
+"""
+    found = lint(load_alert_config(text), NOW)
+    assert [(each.kind, each.path, each.line) for each in found] == [
+        ("always-muted", "route.routes[0].mute_time_intervals", 6),
+        ("never-active", "time_intervals[0].name", 13),
+        ("unused-interval", "time_intervals[2].name", 15),
+        ("never-active", "mute_time_intervals[0].name", 18),
+    ]
+    assert "never mutes" in found[1].message
+    assert "route.routes[1] (line 7) never notifies" in found[3].message
+
+
+def test_an_interval_that_is_over_later_is_active_now():
+    spec = [{"name": "year", "time_intervals": [{"years": ["2026"]}]}]
+    routes = node('a="x"', mute_time_intervals=["year"])
+    assert of_tree(routes, time_intervals=spec) == []
+    assert (
+        lint(load_alert_config(tree(routes, time_intervals=spec)), NOW + 366 * 86_400)[0].kind
+        == "never-active"
+    )
+
+
+# Settings
+
+
+def test_siblings_that_alertmanager_could_not_tell_apart_are_found():
+    twice = [node('a="x"', receiver="one", **{"continue": True}), node('a="x"', receiver="one")]
+    assert of_tree(*twice, names=["one"]) == [("shared-key", "route.routes[1]")]
+
+
+def test_siblings_with_the_same_matchers_and_different_receivers_are_as_they_should_be():
+    twice = [node('a="x"', receiver="one", **{"continue": True}), node('a="x"', receiver="two")]
+    assert of_tree(*twice, names=["one", "two"]) == []
+
+
+def test_a_repeat_interval_shorter_than_the_group_interval_is_found_where_it_is_set():
+    inner = node('b="y"')
+    routes = node('a="x"', group_interval="10m", repeat_interval="5m", routes=[inner])
+    assert of_tree(routes) == [("short-repeat", "route.routes[0].repeat_interval")]
+    assert of_tree(node('a="x"', group_interval="5h")) == [("short-repeat", "route.routes[0].group_interval")]
+
+
+def test_continue_on_the_last_sibling_has_no_effect():
+    last = node('a="y"', **{"continue": True})
+    assert of_tree(node('a="x"', **{"continue": True}), last) == [
+        ("useless-continue", "route.routes[1].continue")
+    ]
+
+
+def test_on_unmute_where_nothing_is_ever_muted_has_no_effect():
+    assert of_tree(node('a="x"', on_unmute="summary")) == [("useless-on-unmute", "route.routes[0].on_unmute")]
+    nights = [
+        {"name": "nights", "time_intervals": [{"times": [{"start_time": "00:00", "end_time": "06:00"}]}]}
+    ]
+    below = node('a="x"', on_unmute="summary", routes=[node('b="y"', mute_time_intervals=["nights"])])
+    assert of_tree(below, time_intervals=nights) == []
+
+
+def test_a_matcher_on_a_label_that_is_never_made_is_found():
+    found = of_tree(node('team="x"'), node('severity="x"', 'topic="y"'), labels=["topic"])
+    assert found == [("unknown-label", "route.routes[0]")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kinds"),
+    [
+        ({"source_matchers": ['s="c"'], "target_matchers": ['s="w"'], "equal": ["team"]}, []),
+        ({"source_matchers": ['s="c"'], "target_matchers": ['s="w"']}, ["no-equal"]),
+        ({"source_matchers": ['s="c"'], "equal": ["team"]}, ["inhibits-all"]),
+        ({"target_matchers": ['s="c"'], "equal": ["team"]}, ["inhibits-all"]),
+        ({"equal": ["team"]}, ["inhibits-nothing"]),
+        ({"source_matchers": ['s="c"'], "target_matchers": ['s="w"'], "equal": ["s"]}, ["inhibits-nothing"]),
+        (
+            {"source_matchers": ['s="c"'], "target_matchers": ['s=~"c"'], "equal": ["team"]},
+            ["inhibits-nothing"],
+        ),
+        ({"source_matchers": ['s="c"', 's="w"'], "target_matchers": ['s="w"']}, ["inhibits-nothing"]),
+        ({"source_matchers": ['s="c"'], "target_matchers": ['s=~"c|w"'], "equal": ["team"]}, []),
+        ({"source_matchers": ['s=~"c|w"'], "target_matchers": ['s="c"'], "equal": ["team"]}, []),
+    ],
+)
+def test_inhibition_rules_that_keep_back_nothing_or_too_much_are_found(rule, kinds):
+    assert [kind for kind, _ in of_tree(inhibit_rules=[rule])] == kinds
+
+
+def test_a_rule_with_an_empty_equal_means_it():
+    text = """
+route: {receiver: default}
+receivers: [{name: default, apprise_configs: [{url: 'json://127.0.0.1'}]}]
+inhibit_rules:
+  - {source_matchers: [a="x"], target_matchers: [a="y"], equal: []}
+"""
+    assert lint(load_alert_config(text), NOW) == []
+
+
+def test_notes_of_the_configuration_are_given_too():
+    [found] = lint(load_alert_config(tree(templates=["a.tmpl"])), NOW)
+    assert found.kind == "note"
+    assert found.to_dict()["kind"] == "note"
+    assert str(found).endswith("[note]")
+
+
+def test_findings_stand_in_the_order_of_the_file():
+    text = """
+receivers:
+  - {name: default}
+  - {name: unused}
+route:
+  receiver: default
+  repeat_interval: 1m
+"""
+    assert [each.line for each in lint(load_alert_config(text), NOW)] == [3, 4, 7]

@@ -1,0 +1,198 @@
+"""`AlertSink` when its configuration changes while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alert_channels import (
+    WAIT,
+    Inbox,
+    Running,
+    fires,
+    instead_of_apprise,
+    routing,
+    running,
+    until,
+    urls,
+)
+from codomyrmex.integrations import attach
+from codomyrmex.integrations.notification import (
+    AlertConfigError,
+    AlertSink,
+    ChannelError,
+)
+from codomyrmex.streaming import InMemoryStream
+from codomyrmex.streaming.testing import collect
+from helpers import in_time
+
+
+@pytest.fixture
+def apprise(monkeypatch) -> dict[str, Inbox]:
+    return instead_of_apprise(monkeypatch)
+
+
+def write(path: Path, config: Any) -> None:
+    """Put a file in the place of another, as editors and deployments do."""
+    new = path.with_suffix(".new")
+    new.write_text(config if isinstance(config, str) else json.dumps(config))
+    new.replace(path)
+
+
+@asynccontextmanager
+async def watching(path: Path, config: Any, channels: Any) -> AsyncIterator[tuple[Running, collect]]:
+    write(path, config)
+    audit = InMemoryStream()
+    with collect(audit) as events:
+        async with running(path, channels, audit=audit) as run:
+            yield run, events
+
+
+@in_time
+async def test_a_changed_file_is_loaded_and_groups_keep_their_timers(tmp_path, apprise):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(), {"ops": inbox}) as (run, audit):
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT - 10)
+        write(path, routing("ops", urls(name="more"), labels=["alertname"]))
+        run.clock.advance(1)
+        [event] = await audit.wait_for(1)
+        assert event.topic == "alerts.reloaded"
+        assert event.data == {"file": str(path), "receivers": ["ops", "more"]}
+        assert apprise["more[0]"].calls == ["open", "close", "open"]  # tried first
+        await run.pass_time(9)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+        await run.publish(fires("cpu", host="a"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(2)
+        assert inbox.taken[1].data["commonLabels"] == {"alertname": "cpu"}
+
+
+@in_time
+async def test_a_broken_file_keeps_the_old_configuration_and_says_why(tmp_path, caplog):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(), {"ops": inbox}) as (run, audit):
+        write(path, "route:\n  receiver: opps\nreceivers: []\n")
+        run.clock.advance(1)
+        [event] = await audit.wait_for(1)
+        assert event.topic == "alerts.reload_failed"
+        [problem, *_] = event.data["problems"]
+        assert (problem["line"], problem["path"]) == (2, "route.receiver")
+        assert "there is no receiver 'opps'" in problem["message"]
+        path.unlink()
+        run.clock.advance(1)
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+        assert len(audit) == 2
+        write(path, routing())
+        run.clock.advance(1)
+        await until(lambda: audit[-1].topic == "alerts.reloaded")
+    assert "keeps its configuration" in caplog.text
+
+
+@in_time
+async def test_a_file_that_was_changed_before_the_sink_was_opened_is_loaded(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    write(path, routing())
+    sink = AlertSink(path)
+    write(path, routing("ops", "more"))
+    async with attach(InMemoryStream(), sink):
+        await until(lambda: set(sink.config.receivers) == {"ops", "more"})
+
+
+@in_time
+async def test_a_file_is_not_watched_if_that_is_not_wanted_and_can_be_loaded_by_hand(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    write(path, routing())
+    async with running(path, None, watch=False) as run:
+        write(path, routing("ops", "more"))
+        await run.pass_time(10)
+        assert set(run.sink.config.receivers) == {"ops"}
+        await run.sink.reload()
+        assert set(run.sink.config.receivers) == {"ops", "more"}
+        write(path, "route: 1")
+        with pytest.raises(AlertConfigError):
+            await run.sink.reload()
+        assert set(run.sink.config.receivers) == {"ops", "more"}
+
+
+@in_time
+async def test_the_state_file_cannot_be_changed_by_a_reload(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    write(path, routing())
+    async with running(path, None, watch=False) as run:
+        write(path, routing(state="other.db"))
+        with pytest.raises(AlertConfigError, match="cannot be changed while it is in use"):
+            await run.sink.reload()
+
+
+@in_time
+async def test_a_reload_with_a_channel_that_cannot_be_opened_changes_nothing(tmp_path):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(), {"ops": inbox}) as (run, audit):
+        bad = {"name": "bad", "apprise_configs": [{"url": "json://"}]}
+        write(path, routing("ops", bad))
+        with pytest.raises(ChannelError):
+            await run.sink.reload()
+        assert audit[-1].topic == "alerts.reload_failed"
+        assert set(run.sink.config.receivers) == {"ops"}
+        assert set(run.sink.health()) == {"ops[0]"}
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+
+
+@in_time
+async def test_a_reload_takes_the_channels_back_if_one_fails_after_it_was_tried(tmp_path, apprise):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(urls({})), {"ops": inbox}) as (run, _):
+        inbox.open = broken  # type: ignore[method-assign] - it gets another place, so it is opened again
+        write(path, routing(urls({}, {})))
+        with pytest.raises(OSError, match="no such host"):
+            await run.sink.reload()
+        assert run.sink.config.receivers["ops"].channels[1].url == ""
+
+
+async def broken() -> None:
+    raise OSError("no such host")
+
+
+@in_time
+async def test_a_sink_of_the_application_moves_when_the_file_has_more_channels(tmp_path, apprise):
+    path, first, second = tmp_path / "alerts.yaml", Inbox(), Inbox()
+    async with watching(path, routing(), {"ops": [first, second]}) as (run, _):
+        write(path, routing(urls({})))
+        await run.sink.reload()
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        for inbox in (first, second, apprise["ops[0]"]):
+            assert await inbox.wait_for(1) == ["firing: disk"]
+
+
+@in_time
+async def test_a_channel_that_hangs_and_is_replaced_delays_no_other_and_loses_nothing(tmp_path, apprise):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    apprise["ops[0]"] = old = Inbox(hangs=True)
+    async with watching(path, routing(urls({"timeout": "1d"}), "quick"), {"quick": inbox}) as (run, audit):
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await until(lambda: old.tried == 1)
+        apprise["ops[0]"] = new = Inbox()
+        config = routing(urls({"timeout": "5s"}), "quick")
+        config["route"]["routes"] = [{"receiver": "quick", "matchers": ["alertname=cpu"]}]
+        write(path, config)
+        run.clock.advance(1)
+        await until(lambda: run.sink._outbox._changing)
+        await run.publish(fires("cpu"), fires("ram"))
+        run.clock.advance(5)
+        await until(lambda: audit and audit[-1].topic == "alerts.reloaded")
+        assert await new.wait_for(1) == ["firing: disk"]
+        await run.pass_time(WAIT)
+        assert sorted(await new.wait_for(2)) == ["firing: disk", "firing: ram"]
+        assert await inbox.wait_for(1) == ["firing: cpu"]
+    assert [event.topic for event in audit if event.topic == "alerts.failed"] == []

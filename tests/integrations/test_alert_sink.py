@@ -1,0 +1,483 @@
+"""`AlertSink`: events of a stream become notifications; what is sent when, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from alert_channels import (
+    INTERVAL,
+    WAIT,
+    Inbox,
+    ends,
+    fires,
+    instead_of_apprise,
+    routing,
+    running,
+    told,
+    until,
+    urls,
+)
+from codomyrmex.integrations import PermanentError, RetryableError, attach
+from codomyrmex.integrations.logging_monitoring import StreamLogHandler
+from codomyrmex.integrations.notification import (
+    AlertConfigError,
+    AlertSink,
+    Silence,
+    StateFile,
+    parse_matchers,
+)
+from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
+from codomyrmex.streaming.testing import FakeClock, collect
+from helpers import in_time
+
+
+@pytest.fixture
+def apprise(monkeypatch) -> dict[str, Inbox]:
+    return instead_of_apprise(monkeypatch)
+
+
+# What is sent, and when
+
+
+@in_time
+async def test_an_alert_is_told_of_after_group_wait_and_again_when_it_is_over():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT - 1)
+        assert inbox.taken == []
+        await run.pass_time(1)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+        await run.publish(ends("disk"))
+        await run.pass_time(INTERVAL)
+        assert await inbox.wait_for(2) == ["firing: disk", "resolved: disk"]
+        assert await run.sink.groups() == []
+    assert inbox.calls == ["open", "close"]
+
+
+@in_time
+async def test_alerts_of_a_group_go_out_together_and_other_groups_apart():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(*(fires("disk", host=host) for host in "abc"), fires("cpu", host="a"))
+        await run.pass_time(WAIT)
+        assert sorted(await inbox.wait_for(2)) == ["firing: cpu", "firing: disk disk disk"]
+        await run.publish(fires("disk", host="d"))
+        await run.pass_time(INTERVAL)
+        assert (await inbox.wait_for(3))[2] == "firing: disk disk disk disk"
+
+
+@in_time
+async def test_what_nobody_tells_of_any_more_is_resolved_and_what_goes_on_is_repeated():
+    inbox = Inbox()
+    config = routing(route={"repeat_interval": "1h"}, **{"global": {"resolve_timeout": "10m"}})
+    async with running(config, {"ops": inbox}) as run:
+        for _ in range(14):
+            await run.publish(fires("disk"))
+            await run.pass_time(INTERVAL)
+        assert inbox.told == ["firing: disk"] * 2
+        for _ in range(3):
+            await run.pass_time(INTERVAL)
+        assert inbox.told[2:] == ["resolved: disk"]
+
+
+@in_time
+async def test_the_event_of_a_channel_is_that_of_a_web_hook_and_its_title_stays_the_same():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("disk", "9 % left", host="a", severity="critical"))
+        await run.pass_time(WAIT)
+        await run.publish(ends("disk", host="a", severity="critical"))
+        await run.pass_time(INTERVAL)
+        await inbox.wait_for(2)
+    first, last = inbox.taken
+    assert first.data["groupLabels"] == {"alertname": "disk"}
+    assert first.data["version"] == "4"
+    assert first.data["alerts"][0]["annotations"] == {"summary": "9 % left"}
+    assert first.metadata["title"] == last.metadata["title"] == "disk"
+    assert (first.type, first.metadata["notify_type"]) == (EventType.ERROR, "failure")
+    assert (last.type, last.metadata["notify_type"]) == (EventType.MESSAGE, "success")
+    assert {last.metadata[name] for name in ("status", "receiver", "channel")} == {
+        "resolved",
+        "ops",
+        "ops[0]",
+    }
+    assert last.metadata["body"].startswith("1 RESOLVED\n\nRESOLVED at 2026-01-05 12:00:30 UTC, after 30s")
+
+
+@in_time
+async def test_a_channel_that_wants_no_resolved_notices_gets_none(apprise):
+    async with running(routing(urls({"send_resolved": False}, {})), None) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await run.publish(ends("disk"))
+        await run.pass_time(INTERVAL)
+        await apprise["ops[1]"].wait_for(2)
+        assert apprise["ops[0]"].told == ["firing: disk"]
+
+
+@in_time
+async def test_what_is_over_the_rate_of_a_channel_goes_out_as_one_summary(apprise):
+    async with running(routing(urls({"rate_limit": "2/1m"})), None) as run:
+        await run.publish(*(fires(f"disk{number}") for number in range(5)))
+        await run.pass_time(WAIT)
+        assert await apprise["ops[0]"].wait_for(2) == ["firing: disk0", "firing: disk1"]
+        await run.pass_time(WAIT)
+        assert (await apprise["ops[0]"].wait_for(3))[2] == "firing: disk2 disk3 disk4"
+    assert apprise["ops[0]"].taken[2].metadata["title"] == "ops: several groups of alerts"
+    assert apprise["ops[0]"].taken[2].data["kind"] == "rate_limit"
+
+
+@in_time
+async def test_each_channel_has_templates_of_its_own_and_one_that_fails_gives_the_default(apprise, caplog):
+    broken = {"title": "{{ 1 // 0 }}", "body": "x", "format": "html"}
+    html = {"title": "{{ alerts[0].labels.x }}", "body": "<i>{{ alerts[0].labels.x }}</i>", "format": "html"}
+    async with running(routing(urls({}, html, broken)), None) as run:
+        await run.publish(fires("disk", labels={"x": "<b> & \n"}))
+        await run.pass_time(WAIT)
+        for inbox in apprise.values():
+            await inbox.wait_for(1)
+    plain, own, failed = (inbox.taken[0].metadata for _, inbox in sorted(apprise.items()))
+    assert (own["title"], own["body"], own["format"]) == ("<b> &", "<i>&lt;b&gt; &amp; \n</i>", "html")
+    assert (failed["title"], failed["format"]) == (plain["title"], "text")
+    assert failed["body"].startswith(f"{plain['body']}\n\n(a template of this channel failed: ")
+    assert "a template of channel ops[2] failed" in caplog.text
+
+
+# Intake
+
+
+@in_time
+async def test_a_storm_of_one_alert_takes_one_place_and_keeps_when_it_began_and_how_it_is():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}, max_waiting=1) as run:
+        for number in range(1_000):
+            run.stream.publish_nowait(fires("disk", f"the {number}."))
+        await run.sink.flush()
+        await run.pass_time(WAIT)
+        await inbox.wait_for(1)
+    [event] = inbox.taken
+    assert [alert["annotations"]["summary"] for alert in event.data["alerts"]] == ["the 999."]
+    assert run.attachment.report().sinks["alerts"].dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("story", "end"), [("f r f", ["firing: disk"]), ("f r f r", []), ("r f", ["firing: disk"]), ("f f r", [])]
+)
+@in_time
+async def test_the_last_word_holds_also_where_what_resolves_has_another_type(story, end):
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        for step in story.split():
+            run.stream.publish_nowait(fires("disk") if step == "f" else ends("disk"))
+        await run.sink.flush()
+        await run.pass_time(WAIT)
+        await run.pass_time(0)
+        assert inbox.told == end
+
+
+@in_time
+async def test_what_has_no_place_is_counted_and_is_itself_an_alert():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}, max_waiting=10) as run:
+        run.sink._wake = run.sink._intake._wake = lambda: None  # nobody takes anything out meanwhile
+        for number in range(25):
+            run.stream.publish_nowait(fires("disk", host=str(number)))
+        await run.sink.flush()
+        await run.pass_time(WAIT)
+        assert sorted(await inbox.wait_for(2)) == ["firing: AlertsDropped", f"firing:{' disk' * 10}"]
+    assert run.attachment.report().sinks["alerts"].dropped == {"queue_full": 15}
+    [told] = [event for event in inbox.taken if event.metadata["title"] == "AlertsDropped"]
+    assert "no place for 15 events" in told.metadata["body"]
+
+
+@in_time
+async def test_publishers_on_many_threads_lose_nothing():
+    inbox = Inbox()
+
+    def publish(who: int) -> None:
+        for number in range(200):
+            run.stream.publish_nowait(fires("disk", host=f"{who}-{number}"))
+
+    async with running(routing(), {"ops": inbox}) as run:
+        threads = [threading.Thread(target=publish, args=(who,)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        await run.sink.flush()
+        await run.pass_time(WAIT)
+        await until(lambda: sum(len(event.data["alerts"]) for event in inbox.taken) == 800)
+
+
+@in_time
+async def test_control_events_and_what_is_about_the_sink_are_no_alerts():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(create_event(None, EventType.HEARTBEAT), create_event(None, EventType.CONNECT))
+        assert await run.sink.groups() == []
+
+
+@in_time
+async def test_an_event_that_makes_no_alert_or_no_message_holds_up_no_other(monkeypatch, caplog):
+    inbox = Inbox()
+    bad = {"starts_at": 1e300, "ends_at": "never", "trace_id": "\ud800", "annotations": {"x": float("nan")}}
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("odd", object(), **bad), fires("even\ud800\nline"), fires("good"))
+        await run.pass_time(WAIT)
+        assert len(await inbox.wait_for(3)) == 3
+        assert all("\n" not in event.metadata["title"] for event in inbox.taken)
+        rules = type(run.sink.config.label_rules)
+        whole = rules.alert_of
+        monkeypatch.setattr(
+            rules, "alert_of", lambda self, event: 1 / 0 if event.data == 1 else whole(self, event)
+        )
+        await run.publish(fires("mistaken", 1), fires("sound"))
+        await run.pass_time(WAIT)
+        assert (await inbox.wait_for(4))[3] == "firing: sound"
+    assert "makes no alert: ZeroDivisionError" in caplog.text
+
+
+@in_time
+async def test_a_notification_that_cannot_be_worded_fails_and_the_others_are_sent(monkeypatch, caplog):
+    inbox, boss = Inbox(), Inbox()
+    config = routing({"name": "ops", "fallback": "boss"}, "boss")
+    async with running(config, {"ops": inbox, "boss": boss}) as run:
+        whole = run.sink._keeper._wording.message
+
+        def message(notification: Any, channel: Any) -> Any:
+            assert notification.group_labels != {"alertname": "odd"} or channel.name != "ops[0]"
+            return whole(notification, channel)
+
+        monkeypatch.setattr(run.sink._keeper._wording, "message", message)
+        await run.publish(fires("odd"), fires("good"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: good"]
+        assert await boss.wait_for(1) == ["firing: odd"]
+    assert "cannot word a notification" in caplog.text
+
+
+# Channels
+
+
+@in_time
+async def test_a_hanging_channel_delays_no_other():
+    hanging, inbox = Inbox(hangs=True), Inbox()
+    async with running(routing(), {"ops": [hanging, inbox]}, drain_timeout=0) as run:
+        for number in range(20):
+            await run.publish(fires(f"disk{number}"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(20)
+        assert run.sink.health()["ops[0]"].queued == 19
+        [first, *_] = await run.sink.groups()
+        assert list(first.under_way) == ["ops[0]"]
+
+
+@in_time
+async def test_the_fallback_is_told_when_all_channels_of_a_receiver_have_given_up():
+    first, second, boss = Inbox(PermanentError("gone")), Inbox(PermanentError("gone")), Inbox()
+    config = routing({"name": "ops", "fallback": "boss"}, "boss")
+    async with running(config, {"ops": [first, second], "boss": boss}) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert await boss.wait_for(1) == ["firing: disk"]
+        assert "to you because ops could not be reached" in boss.taken[0].metadata["body"]
+        await run.publish(ends("disk"))
+        await run.pass_time(INTERVAL)
+        assert (await boss.wait_for(2))[1] == "resolved: disk"
+
+
+@in_time
+async def test_one_channel_of_a_receiver_that_delivers_is_enough():
+    gone, inbox, boss = Inbox(PermanentError("gone")), Inbox(), Inbox()
+    config = routing({"name": "ops", "fallback": "boss"}, "boss")
+    async with running(config, {"ops": [gone, inbox], "boss": boss}) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(1)
+        await run.pass_time(0)
+        assert boss.taken == []
+
+
+@in_time
+async def test_a_channel_that_fails_for_a_while_is_tried_again():
+    inbox = Inbox(RetryableError("later"))
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await until(lambda: inbox.tried == 1)
+        inbox.error = None
+        await run.pass_time(15)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+
+
+@pytest.mark.parametrize("channels", [{"ops": "no sink"}, {"ops": [Inbox(), None]}])
+def test_a_channel_that_is_no_sink_is_an_error(channels):
+    with pytest.raises(TypeError, match=r"a channel of ops is a Sink, not"):
+        AlertSink(routing(), channels)
+
+
+def test_channels_for_a_receiver_that_there_is_not_are_an_error():
+    with pytest.raises(AlertConfigError, match=r"receiver 'opps', which there is not.*ops"):
+        AlertSink(routing(), {"opps": Inbox()})
+
+
+@pytest.mark.parametrize("options", [{"max_waiting": 0}, {"max_waiting": True}, {"drain_timeout": -1}])
+def test_numbers_out_of_range_are_errors(options):
+    with pytest.raises((ValueError, TypeError)):
+        AlertSink(routing(), **options)
+
+
+def test_an_audit_that_is_no_stream_is_an_error():
+    with pytest.raises(TypeError, match="audit is a stream"):
+        AlertSink(routing(), audit="stream")  # type: ignore[arg-type]
+
+
+@in_time
+async def test_what_a_channel_logs_does_not_become_the_next_alert():
+    class Logging(Inbox):
+        async def send(self, events: Sequence[Event]) -> None:
+            logging.getLogger("somebody").error("told somebody of %s", told(events[0].data))
+            await super().send(events)
+
+    inbox = Logging()
+    logger = logging.getLogger("somebody")
+    async with running(routing(route={"group_by": []}), {"ops": inbox}) as run:
+        handler = StreamLogHandler(run.stream)
+        logger.addHandler(handler)
+        try:
+            logger.error("disk full")
+            await run.sink.flush()
+            await run.pass_time(WAIT)
+            await inbox.wait_for(1)
+        finally:
+            logger.removeHandler(handler)
+    assert (handler.published, handler.suppressed) == (1, 1)
+
+
+# What it tells
+
+
+@in_time
+async def test_the_audit_tells_what_was_notified_suppressed_and_failed():
+    inbox, gone, audit = Inbox(), Inbox(PermanentError("no such room")), InMemoryStream()
+    inhibit = {"source_matchers": ["alertname=down"], "target_matchers": ["alertname=disk"]}
+    config = routing("ops", "other", inhibit_rules=[inhibit])
+    config["route"]["routes"] = [{"receiver": "other", "matchers": ["alertname=other"]}]
+    with collect(audit) as events:
+        async with running(config, {"ops": inbox, "other": gone}, audit=audit) as run:
+            await run.publish(fires("down"), fires("disk"), fires("other"))
+            await run.pass_time(WAIT)
+            await events.wait_for(3)
+            for _ in range(3):
+                await run.pass_time(INTERVAL)
+    told = {event.topic: event for event in events}
+    assert sorted(event.topic or "" for event in events)[-2:] == ["alerts.notified", "alerts.suppressed"]
+    assert told["alerts.notified"].data["group_labels"] == {"alertname": "down"}
+    assert told["alerts.notified"].data["firing"] == 1
+    assert told["alerts.suppressed"].data["reason"] == "inhibited"
+    assert told["alerts.suppressed"].data["labels"]["alertname"] == "disk"
+    assert told["alerts.failed"].data["error"].endswith("no such room")
+    assert told["alerts.failed"].type is EventType.ERROR
+
+
+@in_time
+async def test_a_suppression_is_told_once_for_each_change_of_its_reason():
+    audit = InMemoryStream()
+    with collect(audit, "alerts.suppressed") as events:
+        async with running(routing(), {"ops": Inbox()}, audit=audit) as run:
+            await run.sink.add_silence(silence(run.clock.time() + 3 * INTERVAL))
+            await run.publish(fires("disk"))
+            await run.pass_time(WAIT)
+            await run.pass_time(INTERVAL)
+            await run.sink.add_silence(silence(run.clock.time() + 3 * INTERVAL, starts_at=run.clock.time()))
+            for _ in range(4):
+                await run.pass_time(INTERVAL)
+    assert [event.data["reason"] for event in events] == ["silenced"] * 2
+    assert len({event.data["by"] for event in events}) == 2
+
+
+@in_time
+async def test_an_audit_into_the_same_stream_does_not_go_round():
+    inbox, stream = Inbox(), InMemoryStream()
+    sink, clock = AlertSink(routing(route={"group_by": []}), {"ops": inbox}, audit=stream), FakeClock()
+    sink._clock = clock
+    with collect(stream, "alerts.*") as audit:
+        async with attach(stream, sink) as attachment:
+            stream.publish_nowait(fires("disk"))
+            await sink.flush()
+            clock.advance(WAIT)
+            await audit.wait_for(1)
+            await sink.flush()
+            [group] = await sink.groups()
+            assert len(group.alerts) == 1
+    assert attachment.report().sinks["alerts"].dropped == {"about_itself": 1}
+
+
+@in_time
+async def test_a_running_sink_explains_shows_its_groups_and_its_silences():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("disk", host="a"))
+        explanation = await run.sink.explain({"alertname": "disk"})
+        assert explanation.receivers == ["ops"]
+        assert "1 firing of 1 alerts" in str(explanation)
+        assert "it was never told of this group" in str(explanation)
+        await run.pass_time(WAIT)
+        await inbox.wait_for(1)
+        [group] = await run.sink.groups()
+        shown = group.to_dict()
+        assert shown["told"] == {"ops[0]": "2026-01-05T12:00:30.000Z"}
+        assert shown["next_tick"] == "2026-01-05T12:05:30.000Z"
+        assert (shown["status"], shown["labels"]) == ("firing", {"alertname": "disk"})
+        assert await run.sink.silences() == []
+        assert set(run.sink.health()) == {"ops[0]"}
+
+
+# Silences
+
+
+def silence(ends_at: float, matchers: str = "alertname=disk", starts_at: float = 0.0) -> Silence:
+    return Silence(tuple(parse_matchers(matchers)), starts_at, ends_at, "me", "maintenance")
+
+
+@in_time
+async def test_a_silence_keeps_alerts_back_until_it_is_expired():
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        mine = silence(run.clock.time() + 3_600)
+        await run.sink.add_silence(mine)
+        await run.publish(fires("disk"), fires("cpu"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: cpu"]
+        assert "SILENCED now until" in str(await run.sink.explain({"alertname": "disk"}))
+        await run.sink.expire_silence(mine.id)
+        await run.pass_time(INTERVAL)
+        assert (await inbox.wait_for(2))[1] == "firing: disk"
+        with pytest.raises(KeyError):
+            await run.sink.expire_silence("unknown")
+
+
+@in_time
+async def test_a_silence_in_the_state_file_from_another_connection_is_seen_within_seconds(tmp_path):
+    inbox, path = Inbox(), tmp_path / "state.db"
+    async with running(routing(state=str(path)), {"ops": inbox}) as run:
+        await run.publish(fires("disk"), fires("cpu"))
+        others = StateFile(path)
+        mine = silence(run.clock.time() + 3_600)
+        others.add_silence(mine)
+        run.clock.advance(1)
+        await until(lambda: run.sink._keeper.engine.silences)
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: cpu"]
+        others.expire_silence(mine.id, run.clock.time())
+        run.clock.advance(1)
+        await until(lambda: run.sink._keeper.engine.silences[mine.id].ends_at <= run.clock.time())
+        await run.pass_time(INTERVAL)
+        assert (await inbox.wait_for(2))[1] == "firing: disk"
+        others.close()

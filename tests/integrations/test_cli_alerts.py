@@ -1,0 +1,627 @@
+"""The command `codomyrmex-streaming alerts ...`: what it prints, where to, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from codomyrmex.integrations.cli.app import app
+from codomyrmex.integrations.notification import StateFile
+from typer.testing import CliRunner
+
+CONFIG = """
+route:
+  receiver: mail
+  group_by: [alertname]
+  routes:
+    - matchers: ['severity=~"critical|page"']
+      receiver: oncall
+      group_wait: 0s
+      continue: true
+      routes:
+        - matchers: ['service=~"mysql|redis"']
+          receiver: db-pager
+    - matchers: ['team="web"']
+      receiver: chat
+      mute_time_intervals: [nights]
+      on_unmute: summary
+receivers:
+  - {name: mail, apprise_configs: [{url: 'json://127.0.0.1/?+X-Auth=SECRET'}]}
+  - {name: oncall, apprise_configs: [{url: 'json://127.0.0.1/'}]}
+  - {name: db-pager, apprise_configs: [{url: 'json://127.0.0.1/'}]}
+  - {name: chat, apprise_configs: [{url: 'json://127.0.0.1/'}]}
+time_intervals:
+  - name: nights
+    time_intervals: [{times: [{start_time: '00:00', end_time: '06:00'}]}]
+state: state.db
+tests:
+  - name: the pager rings at once
+    events: [{at: 0s, labels: {severity: critical, service: mysql}}]
+    expect: [{at: 0s, receiver: db-pager, firing: 1}]
+"""
+WRONG = """
+route: {receiver: x, routes: [{matchers: ['a="b'], recever: y}]}
+receivers: [{name: x, apprise_configs: [{url: 'json://127.0.0.1/'}]}]
+"""
+EVENTS = [
+    {"alertname": "Down", "severity": "critical", "at": "2026-11-25T10:00:00Z"},
+    {"alertname": "Slow", "team": "web", "at": "2026-11-25T10:01:00Z"},
+]
+
+
+class Cli:
+    """Runs `alerts ...` in a folder with a good file and a wrong one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.good = self.write("good.yaml", CONFIG)
+        self.wrong = self.write("wrong.yaml", WRONG)
+
+    def write(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def __call__(self, *args: str, code: int = 0, width: int = 120) -> Any:
+        result = CliRunner().invoke(app, ["alerts", *args], env={"COLUMNS": str(width), "NO_COLOR": "1"})
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    def json(self, *args: str, code: int = 0) -> Any:
+        result = self(*args, "--json", code=code)
+        return json.loads(result.stdout)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def events(cli):
+    lines = [
+        json.dumps(
+            {
+                "id": str(number),
+                "type": "message",
+                "topic": "checks",
+                "data": None,
+                "metadata": {name: value for name, value in event.items() if name != "at"},
+                "timestamp": event["at"],
+            }
+        )
+        for number, event in enumerate(EVENTS)
+    ]
+    return cli.write("events.jsonl", "\n".join(lines))
+
+
+# check
+
+
+def test_check_of_a_sound_file_prints_nothing_to_stdout(cli):
+    result = cli("check", cli.good)
+    assert result.stdout == ""
+    assert "good (0 errors, 0 findings, 0 notes)" in result.stderr
+
+
+def test_check_prints_each_error_with_its_place(cli):
+    result = cli("check", cli.wrong, cli.good, code=1)
+    first, second = result.stdout.splitlines()
+    assert first.startswith(f"{cli.wrong}:2:46: error: route.routes[0].matchers[0]: ")
+    assert second.startswith(f"{cli.wrong}:2:52: error: route.routes[0].recever: unknown key recever")
+    assert "2 errors" in result.stderr
+
+
+def test_findings_of_lint_are_problems_unless_they_are_not_asked_for(cli):
+    file = cli.write("unused.yaml", CONFIG.replace("receiver: chat", "receiver: mail"))
+    result = cli("check", file, code=1)
+    assert result.stdout.startswith(f"{file}:21:12: lint: receivers[3].name: no route uses the receiver chat")
+    assert result.stdout.endswith("[unused-receiver]\n")
+    assert cli.json("check", file, code=1)["findings"][0]["kind"] == "unused-receiver"
+    assert cli("check", file, "--no-lint").stdout == ""
+
+
+def test_notes_are_problems_only_if_strict(cli):
+    file = cli.write("notes.yaml", f"{CONFIG}\ntemplates: [a.tmpl]")
+    assert "note: templates: files of Go templates" in cli("check", file).stdout
+    cli("check", file, "--strict", code=1)
+
+
+def test_check_as_json(cli):
+    assert cli.json("check", cli.good) == {"ok": True, "errors": [], "findings": [], "notes": []}
+    found = cli.json("check", cli.wrong, code=1)
+    assert not found["ok"]
+    assert [(each["line"], each["path"]) for each in found["errors"]] == [
+        (2, "route.routes[0].matchers[0]"),
+        (2, "route.routes[0].recever"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "- 1",
+        "route: 3",
+        "[" * 1200,
+        "a: 1\n\tb: 2",
+        "a: &a [*a]",
+        "? {}\n: 1",
+        "\x00",
+        "route: !!python/object:os.system {}",
+    ],
+)
+def test_a_file_that_is_no_configuration_is_a_problem_for_every_command(cli, text):
+    file = cli.write("broken.yaml", text)
+    events = cli.write("none.jsonl", "")
+    for command in (["check"], ["show"], ["route"], ["explain"], ["test"], ["replay", "--events", events]):
+        assert cli(*command, file, code=1).output.count("error: ") >= 1
+        assert not cli.json(*command, file, code=1)["ok"]
+    cli("silence", "list", "--config", file, code=1)
+
+
+def test_a_file_that_is_not_there_or_no_text(cli):
+    for command in (["check"], ["show"], ["route"], ["explain"], ["test"]):
+        assert "does not exist" in cli(*command, str(cli.folder / "none.yaml"), code=2).stderr
+        assert "is a directory" in cli(*command, str(cli.folder), code=2).stderr
+    (cli.folder / "bytes.yaml").write_bytes(b"a: \xff\xfe")
+    assert "not UTF-8" in cli("check", str(cli.folder / "bytes.yaml"), code=1).stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["nonsense"], ["check"], ["check", "--nonsense"], ["replay"], ["silence"], ["silence", "expire"]],
+)
+def test_wrong_use_is_told_on_stderr(cli, args):
+    result = cli(*args, code=2)
+    assert "Usage: " in result.output
+    if args and args != ["silence"]:
+        assert result.stdout == ""
+        assert "Error: " in result.stderr
+
+
+# show
+
+
+def test_show_draws_the_tree_with_what_differs(cli):
+    lines = [line.rstrip() for line in cli("show", cli.good).stdout.splitlines()]
+    assert lines == [
+        "everything -> mail",
+        "  group by alertname  wait 30s  interval 5m  repeat 4h",
+        '├── severity=~"critical|page" -> oncall  continue',
+        "│     wait 0s",
+        '│   └── service=~"mysql|redis" -> db-pager',
+        '└── team="web" -> chat',
+        "      muted in nights  on_unmute: summary",
+    ]
+
+
+def test_show_as_json(cli):
+    root = cli.json("show", cli.good)
+    assert root["receiver"] == "mail"
+    assert root["routes"][0]["continue"]
+    assert root["routes"][0]["routes"][0] | {"routes": None} == {
+        "path": "route.routes[0].routes[0]",
+        "line": 11,
+        "matchers": ['service=~"mysql|redis"'],
+        "continue": False,
+        "receiver": "db-pager",
+        "group_by": ["alertname"],
+        "group_wait": 0.0,
+        "group_interval": 300.0,
+        "repeat_interval": 14_400.0,
+        "mute_time_intervals": [],
+        "active_time_intervals": [],
+        "on_unmute": "drop",
+        "resolve_always": False,
+        "labels": {},
+        "routes": None,
+    }
+
+
+def test_nothing_is_cut_off_in_a_narrow_terminal(cli):
+    long = "|".join(f"service-{number}" for number in range(30))
+    file = cli.write("long.yaml", CONFIG.replace("mysql|redis", long))
+    shown = cli("show", file, width=60).stdout
+    assert all(len(line) <= 60 for line in shown.splitlines())
+    text = shown.replace("│", "").replace(" ", "").replace("\n", "")
+    assert long in text
+
+
+def test_a_url_is_never_shown(cli):
+    for command in (["show"], ["check"], ["explain"], ["test"], ["route"]):
+        assert "SECRET" not in cli(*command, cli.good).output
+        assert "SECRET" not in cli(*command, cli.good, "--json").output
+
+
+# route
+
+
+@pytest.mark.parametrize(
+    ("labels", "receivers"),
+    [
+        ([], "mail"),
+        (["severity=critical"], "oncall"),
+        (["severity=critical", "team=web"], "oncall,chat"),
+        (["severity=page", "service=redis", "team=web"], "db-pager,chat"),
+        (["team="], "mail"),
+        (['team="web"'], "chat"),
+        (["team=web", "msg=a,b"], "chat"),
+        (["team=web", 'msg="say \\"hi\\", C:\\\\temp"'], "chat"),
+        (["team=web", "föö.bar=ü"], "chat"),
+    ],
+)
+def test_route_prints_the_receivers_as_amtool_does(cli, labels, receivers):
+    assert cli("route", cli.good, *labels).stdout == f"{receivers}\n"
+
+
+def test_route_verifies_the_receivers_and_their_order(cli):
+    labels = ["severity=critical", "team=web"]
+    cli("route", cli.good, *labels, "--verify", "oncall,chat")
+    result = cli("route", cli.good, *labels, "--verify", "chat,oncall", code=1)
+    assert result.stdout == "oncall,chat\n"
+    assert result.stderr == "expected chat,oncall, found oncall,chat\n"
+
+
+def test_route_shows_the_routes_that_match(cli):
+    lines = cli("route", cli.good, "severity=critical", "service=redis", "--tree").stdout.splitlines()
+    assert [line.split(" -> ")[-1].strip() for line in lines if "->" in line] == [
+        "mail",
+        "oncall  continue",
+        "db-pager",
+    ]
+    assert lines[-1] == "db-pager"
+
+
+def test_route_as_json(cli):
+    found = cli.json("route", cli.good, "team=web", "alertname=A", "--verify", "chat")
+    assert found["labels"] == {"team": "web", "alertname": "A"}
+    assert (found["receivers"], found["verified"]) == (["chat"], True)
+    assert found["routes"][0]["group_labels"] == {"alertname": "A"}
+    assert found["routes"][0]["path"] == "route.routes[1]"
+
+
+@pytest.mark.parametrize("label", ["team", "=x", "team!=x", "team=~x", "a=b,c=d", '""=x', "", 'a=b"c'])
+def test_a_bad_label_is_wrong_use(cli, label):
+    for command in ("route", "explain"):
+        result = cli(command, cli.good, label, code=2)
+        assert "Error: Invalid value" in result.stderr
+        assert result.stdout == ""
+    assert "given twice" in cli("route", cli.good, "a=b", "a=c", code=2).stderr
+
+
+# explain
+
+
+def test_explain_tells_why(cli):
+    text = cli("explain", cli.good, "team=web", "--at", "2026-11-25T03:00:00+02:00").stdout
+    assert text.startswith("team=web at 2026-11-25T01:00:00.000Z -> chat\n")
+    assert "nights, which is on then" in text
+    assert (
+        "nights, which is off then" in cli("explain", cli.good, "team=web", "--at", "2026-11-25T07:00").stdout
+    )
+    assert cli("explain", cli.good, "team=x").stdout.startswith("team=x -> mail")
+
+
+def test_explain_as_json(cli):
+    assert cli.json("explain", cli.good, "team=web")["receivers"] == ["chat"]
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", "2026-13-01", "0001-01-01", "9999-12-31T23:59:59-10:00"])
+def test_a_bad_time_is_wrong_use(cli, at):
+    assert "--at" in cli("explain", cli.good, "--at", at, code=2).stderr
+
+
+def test_explain_with_a_state_knows_its_silences(cli):
+    state = str(cli.folder / "state.db")
+    assert "there is no state file" in cli("explain", cli.good, "--state", state, code=2).stderr
+    cli("silence", "add", "team=web", "--duration", "1h", "--state", state, "--comment", "cleaning")
+    assert "cleaning" in cli("explain", cli.good, "team=web", "--state", state).stdout
+    assert "cleaning" not in cli("explain", cli.good, "team=db", "--state", state).stdout
+
+
+# test
+
+
+def test_tests_of_files_run(cli):
+    result = cli("test", cli.good)
+    assert result.stdout == f"passed  {cli.good}:27  the pager rings at once\n"
+    assert result.stderr == "1 passed, 0 failed\n"
+
+
+def test_a_test_that_fails_shows_what_differs(cli):
+    file = cli.write("fails.yaml", CONFIG.replace("receiver: db-pager, firing", "receiver: mail, firing"))
+    result = cli("test", cli.good, file, code=1)
+    assert result.stdout.splitlines()[1] == f"FAILED  {file}:27  the pager rings at once"
+    assert "        - at 0s: mail firing 1" in result.stdout.splitlines()
+    assert any(line.startswith("        + at 0s: db-pager firing") for line in result.stdout.splitlines())
+    assert result.stderr == "1 passed, 1 failed\n"
+
+
+def test_no_tests_are_a_problem(cli):
+    file = cli.write("untested.yaml", CONFIG[: CONFIG.index("tests:")])
+    assert cli("test", file, code=1).stderr == "there are no tests\n"
+
+
+def test_a_wrong_file_does_not_keep_the_others_from_their_tests(cli):
+    result = cli("test", cli.wrong, cli.good, code=1)
+    assert "passed" in result.stdout
+    assert "error: route.routes[0].recever" in result.stderr
+
+
+def test_test_as_json(cli):
+    found = cli.json("test", cli.good)
+    assert found["ok"]
+    assert [(each["file"], each["name"], each["passed"]) for each in found["tests"]] == [
+        (cli.good, "the pager rings at once", True)
+    ]
+
+
+# replay
+
+
+def test_replay_shows_what_would_have_been_sent(cli, events):
+    result = cli("replay", cli.good, "--events", events)
+    assert [line.split()[:4] for line in result.stdout.splitlines()][:3] == [
+        ["time", "receiver", "alerts", "reason"],
+        ["2026-11-25T10:00:00Z", "oncall", "firing", "1"],
+        ["2026-11-25T10:01:30Z", "chat", "firing", "1"],
+    ]
+    assert "alertname=Slow" in result.stdout
+    assert result.stderr == "2 events, 4 notifications\n"
+
+
+def test_replay_shows_groups_below_where_there_is_no_room_beside(cli, events):
+    lines = cli("replay", cli.good, "--events", events, width=60).stdout.splitlines()
+    assert lines[1] == "2026-11-25T10:00:00Z  oncall    firing 1    first notification"
+    assert lines[2] == "    alertname=Down"
+
+
+def test_replay_compares_two_configurations(cli, events):
+    other = cli.write("other.yaml", CONFIG.replace("receiver: chat", "receiver: mail"))
+    result = cli("replay", cli.good, other, "--events", events)
+    assert sorted(line[0] for line in result.stdout.splitlines()[1:]) == [" ", " ", "+", "+", "-", "-"]
+    assert result.stderr.startswith(
+        f"2 events: 2 notifications the same, 2 only by {cli.good} (-), 2 only by "
+    )
+    changes = cli("replay", cli.good, other, "--events", events, "--changes", "--exit-code", code=1)
+    assert sorted(line[0] for line in changes.stdout.splitlines()[1:]) == ["+", "+", "-", "-"]
+    cli("replay", cli.good, cli.good, "--events", events, "--exit-code")
+
+
+def test_replay_as_json(cli, events):
+    assert [each["receiver"] for each in cli.json("replay", cli.good, "--events", events)["sent"]][:2] == [
+        "oncall",
+        "chat",
+    ]
+    compared = cli.json("replay", cli.good, cli.good, "--events", events)
+    assert (len(compared["same"]), compared["only_old"], compared["only_new"]) == (4, [], [])
+
+
+def test_events_that_are_none_are_told_with_their_line(cli):
+    file = cli.write("bad.jsonl", '\n{"id": 3}\n{nonsense\n[]\n')
+    result = cli("replay", cli.good, "--events", file, code=1)
+    assert [line.split(": ")[0] for line in result.stderr.splitlines()] == [
+        f"{file}:2",
+        f"{file}:3:2",
+        f"{file}:4",
+    ]
+    assert len(cli.json("replay", cli.good, "--events", file, code=1)["errors"]) == 3
+
+
+def test_events_of_a_far_future_are_a_problem(cli):
+    line = {"id": "1", "type": "message", "topic": "t", "timestamp": "9999-12-31T23:59:59Z"}
+    file = cli.write("future.jsonl", json.dumps(line))
+    assert "of the year 9999" in cli("replay", cli.good, "--events", file, code=1).stderr
+
+
+def test_control_characters_of_events_do_not_reach_the_terminal(cli):
+    metadata = {"alertname": "\x1b[31mred\n", "severity": "critical"}
+    line = {
+        "id": "1",
+        "type": "message",
+        "topic": "t",
+        "metadata": metadata,
+        "timestamp": "2026-11-25T10:00:00Z",
+    }
+    file = cli.write("escape.jsonl", json.dumps(line))
+    shown = cli("replay", cli.good, "--events", file).stdout
+    assert r"alertname=\x1b[31mred\n" in shown
+    assert "\x1b" not in shown
+
+
+# silence
+
+
+def test_a_silence_is_added_listed_and_expired(cli):
+    state = str(cli.folder / "silences.db")
+    options = ["--state", state]
+    added = cli(
+        "silence", "add", 'team="web"', 'host=~"a.*", x!=y', "--duration", "2h", "--author", "me", *options
+    )
+    id_ = added.stdout.strip()
+    listed = cli("silence", "list", *options, width=200).stdout.splitlines()
+    assert listed[0].split() == ["id", "state", "until", "by", "matchers", "starts", "comment"]
+    assert listed[1].startswith(f"{id_}  active")
+    assert 'team="web", host=~"a.*", x!="y"' in listed[1]
+    assert cli("silence", "expire", id_, *options).stdout == f"{id_}\n"
+    assert cli("silence", "list", *options).stdout == ""
+    assert f"{id_}  expired" in cli("silence", "list", "--all", *options).stdout
+    assert "ended before" in cli("silence", "expire", id_, *options, code=1).stderr
+
+
+def test_the_state_of_a_configuration_is_used(cli):
+    cli("silence", "add", "team=web", "--duration", "2h", "--config", cli.good)
+    file = StateFile(cli.folder / "state.db")
+    assert [str(matcher) for silence in file.silences() for matcher in silence.matchers] == ['team="web"']
+    file.close()
+    without = cli.write("stateless.yaml", CONFIG.replace("state: state.db", ""))
+    assert "has no `state:`" in cli("silence", "list", "--config", without, code=2).stderr
+
+
+def test_silences_as_json(cli):
+    options = ["--state", str(cli.folder / "s.db")]
+    start = ["--start", "2999-01-01T00:00:00Z"]
+    added = cli.json("silence", "add", "a=b", "--duration", "1h", "--comment", "why", *start, *options)
+    assert (added["matchers"], added["comment"], added["state"]) == (['a="b"'], "why", "pending")
+    assert (added["starts_at"], added["ends_at"]) == ("2999-01-01T00:00:00.000Z", "2999-01-01T01:00:00.000Z")
+    assert cli.json("silence", "list", *options) == [added]
+    assert [each["id"] for each in cli.json("silence", "expire", added["id"], *options)] == [added["id"]]
+    assert not cli.json("silence", "expire", "nonsense", *options, code=1)["ok"]
+
+
+def test_a_list_fits_into_80_columns(cli):
+    options = ["--state", str(cli.folder / "s.db")]
+    cli(
+        "silence",
+        "add",
+        "team=web",
+        "--duration",
+        "1h",
+        "--author",
+        "me",
+        "--comment",
+        "a word " * 5,
+        *options,
+    )
+    lines = cli("silence", "list", *options, width=80).stdout.splitlines()
+    assert lines[2:] == ['    team="web"', f"    {'a word ' * 5}"]
+    assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--duration", "1h"],
+        ["team=web"],
+        ["team=web", "--duration", "1x"],
+        ["team=web", "--duration", "0s"],
+        ["team", "--duration", "1h"],
+        ['team=~"("', "--duration", "1h"],
+        ['team=~".*"', "--duration", "1h"],
+        ["", "--duration", "1h"],
+        ["team=web", "--duration", "1h", "--start", "soon"],
+        ["team=web", "--duration", "1h", "--start", "2020-01-01"],
+    ],
+)
+def test_a_silence_that_makes_no_sense_is_wrong_use(cli, args):
+    state = cli.folder / "s.db"
+    result = cli("silence", "add", *args, "--state", str(state), code=2)
+    assert "Error: " in result.stderr
+    assert not state.exists()
+
+
+def test_silences_need_a_state_file(cli):
+    for command in (["add", "a=b", "--duration", "1h"], ["list"], ["expire", "x"]):
+        assert "--state and --config" in cli("silence", *command, code=2).stderr
+        both = cli("silence", *command, "--state", "x", "--config", cli.good, code=2)
+        assert "--state and --config" in both.stderr
+    for command in (["list"], ["expire", "x"]):
+        assert "there is no state file" in cli("silence", *command, "--config", cli.good, code=2).stderr
+
+
+def test_a_file_that_is_no_state_is_a_problem(cli):
+    options = ["--state", cli.write("nonsense.db", "nonsense " * 100)]
+    for command in (["add", "a=b", "--duration", "1h"], ["list"], ["expire", "x"]):
+        assert "no state file" in cli("silence", *command, *options, code=1).stderr
+        assert "no state file" in cli.json("silence", *command, *options, code=1)["errors"][0]["message"]
+    assert "no state file" in cli("explain", cli.good, *options, code=1).stderr
+
+
+# The process
+
+
+def run(*args: str, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = ["-m", "codomyrmex.integrations.cli", *args] if code is None else ["-c", code, *args]
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"COLUMNS", "NO_COLOR", "FORCE_COLOR"}
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", *program],
+        check=False,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=env | environment,
+    )
+
+
+def test_the_process_ends_with_the_exit_code_and_keeps_messages_off_stdout(cli):
+    good = run("alerts", "route", cli.good, "team=web")
+    assert (good.returncode, good.stdout, good.stderr) == (0, "chat\n", "")
+    bad = run("alerts", "route", cli.wrong, "team=web")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "error: " in bad.stderr
+    used_wrongly = run("alerts", "route", cli.good, "team")
+    assert (used_wrongly.returncode, used_wrongly.stdout) == (2, "")
+    assert "Traceback" not in bad.stderr + used_wrongly.stderr
+
+
+def test_there_are_no_colours_in_a_pipe_nor_where_nobody_wants_them(cli):
+    assert "\x1b" not in run("alerts", "check", cli.wrong).stdout
+    assert "\x1b" in run("alerts", "check", cli.wrong, FORCE_COLOR="1").stdout
+    assert "\x1b[3" not in run("alerts", "check", cli.wrong, FORCE_COLOR="1", NO_COLOR="1").stdout
+
+
+def test_lines_in_a_pipe_are_not_broken(cli, events):
+    long = "x" * 300
+    file = cli.write("long.yaml", CONFIG.replace("mysql|redis", long))
+    assert any(long in line for line in run("alerts", "show", file).stdout.splitlines())
+
+
+def test_a_reader_that_goes_away_is_no_traceback(cli):
+    command = [sys.executable, "-m", "codomyrmex.integrations.cli", "alerts", "show", cli.good]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_what_the_terminal_cannot_show_is_no_failure(cli):
+    file = cli.write("names.yaml", CONFIG.replace("mysql", "größe"))
+    result = run("alerts", "show", file, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert result.returncode == 0
+    assert r"gr\xf6\xdfe" in result.stdout
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_a_missing_package_is_one_sentence(package):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from codomyrmex.integrations.cli import main; main()"
+    )
+    result = run(code=code)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"the command codomyrmex-streaming needs {package}, which is not installed: "
+        "pip install 'codomyrmex-streaming[cli]'\n"
+    )
+
+
+def test_a_missing_package_of_alerts_is_one_sentence():
+    code = "import sys; sys.modules['re2'] = None; from codomyrmex.integrations.cli import main; main()"
+    result = run("alerts", code=code)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "codomyrmex-streaming[alerts]" in result.stderr
+
+
+def test_the_version_is_told():
+    result = run("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout[0].isdigit()
+
+
+def test_help_tells_the_exit_codes(cli):
+    assert "Exit code: 0" in cli("--help").stdout
+    assert "exit code 1" in cli("check", "--help").stdout
