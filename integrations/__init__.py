@@ -1,20 +1,26 @@
 """What ties streams to the world: `attach`, and what someone writing a sink needs."""
 
-from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.delivery.attachment import Attachment, attach
-from codomyrmex.integrations.delivery.blocking import BlockingAttachment, attach_blocking
-from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters
-from codomyrmex.integrations.delivery.errors import (
-    DeliveryError,
-    DroppedError,
-    PartialDeliveryError,
-    PermanentError,
-    RetryableError,
-)
-from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
-from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
-from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from codomyrmex.integrations._extras import MissingExtraError, lazy_exports
+
+if TYPE_CHECKING:
+    from codomyrmex.integrations.delivery.attachment import Attachment, attach
+    from codomyrmex.integrations.delivery.blocking import BlockingAttachment, attach_blocking
+    from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters
+    from codomyrmex.integrations.delivery.errors import (
+        DeliveryError,
+        DroppedError,
+        PartialDeliveryError,
+        PermanentError,
+        RetryableError,
+    )
+    from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
+    from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+    from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
+    from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
 
 __all__ = [
     "Attachment",
@@ -38,3 +44,29 @@ __all__ = [
     "attach",
     "attach_blocking",
 ]
+
+# Imported on first use, so that one part of the integrations does not bring what only another needs.
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Attachment": "delivery.attachment",
+        "Binding": "delivery.sink",
+        "BlockingAttachment": "delivery.blocking",
+        "DeadLetter": "delivery.dead_letters",
+        "DeadLetters": "delivery.dead_letters",
+        "DeliveryError": "delivery.errors",
+        "DeliveryPolicy": "delivery.policy",
+        "DrainReport": "delivery.report",
+        "DroppedError": "delivery.errors",
+        "InlineSink": "delivery.sink",
+        "PartialDeliveryError": "delivery.errors",
+        "PermanentError": "delivery.errors",
+        "RetryableError": "delivery.errors",
+        "Sink": "delivery.sink",
+        "SinkHealth": "delivery.health",
+        "SinkReport": "delivery.report",
+        "SinkState": "delivery.health",
+        "attach": "delivery.attachment",
+        "attach_blocking": "delivery.blocking",
+    },
+)

@@ -31,8 +31,12 @@ class Inbox(Sink):
         self.taken: list[Event] = []
         self.calls: list[str] = []
         self.tried = 0
+        self.refusals = 0  # times that it does not open
 
     async def open(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError("no such host")
         self.calls.append("open")
 
     async def close(self) -> None:

@@ -454,7 +454,7 @@ class Attachment:
         if isinstance(sink, InlineSink):
             if is_async(sink.emit):
                 raise TypeError(f"emit of {type(sink).__name__} is async; a Sink is what may wait")
-            _check_async(sink.open, sink.close)
+            _check_async(sink.open, sink.flush, sink.close)
             if binding.policy is not None:
                 raise TypeError(f"{type(sink).__name__} is an inline sink: nothing is queued, so no policy")
             return InlineWorker(sink)

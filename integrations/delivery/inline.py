@@ -133,8 +133,16 @@ class InlineWorker:
         if self._closing is not None:
             self._closing.cancel()
 
-    def flush(self) -> None:
-        """Nothing to wait for."""
+    def flush(self) -> asyncio.Future[None] | None:
+        if not self._opened or type(self.sink).flush is InlineSink.flush:
+            return None  # nothing waits
+        return asyncio.ensure_future(self._call_flush())
+
+    async def _call_flush(self) -> None:
+        try:
+            await self.sink.flush()
+        except Exception as error:  # noqa: BLE001 - a sink's failure is its own
+            _log.warning(f"{self.name} flush", "sink %s failed to flush", self.name, error=error)
 
     def report(self) -> SinkReport:
         dropped = {reason: counter.value() for reason, counter in list(self._dropped.items())}

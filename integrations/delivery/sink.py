@@ -25,6 +25,9 @@ class InlineSink(ABC):
     async def open(self) -> None:  # noqa: B027 - most have nothing to open
         """Get ready; called once before the first `emit`, and once more in a process forked since."""
 
+    async def flush(self) -> None:  # noqa: B027 - most have nothing that waits
+        """Wait until what was emitted before is dealt with."""
+
     async def close(self) -> None:  # noqa: B027 - as above
         """End what goes on behind the sink; called once, also after failures."""
 

@@ -485,6 +485,19 @@ def test_what_is_under_way_is_not_sent_again() -> None:
     assert (later.reason, len(later.alerts)) == (Reason.NEW_ALERTS, 2)
 
 
+def test_what_ends_while_its_beginning_is_under_way_for_longer_than_a_tick_is_told_to_end() -> None:
+    engine = AlertEngine(config(receivers=[receiver("a", channel(), channel())]))
+    engine.observe([fires("x")], 0)
+    quick, slow = engine.due(10)
+    engine.delivered(quick, 11)
+    engine.observe([Alert({"n": "x"}, ends_at=20)], 20)
+    for end in engine.due(70):
+        engine.delivered(end, 71)
+    engine.delivered(slow, 80)
+    (end,) = engine.due(130)
+    assert (end.channel, end.reason, end.status) == ("a[1]", Reason.ALL_RESOLVED, "resolved")
+
+
 def test_an_alert_that_fires_again_while_its_end_is_under_way_is_not_forgotten() -> None:
     engine = AlertEngine(config())
     engine.observe([fires("x")], 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from alert_channels import (
+    INTERVAL,
     WAIT,
     Inbox,
     Running,
@@ -151,15 +152,37 @@ async def test_a_reload_with_a_channel_that_cannot_be_opened_changes_nothing(tmp
 async def test_a_reload_takes_the_channels_back_if_one_fails_after_it_was_tried(tmp_path, apprise):
     path, inbox = tmp_path / "alerts.yaml", Inbox()
     async with watching(path, routing(urls({})), {"ops": inbox}) as (run, _):
-        inbox.open = broken  # type: ignore[method-assign] - it gets another place, so it is opened again
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(1)
+        inbox.refusals = 1  # it gets another place, so it is opened again
+        write(path, routing(urls({}, {}), urls(name="more")))
+        with pytest.raises(OSError, match="no such host"):
+            await run.sink.reload()
+        assert set(run.sink.health()) == {"ops[0]", "ops[1]"}
+        await run.publish(fires("cpu"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(2)
+        await apprise["ops[0]"].wait_for(2)
+
+
+@in_time
+async def test_a_channel_that_cannot_even_be_taken_back_stops_no_other(tmp_path, apprise, caplog):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(urls({})), {"ops": inbox}) as (run, audit):
+        inbox.refusals = 2
         write(path, routing(urls({}, {})))
         with pytest.raises(OSError, match="no such host"):
             await run.sink.reload()
-        assert run.sink.config.receivers["ops"].channels[1].url == ""
-
-
-async def broken() -> None:
-    raise OSError("no such host")
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await apprise["ops[0]"].wait_for(1)
+        [error] = [event.data["error"] for event in audit if event.topic == "alerts.failed"]
+        assert "taken out" in error
+        await run.sink.reload()
+        await run.pass_time(INTERVAL)
+        await inbox.wait_for(1)
+    assert "channel ops[1] cannot be opened again: OSError" in caplog.text
 
 
 @in_time

@@ -33,7 +33,7 @@ from codomyrmex.integrations.notification import (
 )
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from codomyrmex.streaming.testing import FakeClock, collect
-from helpers import in_time
+from helpers import in_time, settle
 
 
 @pytest.fixture
@@ -260,6 +260,35 @@ async def test_a_notification_that_cannot_be_worded_fails_and_the_others_are_sen
         assert await inbox.wait_for(1) == ["firing: good"]
         assert await boss.wait_for(1) == ["firing: odd"]
     assert "cannot word a notification" in caplog.text
+
+
+@in_time
+async def test_a_mistake_of_the_sink_does_not_end_it(monkeypatch, caplog):
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(fires("disk"))
+        step, steps = run.sink._keeper.step, []
+
+        def broken(*_: Any) -> None:
+            steps.append(1)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(run.sink._keeper, "step", broken)
+        run.clock.advance(WAIT)
+        await until(lambda: steps)
+        await settle()
+        assert len(steps) < 5  # not again and again
+        monkeypatch.setattr(run.sink._keeper, "step", step)
+        await run.pass_time(1)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+    assert "sink alerts made a mistake: ZeroDivisionError" in caplog.text
+
+
+def test_a_sink_shows_its_name_and_no_secrets():
+    config = routing({"name": "ops", "apprise_configs": [{"url": "json://user:s3cret@127.0.0.1"}]})
+    sink = AlertSink(config, name="mine")
+    assert repr(sink) == "<AlertSink mine: 1 receivers>"
+    assert "s3cret" not in repr(sink.config)
 
 
 # Channels

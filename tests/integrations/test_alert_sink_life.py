@@ -116,6 +116,27 @@ async def test_an_attachment_that_is_closed_at_once_still_closes_the_channels(tm
 
 
 @in_time
+async def test_a_state_that_hangs_holds_up_the_end_no_longer_than_that(tmp_path, monkeypatch, caplog):
+    entered, free = threading.Event(), threading.Event()
+
+    def hangs(*_: Any) -> None:
+        entered.set()
+        free.wait(10)
+
+    monkeypatch.setattr(StateFile, "save", hangs)
+    stream = InMemoryStream()
+    attachment = await attach(stream, AlertSink(routing(state=str(tmp_path / "state.db")))).start()
+    stream.publish_nowait(fires("disk"))
+    await asyncio.to_thread(entered.wait, 5)
+    for number in range(100):
+        stream.publish_nowait(fires("disk", host=str(number)))  # returns all the same
+    await attachment.aclose(0)
+    assert "sink alerts does not close; it is left alone" in caplog.text
+    free.set()
+    await all_threads_end()
+
+
+@in_time
 async def test_what_is_published_after_the_end_is_refused():
     inbox = Inbox()
     async with running(routing(), {"ops": inbox}) as run:
@@ -371,7 +392,7 @@ def test_a_program_without_an_event_loop_is_served_too():
 
 PRELUDE = """
 import asyncio, os, sys, time
-from codomyrmex.integrations import attach, attach_blocking, Sink
+from codomyrmex.integrations import attach, attach_blocking, InlineSink, Sink
 from codomyrmex.integrations.notification import AlertSink
 from codomyrmex.streaming import InMemoryStream, create_event
 
@@ -429,8 +450,13 @@ def test_a_forked_child_opens_its_own_and_sends_nothing_twice():
 @forks
 def test_the_sink_of_an_event_loop_takes_nothing_in_a_forked_child_and_counts_it():
     lines = program("""
+        class Logger(InlineSink):
+            name = "logger"
+            def emit(self, event):
+                say("logged", event.metadata["labels"]["alertname"])
+
         async def main():
-            async with attach(stream, AlertSink(config, {"ops": Teller()})) as attachment:
+            async with attach(stream, AlertSink(config, {"ops": Teller()}), Logger()) as attachment:
                 await stream.publish(fires("before"))
                 if (child := os.fork()) == 0:
                     stream.publish_nowait(fires("of the child"))
@@ -441,6 +467,7 @@ def test_the_sink_of_an_event_loop_takes_nothing_in_a_forked_child_and_counts_it
         asyncio.run(main())
     """)
     assert "child dropped {'forked': 1} 0" in lines
+    assert "child logged of the child" in lines  # what needs no opening goes on
     assert [line for line in lines if "got" in line] == ["parent got before"]
 
 

@@ -41,6 +41,7 @@ class Route:
         origins: the path of the node that each setting comes from; no entry for a default.
         children: the nodes below.
         key: the path of matchers, as in Alertmanager's group keys; siblings that are the same are numbered.
+        group_names: what `group_by` names, in order; None for all labels.
     """
 
     path: str
@@ -59,6 +60,11 @@ class Route:
     origins: Mapping[str, str]
     children: tuple[Route, ...]
     key: str
+    group_names: tuple[str, ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = None if self.group_by is None else tuple(sorted(self.group_by))
+        object.__setattr__(self, "group_names", names)
 
     def walk(self) -> list[Route]:
         """Give this node and all below, in the order of the file."""
@@ -100,6 +106,7 @@ class Receiver:
     channels: tuple[ChannelConfig, ...] = ()
     fallback: str | None = None
     path: str = ""
+    rate_limit: RateLimit | None = None  # of channels that have none of their own
 
 
 @dataclass(frozen=True, slots=True)

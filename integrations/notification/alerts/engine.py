@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from sys import intern
 from typing import Any
 
 from codomyrmex.integrations.notification.alerts.alert import Alert, fingerprint
@@ -130,7 +131,7 @@ class AlertEngine:
                 if len(self._alerts) >= self.config.max_alerts and alert.labels != _DROPPED:
                     self._refuse(now)
                     continue
-                active = self._alerts[key] = ActiveAlert(key, alert.labels)
+                active = self._alerts[key] = ActiveAlert(key, _shared(alert.labels))
                 active.update(alert, now, self.config.resolve_timeout)
                 self._inhibitor.add(active)
                 self._enter(active, now)
@@ -155,7 +156,7 @@ class AlertEngine:
         self.observe([Alert(_DROPPED, {"summary": summary}, now)], now)
 
     def _enter(self, alert: ActiveAlert, now: float) -> None:
-        for match in self.router.match(alert.labels):
+        for match in self.router.match_once(alert.labels):
             if match.group_key in alert.left:
                 continue
             group = self._groups.get(match.group_key)
@@ -387,6 +388,8 @@ class AlertEngine:
             self._note(part.group_key, group, notification.channel, part.firing, part.resolved, now)
             if group is None or not self._concludes(group, notification):
                 continue
+            for key in part.firing:  # what ended while it was under way: the next tick tells of that
+                group.resolved_at_tick.pop(key, None)
             if notification.kind is Kind.QUIET_HOURS:
                 self._let_go(group, part)
             self._settle(group, now)
@@ -710,6 +713,10 @@ class AlertEngine:
         changed, self._changed = self._changed, {}
         return {each: self._value(*each) for each in changed}
 
+    def forget_changes(self) -> None:
+        """Forget what has changed, where nothing is kept."""
+        self._changed.clear()
+
     def _value(self, kind: str, key: str) -> Any:
         if kind == "alert":
             alert = self._alerts.get(key)
@@ -775,6 +782,28 @@ class AlertEngine:
             if alert.timed:
                 alert.ends_at = max(alert.ends_at, now + self.config.resolve_timeout)
                 self._changed["alert", alert.fingerprint] = None
+        for group in list(self._groups.values()):
+            if group.flushed and self._is_behind(group, now):
+                self._schedule(group, now)
+
+    def _is_behind(self, group: Group, now: float) -> bool:
+        """Tell whether a channel does not know of what fires: it was being told when the process ended."""
+        firing = {key for key, alert in group.alerts.items() if alert.fires(now)}
+        for channel in self.config.receivers[group.route.receiver].channels:
+            entry = self._log.get((group.key, channel.name))
+            if firing and (entry is None or not firing <= entry.firing):
+                return True
+        return False
+
+
+# Of 100,000 alerts most names and values are the same few; with a copy of its own each takes 2 kB.
+def _shared(labels: Mapping[str, str]) -> dict[str, str]:
+    """Give labels whose texts are shared with those of other alerts."""
+    return {_intern(name): _intern(value) for name, value in labels.items()}
+
+
+def _intern(text: str) -> str:
+    return intern(text) if text.__class__ is str else text
 
 
 def _channels(config: AlertConfig) -> dict[str, tuple[str, ChannelConfig]]:

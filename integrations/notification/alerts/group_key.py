@@ -36,7 +36,7 @@ class RouteMatch:
 
 def route_match(route: Route, labels: Labels) -> RouteMatch:
     """Give the group of labels at a route."""
-    names = sorted(labels) if route.group_by is None else sorted(route.group_by)
-    group = {name: labels[name] for name in names if labels.get(name)}
-    text = ", ".join(f"{name}={quote_group(value)}" for name, value in group.items())
+    names = sorted(labels) if route.group_names is None else route.group_names
+    group = {name: value for name in names if (value := labels.get(name))}
+    text = ", ".join([f"{name}={quote_group(value)}" for name, value in group.items()])
     return RouteMatch(route, group, f"{route.key}:{{{text}}}")

@@ -130,10 +130,10 @@ class Keeper:
         return Alert({**labels, "sink": self._name}, {"summary": summary}, now)
 
     def _save(self) -> None:
-        changes = self.engine.take_changes()
         if self._file is None:
+            self.engine.forget_changes()
             return
-        self._unsaved.update(changes)
+        self._unsaved.update(self.engine.take_changes())
         if not self._unsaved:
             return
         try:

@@ -12,12 +12,16 @@ from codomyrmex.integrations.delivery.dead_letters import letter_of
 from codomyrmex.integrations.delivery.errors import PartialDeliveryError
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, ChannelConfig
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
 from codomyrmex.streaming import Clock, Event, InMemoryStream
 from codomyrmex.streaming.causes import LOGS, cause
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+_log = Diagnostics(__name__)
 
 _QUEUE = 10_000  # notifications that may wait for one channel
 _SLACK = 5.0  # seconds that a channel has beyond its own timeout
@@ -55,7 +59,7 @@ class Outbox:
         self._tell = tell
         self._saved = saved
         self._channels: dict[str, _Channel] = {}
-        self._changing = False
+        self._changing: set[str] = set()  # channels that are being opened or replaced
         self._gone = "the channel was taken out of the configuration"
         self._under_way: dict[str, tuple[Notification, Event]] = {}  # by the id of the event
         self._stream = InMemoryStream(buffer_size=1)
@@ -101,24 +105,30 @@ class Outbox:
                     await probe.open()
                 finally:
                     await probe.close()
-        self._changing = True
+        self._changing = {name for name, channel in wanted.items() if channel != before.get(name)}
         try:
-            await self._exchange(wanted)
+            await self._remove_others(wanted)
+            for name in self._changing:
+                await self._add(wanted[name])
         except BaseException:
-            await self._exchange(before)
+            await self._remove_others(before)
+            for name in before.keys() - self._channels.keys():
+                try:
+                    await self._add(before[name])
+                except Exception as error:  # noqa: BLE001 - the others are to work at least
+                    _log.warning("back", "channel %s cannot be opened again: %s", name, describe(error))
             raise
         finally:
-            self._changing = False
-            self._send_again({name for name in before if self._channels.get(name) is not before[name]})
+            changed, self._changing = self._changing, set()
+            for notification, event in list(self._under_way.values()):
+                if notification.channel in changed or notification.channel not in self._channels:
+                    self.send(notification, event)
 
-    async def _exchange(self, wanted: Mapping[str, _Channel]) -> None:
-        gone = [name for name, channel in self._channels.items() if wanted.get(name) != channel]
+    async def _remove_others(self, wanted: Mapping[str, _Channel]) -> None:
+        gone = [name for name, channel in self._channels.items() if channel != wanted.get(name)]
         for name in gone:
             del self._channels[name]
         await asyncio.gather(*(self._attachment.remove(name, _LET_GO) for name in gone))
-        for name, channel in wanted.items():
-            if name not in self._channels:
-                await self._add(channel)
 
     async def _add(self, channel: _Channel) -> None:
         name = channel.config.name
@@ -126,11 +136,6 @@ class Outbox:
         sink = _Reporting(channel.own or _apprise(channel.config), name, self._delivered)
         await self._attachment.add(Binding(sink, topic=_topic(name), policy=policy))
         self._channels[name] = channel
-
-    def _send_again(self, gone: set[str]) -> None:
-        for notification, event in list(self._under_way.values()):
-            if notification.channel in gone or notification.channel not in self._channels:
-                self.send(notification, event)
 
     def send(self, notification: Notification, event: Event) -> None:
         """Queue a notification for its channel.
@@ -141,9 +146,10 @@ class Outbox:
         """
         self._under_way[event.id] = notification, event
         name = notification.channel
+        if name in self._changing:
+            return  # it waits for the channel that is to come
         if name not in self._channels:
-            if not self._changing:  # else it waits for the channel that is to come
-                self._conclude(event.id, self._gone)
+            self._conclude(event.id, self._gone)
             return
         if self._attachment.health()[name].queued >= _QUEUE:
             self._conclude(event.id, f"{_QUEUE} notifications wait for it")
@@ -177,6 +183,8 @@ class Outbox:
             self._conclude(key, self._gone)
 
     async def _delivered(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
         for event in events:
             self._conclude(event.id, None)
         await self._saved()

@@ -25,25 +25,30 @@ class AlertRouter:
         routes = config.route.walk()
         self._regexes = RegexSets(matcher for route in routes for matcher in route.matchers)
         self._root = _Node(config.route, self._regexes)
-        self._known: dict[frozenset[tuple[str, str]], tuple[RouteMatch, ...]] = {}
+        self._known: dict[tuple[str, ...], tuple[RouteMatch, ...]] = {}
 
-    # Seen before: one frozenset and one lookup. New: a walk that looks only at the children which an index
-    # over their first positive matcher gives, and asks RE2 once for each label, not for each route.
+    # Seen before: one tuple and one lookup. The same labels in another order take a second place, no more.
     def match(self, labels: Labels) -> list[RouteMatch]:
         """Give the routes that take labels, in Alertmanager's order: never none.
 
         Args:
             labels: a missing label is the same as an empty one.
         """
-        key = frozenset(labels.items())
+        key = (*labels, *labels.values())
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MAX_KEPT:
                 self._known.clear()
-            found: list[Route] = []
-            self._root.collect(labels, found)
-            known = self._known[key] = tuple(route_match(route, labels) for route in found)
+            known = self._known[key] = tuple(self.match_once(labels))
         return list(known)
+
+    # A walk that looks only at the children which an index over their first positive matcher gives, and
+    # asks RE2 once for each label, not for each route.
+    def match_once(self, labels: Labels) -> list[RouteMatch]:
+        """Give the same as `match`, for labels that are not asked for again: nothing is remembered."""
+        found: list[Route] = []
+        self._root.collect(labels, found)
+        return [route_match(route, labels) for route in found]
 
     def explain(self, labels: Labels, at: float | None = None) -> Explanation:
         """Explain which routes take labels, and why; printed, it is a tree.

@@ -226,6 +226,7 @@ class AlertSink(InlineSink):
                     await self._look_around()
                 await self._step()
             except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the alerts for good
+                self._deadline = None  # after a pause
                 _log.warning("step", "sink %s made a mistake: %s", self.name, describe(error), error=error)
 
     async def _wait(self) -> None:
@@ -423,7 +424,7 @@ def _with_channels(
             message = f"channels are given for a receiver {name!r}, which there is not{near}"
             raise AlertConfigError([Problem(message, "receivers", config.places.file)])
         first = len(receiver.channels)
-        added = [ChannelConfig(f"{name}[{first + number}]", Secret()) for number in range(len(sinks))]
+        added = [ChannelConfig(f"{name}[{first + number}]", Secret(), rate_limit=receiver.rate_limit) for number in range(len(sinks))]
         own |= {channel.name: sink for channel, sink in zip(added, sinks, strict=True)}
         receivers[name] = replace(receiver, channels=(*receiver.channels, *added))
     return replace(config, receivers=receivers), own
