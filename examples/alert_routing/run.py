@@ -37,12 +37,13 @@ class Receiver(BaseHTTPRequestHandler):
         self.send_response(204)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Keep quiet."""
 
 
 @contextmanager
 def receiver() -> Iterator[str]:
+    """Listen on this machine, and give the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -64,6 +65,7 @@ def alert(summary: str, *, resolved: bool = False, **labels: str) -> Event:
 
 
 def show_what_arrived(count: int) -> None:
+    """Wait for so many notifications and print them."""
     for _ in range(count):
         try:
             who, message = arrived.get(timeout=10)
@@ -74,6 +76,7 @@ def show_what_arrived(count: int) -> None:
 
 
 async def main() -> None:
+    """Run the play."""
     with receiver() as address:
         os.environ["RECEIVER"] = address
         stream, decided = InMemoryStream(), InMemoryStream()

@@ -9,7 +9,8 @@ from codomyrmex.integrations._extras import lazy_exports
 if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
-    from codomyrmex.integrations.notification.alerts.engine import AlertEngine, Suppressed
+    from codomyrmex.integrations.notification.alerts.desk import Suppressed
+    from codomyrmex.integrations.notification.alerts.engine import AlertEngine
     from codomyrmex.integrations.notification.alerts.explain import Explanation
     from codomyrmex.integrations.notification.alerts.group_key import RouteMatch
     from codomyrmex.integrations.notification.alerts.lint import Finding, lint
@@ -47,7 +48,7 @@ _MODULES = {
     "Silence": "alerts.silences",
     "StateError": "alerts.state",
     "StateFile": "alerts.state",
-    "Suppressed": "alerts.engine",
+    "Suppressed": "alerts.desk",
     "lint": "alerts.lint",
     "load_alert_config": "alerts.loading",
     "parse_matchers": "alerts.matcher_text",

@@ -34,8 +34,20 @@ def silenced(matchers: str, until: float) -> Happening:
 
 def gone(engine: AlertEngine) -> bool:
     """Tell whether nothing is kept but the log."""
-    left = (engine.alerts(), engine.groups(), engine._over, engine._holding, engine._ready)
-    return not any(left)
+    return not engine.alerts() and not engine.groups() and engine.next_deadline() is None
+
+
+def test_what_waits_for_a_rate_is_not_told_once_it_is_silenced():
+    receiver = {"name": "x", "rate_limit": "1/1m", "apprise_configs": [{"url": "json://127.0.0.1:9/"}]}
+    config = load_alert_config(
+        {"route": {"receiver": "x", "group_by": ["..."], "group_wait": "0s"}, "receivers": [receiver]}
+    )
+    steps = [
+        (0.0, Alert({"n": "1"})),
+        (1.0, Alert({"n": "2"})),
+        (2.0, silenced('n="2"', 10_000)),
+    ]
+    assert [sent.notification.group_labels["n"] for sent in simulate(config, steps, 290)] == ["1"]
 
 
 # Quiet hours

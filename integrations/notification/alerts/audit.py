@@ -7,7 +7,7 @@ from typing import Any
 from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.health import origin_for
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
-from codomyrmex.integrations.notification.alerts.engine import Suppressed
+from codomyrmex.integrations.notification.alerts.desk import Suppressed
 from codomyrmex.integrations.notification.alerts.notification import Notification, Status
 from codomyrmex.integrations.notification.alerts.outbox import Outcome
 from codomyrmex.streaming import Event, EventType, Stream, create_event

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, ChannelConfig
-from codomyrmex.integrations.notification.alerts.engine import AlertEngine, Suppressed
+from codomyrmex.integrations.notification.alerts.desk import Suppressed
+from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.intake import Taken
 from codomyrmex.integrations.notification.alerts.messages import Wording, notify_type
 from codomyrmex.integrations.notification.alerts.notification import Notification, Status

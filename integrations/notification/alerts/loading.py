@@ -274,7 +274,9 @@ class _Loader:
             self._channel(channel, file, number, at(at(path, "apprise_configs"), number))
             for number, channel in enumerate(file.apprise_configs)
         ]
-        self._receivers[file.name] = Receiver(file.name, tuple(channels), file.fallback, path, file.rate_limit)
+        self._receivers[file.name] = Receiver(
+            file.name, tuple(channels), file.fallback, path, file.rate_limit
+        )
 
     def _channel(self, file: AppriseFile, receiver: ReceiverFile, number: int, path: str) -> ChannelConfig:
         url = str(file.url)

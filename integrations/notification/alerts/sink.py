@@ -424,7 +424,10 @@ def _with_channels(
             message = f"channels are given for a receiver {name!r}, which there is not{near}"
             raise AlertConfigError([Problem(message, "receivers", config.places.file)])
         first = len(receiver.channels)
-        added = [ChannelConfig(f"{name}[{first + number}]", Secret(), rate_limit=receiver.rate_limit) for number in range(len(sinks))]
+        added = [
+            ChannelConfig(f"{name}[{first + number}]", Secret(), rate_limit=receiver.rate_limit)
+            for number in range(len(sinks))
+        ]
         own |= {channel.name: sink for channel, sink in zip(added, sinks, strict=True)}
         receivers[name] = replace(receiver, channels=(*receiver.channels, *added))
     return replace(config, receivers=receivers), own

@@ -20,8 +20,12 @@ class TokenBucket:
         """Take one, if there is one."""
         if self.ready_at() > now:
             return False
-        self._full_at = max(self._full_at, now) + self._each
+        self.spend(now)
         return True
+
+    def spend(self, now: float) -> None:
+        """Take one, whether or not there is one; there are fewer for others then."""
+        self._full_at = max(self._full_at, now) + self._each
 
     def ready_at(self) -> float:
         """Give the moment from which there is one."""
