@@ -268,7 +268,7 @@ def test_a_circuit_breaker_is_logged_alerted_and_on_the_board():
 
 def test_alerts_arrive_at_those_who_are_to_know():
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "alert_routing" / "run.py")],
+        [sys.executable, str(EXAMPLES / "alert_routing" / "alert_routing.py")],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,6 +1,6 @@
 """Alert routing from an event to a notification that arrives, and to its end.
 
-    python examples/alert_routing/run.py
+    python examples/alert_routing/alert_routing.py
 
 Starts a receiver on this machine, attaches an `AlertSink` with `shop.alerts.yaml` beside this file, and
 publishes what a shop might: a storm, money, and the end of both. Prints what arrives.
