@@ -53,7 +53,7 @@ def receiver() -> Iterator[str]:
         server.server_close()
 
 
-def alert(summary: str, *, resolved: bool = False, **labels: str) -> Event:
+def alert(summary: str, labels: dict[str, str], *, resolved: bool = False) -> Event:
     """Make an event that is an alert: labels say which one, and `status` whether it is over."""
     return create_event(
         summary,
@@ -88,8 +88,8 @@ async def main() -> None:
             money = {"alertname": "CardsDeclined", "service": "payments", "severity": "critical"}
             for instance in "abc":
                 storm = {"alertname": "HighLatency", "service": "cart", "severity": "warning"}
-                await stream.publish(alert("p99 is 3 s", **storm, instance=instance))
-            await stream.publish(alert("1 of 5 cards is declined", **money))
+                await stream.publish(alert("p99 is 3 s", {**storm, "instance": instance}))
+            await stream.publish(alert("1 of 5 cards is declined", money))
             await asyncio.to_thread(show_what_arrived, 1)  # the pager, at once
         # At the end nothing waits any longer, as this configuration keeps no state.
         await asyncio.to_thread(show_what_arrived, 2)
