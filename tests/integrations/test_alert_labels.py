@@ -101,6 +101,10 @@ def test_what_controls_a_stream_is_no_alert_unless_asked_for(kind: EventType) ->
     control = Event(type=kind, metadata={"x": "y"})
     assert LabelRules().alert_of(control) is None
     assert LabelRules(control=True).alert_of(control) is not None
+    asked = load_alert_config(
+        {"global": {"control_events": True}, "route": {"receiver": "x"}, "receivers": [{"name": "x"}]}
+    )
+    assert asked.label_rules.alert_of(control) is not None
 
 
 def test_the_status_resolves() -> None:

@@ -200,6 +200,7 @@ class GlobalFile(msgspec.Struct, kw_only=True):
     resolve_timeout: Duration = Duration(300)
     max_alerts: int = 200_000
     trace_url: str | None = None
+    control_events: bool = False
 
 
 class SilenceStep(msgspec.Struct, kw_only=True):

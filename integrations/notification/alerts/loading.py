@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class _Loader:
             problems.add("global.max_alerts", "expected a number from 1 on")
         if file.global_.resolve_timeout <= 0:
             problems.add("global.resolve_timeout", "the resolve timeout is longer than 0 seconds")
-        labels = self._labels(file.labels)
+        labels = replace(self._labels(file.labels), control=file.global_.control_events)
         self._check_tests(file)
         if problems.found or route is None:
             raise AlertConfigError(problems.in_order())
