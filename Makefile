@@ -39,10 +39,11 @@ demo: $(READY) ## run the demonstration: real input to a log line, a span and a 
 	@$(BIN)/python examples/first_light.py
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python $(COVERAGE) -m pytest
 
-check: lint types imports $(READY) ## run what CI runs: lint, types, import contracts, tests with coverage
-	@$(BIN)/python -m coverage run -m pytest
+# The tests once, by the rule above, with coverage this time.
+check: COVERAGE := -m coverage run
+check: lint types imports test ## run what CI runs: lint, types, import contracts, tests with coverage
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
 	@$(BIN)/python -m coverage report --include='*/integrations/*,*/pytest_alerts/*' --fail-under=95
 
