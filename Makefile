@@ -15,7 +15,7 @@ setup: $(READY) ## make the virtual environment and install everything into it
 
 # The editable install is made of links to the files there are, so that type checkers can follow it. It is
 # made again when the description of the package or the list of its files changes.
-FILES := $(shell find streaming integrations pytest_alerts -name '*.py' -o -name py.typed | LC_ALL=C sort)
+FILES := $(shell find streaming integrations pytest_alerts examples/demo -type f ! -path '*/__pycache__/*' | LC_ALL=C sort)
 LISTING := $(VENV)/files
 
 $(VENV)/bin/python:
@@ -35,14 +35,15 @@ $(READY): pyproject.toml $(LISTING) $(VENV)/bin/python
 		--config-settings editable_mode=strict --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## run the demonstration: real input to a log line, a span and a notification
-	@$(BIN)/python examples/first_light.py
+demo: $(READY) ## run the demonstration: a shop that fails now and then, and what is told of it
+	@$(BIN)/codomyrmex-streaming demo $(DEMO)
 
+# As many processes as there are cores; the tests of a file stay together.
 test: $(READY) ## run the tests
-	@$(BIN)/python $(COVERAGE) -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(COVERAGE)
 
 # The tests once, by the rule above, with coverage this time.
-check: COVERAGE := -m coverage run
+check: COVERAGE := --cov --cov-report=
 check: lint types imports test ## run what CI runs: lint, types, import contracts, tests with coverage
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
 	@$(BIN)/python -m coverage report --include='*/integrations/*,*/pytest_alerts/*' --fail-under=95

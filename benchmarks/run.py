@@ -1,6 +1,6 @@
 """Measure everything, print the table, and write `benchmarks/results.md`.
 
-python benchmarks/run.py [--no-write]
+python benchmarks/run.py [--no-write] [--strict] [GROUP ...], such as `alerts`; all groups if none is named.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from pathlib import Path
 
 import alerts
 import breakers
+import pipelines
 import sinks
 import streams
+import web
 from measure import Result
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers, alerts)
+GROUPS = (streams, sinks, breakers, alerts, web, pipelines)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 
@@ -57,10 +59,16 @@ def markdown(results: Sequence[Result], seconds: float) -> str:
 
 def main() -> int:
     console = Console()
+    wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
+    groups = [group for group in GROUPS if not wanted or group.__name__ in wanted]
+    unknown = set(wanted) - {group.__name__ for group in GROUPS}
+    if unknown:
+        console.print(f"there is no group {', '.join(sorted(unknown))}", style="bold red")
+        return 2
     start = time.monotonic()
     results = []
     with console.status("measuring") as status:
-        for group in GROUPS:
+        for group in groups:
             for result in group.measure():
                 results.append(result)
                 status.update(f"{len(results)} measured, last: {result.work}")
@@ -68,7 +76,7 @@ def main() -> int:
     for result in results:
         table.add_row(*cells(result), style="" if result.kept else "bold red")
     console.print(table)
-    if "--no-write" not in sys.argv[1:]:
+    if "--no-write" not in sys.argv[1:] and not wanted:
         RESULTS.write_text(markdown(results, time.monotonic() - start), encoding="utf-8")
         console.print(f"written to {RESULTS.parent.name}/{RESULTS.name}")
     missed = [result.work for result in results if not result.kept]

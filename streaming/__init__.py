@@ -15,7 +15,7 @@ from codomyrmex.streaming.events import Event, EventType, create_event
 from codomyrmex.streaming.listener import Listener
 from codomyrmex.streaming.memory import InMemoryStream
 from codomyrmex.streaming.processor import ProcessorStatistics, StreamProcessor
-from codomyrmex.streaming.sse import Reader, SSEStream
+from codomyrmex.streaming.sse import Frame, Reader, SSEStream
 from codomyrmex.streaming.sse_format import SSEDecoder, SSERecord
 from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics, broadcast
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
@@ -27,6 +27,7 @@ __all__ = [
     "EventDecodeError",
     "EventType",
     "FilterFunction",
+    "Frame",
     "Handler",
     "HandlerLoopError",
     "InMemoryStream",

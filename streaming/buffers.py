@@ -244,11 +244,13 @@ class BoundedQueue(Generic[T]):
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+        try:
             if self._thread != get_ident():
                 waiter.get_loop().call_soon_threadsafe(_set, waiter)
             elif not waiter.done():
                 waiter.set_result(None)
+        except RuntimeError:  # the loop is closed: nobody reads any more
+            pass
 
     def close(self, *, discard: bool = False) -> None:
         """Take nothing more; the reader ends after what is queued, or at once with `discard`."""

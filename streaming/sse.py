@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import ReferenceType, ref
@@ -26,21 +27,31 @@ T = TypeVar("T")
 _MAX_ENDED = 100
 
 
-class _Frame:
-    """An event as all its subscribers share it: encoded at most once."""
+class Frame:
+    """An event as all its subscribers share it: encoded at most once.
 
-    __slots__ = ("event", "text")
+    Attributes:
+        event: the event.
+        wire: a place for its bytes, for whoever reads with `batches` and has a form of its own.
+        notice: it is no published event, but what the stream itself tells this one subscriber.
+    """
+
+    __slots__ = ("event", "text", "wire")
+
+    notice = False
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.text: str | None = None
+        self.wire: bytes | None = None
 
     def encode(self) -> str:
+        """Encode it, and keep the text."""
         self.text = self.event.to_sse()
         return self.text
 
 
-class _Notice(_Frame):
+class _Notice(Frame):
     """What the stream itself tells one subscriber.
 
     It is in no buffer and cannot be replayed, so its frame has no id: the client's Last-Event-ID stays
@@ -48,6 +59,8 @@ class _Notice(_Frame):
     """
 
     __slots__ = ()
+
+    notice = True
 
     def encode(self) -> str:
         return encode_frame(None, self.event.type.value, self.event.data)
@@ -62,12 +75,12 @@ class _Feed:
         self._stream = stream
         self.subscription = subscription
         self.handler = subscription.handler
-        self.queue: BoundedQueue[_Frame] = BoundedQueue(size, overflow, self._dropped, self._disconnected)
-        self.replay: deque[_Frame] | None = None
+        self.queue: BoundedQueue[Frame] = BoundedQueue(size, overflow, self._dropped, self._disconnected)
+        self.replay: deque[Frame] | None = None
         self.meanwhile: deque[Event] | None = None  # for the handler, while it gets the replay
         self.owner: ReferenceType[Reader[Any]] | None = None
 
-    def offer(self, frame: _Frame) -> tuple[Handler | None, PutLater[_Frame] | None, bool]:
+    def offer(self, frame: Frame) -> tuple[Handler | None, PutLater[Frame] | None, bool]:
         """Queue a frame for a subscription that has a handler too; the caller holds the lock."""
         handler = self.handler
         if self.meanwhile is not None:
@@ -83,7 +96,7 @@ class _Feed:
             self.meanwhile.append(frame.event)
         return handler, self.queue.put_alone(frame), True
 
-    def _dropped(self, frame: _Frame, reason: str | None) -> None:
+    def _dropped(self, frame: Frame, reason: str | None) -> None:
         self._stream._count_drop(self.subscription, frame.event, reason)
 
     def _disconnected(self) -> None:
@@ -95,7 +108,7 @@ class _Left(NamedTuple):
 
     recipient: Recipient
     handler: Handler | None
-    room: PutLater[_Frame] | None
+    room: PutLater[Frame] | None
     queued: bool  # the queue counts what becomes of the event
 
 
@@ -132,8 +145,8 @@ class SSEStream(LocalStream):
             raise ValueError(f"heartbeat_interval is a time above 0, not {heartbeat_interval}")
         if queue_size < 1:
             raise ValueError(f"queue_size must be at least 1, not {queue_size}")
-        self._buffer: deque[_Frame] = ring(buffer_size)
-        super().__init__(lambda event: self._buffer.append(_Frame(event)), on_error)
+        self._buffer: deque[Frame] = ring(buffer_size)
+        super().__init__(lambda event: self._buffer.append(Frame(event)), on_error)
         self.queue_size = queue_size
         self._overflow = Overflow(overflow)
         self.heartbeat_interval = heartbeat_interval
@@ -236,6 +249,21 @@ class SSEStream(LocalStream):
         """
         return _FrameReader(self, self._feeds.get(subscription_id))
 
+    def batches(self, subscription_id: str, limit: int = 100) -> Reader[list[Frame]]:
+        """Read the same as from `events`, all that is there at once, so that it can go in one write.
+
+        Args:
+            subscription_id: the subscription.
+            limit: how many at most.
+
+        Raises:
+            ValueError: the limit is below 1.
+            RuntimeError: on reading, when the subscription is being read elsewhere at the same time.
+        """
+        if limit < 1:
+            raise ValueError(f"a batch has at least 1 frame, not {limit}")
+        return _BatchReader(self, self._feeds.get(subscription_id), limit)
+
     def _start_publish(self, event: Event) -> Awaitable[None] | None:
         event, left = self._enqueue(event)
         return self._finish(event, left) if left else None
@@ -312,6 +340,13 @@ class SSEStream(LocalStream):
                 feed.queue.close()
         await super().aclose()
 
+    def newest_id(self) -> str | None:
+        """Give the id of the newest event that can be replayed from; None if there is none."""
+        try:
+            return self._buffer[-1].event.id
+        except IndexError:
+            return None
+
     def _buffered(self) -> int:
         return len(self._buffer)
 
@@ -327,7 +362,7 @@ class SSEStream(LocalStream):
         checked = self._check(event)
         if checked is None:
             return event, []
-        frame = _Frame(checked)
+        frame = Frame(checked)
         wanted: dict[Recipient, bool] = {}
         while True:
             with self._lock:
@@ -342,10 +377,10 @@ class SSEStream(LocalStream):
             for recipient in unasked:  # filters are user code: never under the lock
                 wanted[recipient] = self._wants(recipient.subscription, checked)
 
-    def _queue_frame(self, frame: _Frame, audience: Audience, wanted: dict[Recipient, bool]) -> list[_Left]:
+    def _queue_frame(self, frame: Frame, audience: Audience, wanted: dict[Recipient, bool]) -> list[_Left]:
         """Put a frame into the queues of an audience; the caller holds the lock."""
         left = []
-        offers: list[Callable[[_Frame], Any]] = audience.calls
+        offers: list[Callable[[Frame], Any]] = audience.calls
         for place, offer in enumerate(offers):
             if wanted and not wanted.get(audience.recipients[place], True):
                 self._counters.skipped.tick()
@@ -364,9 +399,7 @@ class SSEStream(LocalStream):
             self._failed(error, event, subscription, self._counters.other_errors)
             return False
 
-    def _replay(
-        self, subscription: Subscription, buffered: list[_Frame], last_event_id: str
-    ) -> deque[_Frame]:
+    def _replay(self, subscription: Subscription, buffered: list[Frame], last_event_id: str) -> deque[Frame]:
         """Give the CONNECT event and what came after an id, as far as it is for this subscription."""
         ids = [wire_id(frame.event.id) for frame in buffered]
         last = wire_id(last_event_id)
@@ -520,22 +553,44 @@ class Reader(ABC, Generic[T]):
         self._timer = self._stream.clock.call_later(silence_left, lambda: _look_again(this))
 
     @abstractmethod
-    def _show(self, frame: _Frame) -> T:
+    def _show(self, frame: Frame) -> T:
         """Give what the reader wants to see of a frame."""
 
 
 class _EventReader(Reader[Event]):
     __slots__ = ()
 
-    def _show(self, frame: _Frame) -> Event:
+    def _show(self, frame: Frame) -> Event:
         return frame.event
 
 
 class _FrameReader(Reader[str]):
     __slots__ = ()
 
-    def _show(self, frame: _Frame) -> str:
+    def _show(self, frame: Frame) -> str:
         return frame.text or frame.encode()
+
+
+class _BatchReader(Reader[list[Frame]]):
+    __slots__ = ("_limit",)
+
+    def __init__(self, stream: SSEStream, feed: _Feed | None, limit: int) -> None:
+        super().__init__(stream, feed)
+        self._limit = limit
+
+    def _show(self, frame: Frame) -> list[Frame]:
+        frames = [frame]
+        feed = self._feed
+        if feed is None or not (feed.queue.items or feed.replay):  # mostly it is one
+            return frames
+        replay = feed.replay  # a thread that cancels takes it away
+        while replay and len(frames) < self._limit:
+            frames.append(replay.popleft())
+        room = self._limit - len(frames)
+        if room and feed.queue.items and not replay:
+            with suppress(IndexError):  # dropped by a thread that needed the room
+                frames += feed.queue.take_many(room)
+        return frames
 
 
 def _look_again(reader: ReferenceType[Reader[Any]]) -> None:

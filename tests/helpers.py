@@ -1,9 +1,10 @@
-"""What tests of code that runs on an event loop have in common."""
+"""What tests have in common."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,3 +26,8 @@ async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(30):
         await asyncio.sleep(0)
+
+
+def shown(value: object) -> str:
+    """Name a case of a test: the same in each process, so without the address of an object."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

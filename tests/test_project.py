@@ -25,16 +25,23 @@ FOLDERS = {
     "streaming": "codomyrmex.streaming",
     "integrations": "codomyrmex.integrations",
     "pytest_alerts": "codomyrmex.pytest_alerts",
+    "examples/demo": "codomyrmex.demo",
 }
 
 
-def package_folders() -> set[str]:
-    """Give every package that has a Python file in the source folders."""
+def package_folders() -> dict[str, Path]:
+    """Give every package that has a Python file in the source folders, with its folder."""
     return {
-        ".".join(["codomyrmex", *path.parent.relative_to(ROOT).parts])
-        for folder in FOLDERS
+        ".".join([package, *path.parent.relative_to(ROOT / folder).parts]): path.parent
+        for folder, package in FOLDERS.items()
         for path in (ROOT / folder).rglob("*.py")
     }
+
+
+def source_files(folder: str) -> list[Path]:
+    """Give what is installed of a source folder, relative to it."""
+    kinds = ("*.py", "py.typed", "*.yaml", "page/*")
+    return [path.relative_to(ROOT / folder) for kind in kinds for path in (ROOT / folder).rglob(kind)]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,12 +69,12 @@ def test_each_package_is_typed(package):
 
 
 def test_every_python_file_is_in_a_package_that_is_listed():
-    assert package_folders() == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert set(package_folders()) == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_every_package_has_an_init():
-    for package in package_folders():
-        assert (ROOT.joinpath(*package.split(".")[1:]) / "__init__.py").is_file(), package
+    for package, folder in package_folders().items():
+        assert (folder / "__init__.py").is_file(), package
 
 
 def test_the_folders_are_mapped_to_their_names():
@@ -78,9 +85,8 @@ def test_the_folders_are_mapped_to_their_names():
 def test_the_installed_files_are_those_of_the_project():
     for folder, package in FOLDERS.items():
         installed = importlib.resources.files(package)
-        for path in (ROOT / folder).rglob("*.py"):
-            there = installed.joinpath(*path.relative_to(ROOT / folder).parts)
-            assert there.read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+        for path in source_files(folder):
+            assert installed.joinpath(*path.parts).read_bytes() == (ROOT / folder / path).read_bytes()
 
 
 def test_the_version_is_the_installed_one():
@@ -151,6 +157,6 @@ def test_a_wheel_has_both_packages_and_no_init_above(tmp_path):
     [wheel] = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "codomyrmex/__init__.py" not in names
-    for folder in FOLDERS:
-        for path in [*(ROOT / folder).rglob("*.py"), ROOT / folder / "py.typed"]:
-            assert f"codomyrmex/{path.relative_to(ROOT).as_posix()}" in names
+    for folder, package in FOLDERS.items():
+        for path in source_files(folder):
+            assert f"{package.replace('.', '/')}/{path.as_posix()}" in names

@@ -17,4 +17,6 @@ def main() -> None:
     except MissingExtraError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:  # while it was being loaded
+        sys.exit(130)
     app(prog_name="codomyrmex-streaming")

@@ -14,7 +14,14 @@ except ImportError as error:
         "the command codomyrmex-streaming", (error.name or "typer").split(".")[0], "cli"
     ) from error
 
-from codomyrmex.integrations.cli import alerts_reading, alerts_running, alerts_silences
+from codomyrmex.integrations.cli import (
+    alerts_reading,
+    alerts_running,
+    alerts_silences,
+    demo_command,
+    tail_command,
+)
+from codomyrmex.integrations.cli.pipeline import commands as pipelines
 
 CODES = "Exit code: 0 if all is good, 1 if there are problems, 2 if the command was used wrongly."
 
@@ -30,6 +37,10 @@ silence = typer.Typer(
     help="Keep alerts back for some time. A running sink with the state sees it in seconds."
 )
 
+app.command("run")(pipelines.run)
+app.command("check")(pipelines.check)
+app.command("tail")(tail_command.tail)
+app.command("demo")(demo_command.demo)
 app.add_typer(alerts, name="alerts", no_args_is_help=True)
 alerts.command("check")(alerts_reading.check)
 alerts.command("show")(alerts_reading.show)

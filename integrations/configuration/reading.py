@@ -110,6 +110,36 @@ class Reader:
                 self._problems.add(where, f"unknown key {key}{known}", key=True)
         return kind(**values)
 
+    def tagged(self, data: object, kinds: Mapping[str, type[Any]], path: str) -> list[tuple[str, Any]]:
+        """Read a list of mappings whose `type` says what each is; give each with its path.
+
+        Args:
+            data: what should be a list; None is none.
+            kinds: the struct for each type.
+            path: where the data stand.
+        """
+        if data is None:
+            return []
+        if not isinstance(data, (list, tuple)):
+            self._wrong(path, "a list", data)
+            return []
+        found = []
+        for number, item in enumerate(data):
+            where = at(path, number)
+            if not isinstance(item, Mapping):
+                self._wrong(where, "a mapping with a type", item)
+                continue
+            name = item.get("type")
+            kind = kinds.get(name) if isinstance(name, str) else None
+            if kind is None:
+                said = "it has no type" if name is None else f"there is no type {name!r}"
+                near = did_you_mean(str(name), kinds)
+                known = near or f"; there are {', '.join(sorted(kinds))}"
+                self._problems.add(where if name is None else at(where, "type"), f"{said}{known}")
+                continue
+            found.append((where, self.struct({k: v for k, v in item.items() if k != "type"}, kind, where)))
+        return found
+
     def value(self, value: object, kind: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind of type
         """Read a value of any type; `_NOTHING` if it cannot be read, or is null where nothing may be."""
         origin, args = get_origin(kind), get_args(kind)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _CHUNK = 1 << 18
-_MAX_LINE = 1 << 20
+_MAX_LINE = 1 << 24
 
 
 class FileTail:
@@ -51,6 +51,12 @@ class FileTail:
             self._open(first=False, from_start=True)
             return found or self._read()
         return []
+
+    def rest(self) -> bytes:
+        """Give the last line of a file that nobody writes to any more, if it has no end."""
+        rest, self._partial = self._partial, b""
+        self._offset += len(rest)
+        return rest
 
     def save(self) -> None:
         """Keep how far was read; what `lines` gave is dealt with."""

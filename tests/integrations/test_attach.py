@@ -31,7 +31,7 @@ from codomyrmex.streaming import (
     TopicStream,
     create_event,
 )
-from helpers import DEADLINE, in_time, settle
+from helpers import DEADLINE, in_time, settle, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -745,7 +745,7 @@ def test_two_sinks_with_one_name_are_refused():
         attach_once(InMemoryStream(), Queued("twin"), Inline("twin"))
 
 
-@pytest.mark.parametrize("thing", [None, print, "structlog", Queued, object()], ids=str)
+@pytest.mark.parametrize("thing", [None, print, "structlog", Queued, object()], ids=shown)
 def test_what_is_no_sink_is_refused(thing):
     with pytest.raises(TypeError, match="sink"):
         attach_once(InMemoryStream(), thing)

@@ -31,6 +31,7 @@ from codomyrmex.integrations.logging_monitoring import (
     redact,
 )
 from codomyrmex.streaming import Event, EventType, InMemoryStream, TopicStream, create_event
+from helpers import shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,7 +192,7 @@ def test_a_key_that_merely_contains_one_of_the_words_is_not_touched(key):
 @pytest.mark.parametrize(
     "value",
     ["x", "", 0, 1.5, True, None, b"x", ["x"], {"user": "ada"}, {}, {"token": "x"}, object(), (1, 2), {1}],
-    ids=repr,
+    ids=shown,
 )
 def test_whatever_the_key_of_a_secret_holds_is_replaced_as_a_whole(value):
     assert cleaned({"user": "ada", "password": value}) == {"user": "ada", "password": GONE}

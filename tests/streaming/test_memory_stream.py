@@ -20,6 +20,7 @@ from codomyrmex.streaming import (
     create_event,
 )
 from codomyrmex.streaming.testing import collect
+from helpers import shown
 
 PATIENCE = 5.0
 
@@ -735,7 +736,7 @@ class TestInterceptors:
 
 class TestWhatIsNoEvent:
     @pytest.mark.parametrize(
-        "thing", [None, "text", 5, {"data": 1}, object(), SimpleNamespace(metadata={}), Event], ids=repr
+        "thing", [None, "text", 5, {"data": 1}, object(), SimpleNamespace(metadata={}), Event], ids=shown
     )
     async def test_only_an_event_can_be_published_whatever_was_published_before(self, thing):
         stream = InMemoryStream()

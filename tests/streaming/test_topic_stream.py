@@ -16,6 +16,7 @@ from codomyrmex.streaming import (
     create_event,
 )
 from codomyrmex.streaming.testing import collect
+from helpers import shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -273,7 +274,7 @@ async def test_a_topic_that_is_no_string_is_refused_at_subscribe():
         (("a",), {"handler": "b"}),
         (("a", ignore), {"last_event_id": "1"}),
     ],
-    ids=str,
+    ids=shown,
 )
 async def test_subscribe_refuses_too_little_and_too_much(args, named):
     stream = TopicStream()

@@ -1,0 +1,343 @@
+"""A stream over HTTP, with uvicorn on loopback: the server in one process, its clients in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import selectors
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from codomyrmex.integrations.web import event_stream
+from codomyrmex.streaming import Event, InMemoryStream, create_event
+from measure import Result
+
+CLIENTS, EVENTS, ROUNDS = 100, 300, 5
+MANY, RATE, SECONDS = 1_000, 100, 10
+MARK = b"~"  # stands once in each event, so that a client has only to count it
+
+# The servers. Each publishes the same events, whose frames are the same bytes.
+
+
+def events_to_send(count: int) -> list[Event]:
+    return [create_event({"number": n, "text": f"{n} ".ljust(150, "x"), "mark": "~"}) for n in range(count)]
+
+
+class Ours:
+    """`event_stream` with its defaults."""
+
+    def __init__(self) -> None:
+        self.stream = InMemoryStream()
+        self.app = event_stream(self.stream, data="payload")
+
+    def clients(self) -> int:
+        return self.app.clients
+
+    def prepare(self, events: list[Event]) -> list[Any]:
+        return events
+
+    async def publish(self, event: Event) -> None:
+        await self.stream.publish(event)
+
+
+class SSEStarlette:
+    """What people write with sse-starlette: a queue for each client, and a generator that reads it."""
+
+    def __init__(self) -> None:
+        self.queues: set[asyncio.Queue[Any]] = set()
+
+    def clients(self) -> int:
+        return len(self.queues)
+
+    def prepare(self, events: list[Event]) -> list[Any]:
+        return [(event.id, json.dumps(event.data)) for event in events]  # generous: once for all clients
+
+    async def publish(self, item: Any) -> None:
+        for queue in self.queues:
+            queue.put_nowait(item)
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        from sse_starlette import EventSourceResponse
+
+        async def frames() -> AsyncIterator[dict[str, str]]:
+            queue: asyncio.Queue[Any] = asyncio.Queue()
+            self.queues.add(queue)
+            try:
+                while True:
+                    event_id, data = await queue.get()
+                    yield {"id": event_id, "event": "message", "data": data}
+            finally:
+                self.queues.discard(queue)
+
+        await EventSourceResponse(frames(), sep="\n")(scope, receive, send)
+
+
+class Raw:
+    """The bare limit: ready bytes, all that there are in one write, and nothing else."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, tuple[deque[bytes], list[asyncio.Future[None]]]] = {}
+
+    def clients(self) -> int:
+        return len(self.waiting)
+
+    def prepare(self, events: list[Event]) -> list[Any]:
+        return [event.to_sse().encode() for event in events]
+
+    async def publish(self, frame: bytes) -> None:
+        for queue, waiters in self.waiting.values():
+            queue.append(frame)
+            if waiters:
+                waiters.pop().set_result(None)
+
+    async def app(self, _: Any, receive: Any, send: Any) -> None:
+        loop, queue, waiters = asyncio.get_running_loop(), deque[bytes](), list[asyncio.Future[None]]()
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b":\n", "more_body": True})
+        task = asyncio.ensure_future(self.gone(receive, asyncio.current_task()))
+        self.waiting[id(queue)] = queue, waiters
+        try:
+            while True:
+                if not queue:
+                    waiters.append(loop.create_future())
+                    await waiters[0]
+                body = b"".join(queue)
+                queue.clear()
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except asyncio.CancelledError:
+            pass
+        finally:
+            del self.waiting[id(queue)]
+            task.cancel()
+
+    async def gone(self, receive: Any, task: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+
+KINDS: dict[str, Callable[[], Any]] = {"ours": Ours, "sse-starlette": SSEStarlette, "raw": Raw}
+
+
+class Control:
+    """Serves the stream at `/`, and does what the measuring process asks for below it."""
+
+    def __init__(self, kind: str) -> None:
+        self.served = KINDS[kind]()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/":
+            await self.served.app(scope, receive, send)
+            return
+        asked = {name: int(value[0]) for name, value in parse_qs(scope["query_string"].decode()).items()}
+        while scope["path"] == "/ready" and self.served.clients() != asked["clients"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if scope["path"] == "/publish":
+            await self.publish(asked["events"], asked["rate"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def publish(self, count: int, rate: int) -> None:
+        """Publish, at a rate or, if that is 0, as fast as a publisher does that lets others run."""
+        start = time.monotonic()
+        for number, item in enumerate(self.served.prepare(events_to_send(count))):
+            ahead = start + number / rate - time.monotonic() if rate else 0.0
+            if ahead >= 0:
+                await asyncio.sleep(ahead)
+            await self.served.publish(item)
+
+
+def serve(kind: str, port: int) -> None:
+    import uvicorn
+
+    allow_many_files()
+    uvicorn.run(Control(kind), port=port, log_level="error", lifespan="off", ws="none", backlog=2 * MANY)
+
+
+# The clients, as cheap as they can be: they look once in a few milliseconds, and count
+
+
+class Clients:
+    """The clients of one server."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.received = self.lost = 0
+        self.sockets: list[socket.socket] = []
+        self.selector = selectors.DefaultSelector()
+        self.buffer = bytearray(1_000_000)
+
+    def connect(self, count: int) -> None:
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", self.port), 10)
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: benchmark\r\nAccept: text/event-stream\r\n\r\n")
+            connection.setblocking(False)  # noqa: FBT003
+            self.sockets.append(connection)
+            self.selector.register(connection, selectors.EVENT_READ)
+        self.ask(f"ready?clients={len(self.sockets)}").close()
+
+    def receive(self, events: int, rate: int = 0, patience: float = 30.0) -> float:
+        """Have events published, and give the seconds until all clients have them."""
+        self.look()
+        self.received, expected = 0, events * len(self.sockets)
+        start = time.perf_counter()
+        asking = self.ask(f"publish?events={events}&rate={rate}", wait=False)
+        while self.received < expected and time.perf_counter() - start < patience:
+            time.sleep(0.003)
+            self.look()
+        taken = time.perf_counter() - start
+        asking.close()
+        return taken
+
+    def look(self) -> None:
+        for key, _ in self.selector.select(0):
+            size = key.fileobj.recv_into(self.buffer)  # type: ignore[union-attr]
+            self.received += self.buffer.count(MARK, 0, size)
+            if not size:
+                self.lost += 1
+                self.selector.unregister(key.fileobj)
+
+    def leave(self) -> None:
+        self.selector.close()
+        for connection in self.sockets:
+            connection.close()
+        self.ask("ready?clients=0").close()
+
+    def ask(self, what: str, *, wait: bool = True) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), 10)
+        connection.sendall(f"GET /{what} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode())
+        if wait:
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+        return connection
+
+
+@contextmanager
+def server(kind: str) -> Iterator[tuple[int, int]]:
+    """Run a server in a process of its own; give its port and process id."""
+    port = a_free_port()
+    program = [sys.executable, __file__, kind, str(port)]
+    with subprocess.Popen(program) as process:
+        try:
+            wait_for_port(port, process)
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+def a_free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the server ended with {process.returncode}")
+
+
+def allow_many_files() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MANY if most == resource.RLIM_INFINITY else min(4 * MANY, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+# What is measured
+
+
+def measure() -> Iterator[Result]:
+    allow_many_files()
+    with ExitStack() as stack:
+        ports = {kind: stack.enter_context(server(kind))[0] for kind in KINDS}
+        rates = fan_out(ports)
+    for against, bar in (("sse-starlette", 2.0), ("raw", 0.85)):
+        yield frames_a_second(rates["ours"], rates[against], against, bar)
+    yield from many_clients()
+
+
+def fan_out(ports: dict[str, int]) -> dict[str, list[float]]:
+    """Give the frames a second of each server in each round."""
+    rates: dict[str, list[float]] = {kind: [] for kind in ports}
+    for round_number in range(ROUNDS + 1):
+        for kind, port in ports.items():
+            clients = Clients(port)
+            clients.connect(CLIENTS)
+            taken = clients.receive(EVENTS)
+            assert clients.received == CLIENTS * EVENTS, f"{kind}: {clients.received}"
+            clients.leave()
+            if round_number:  # the first one warms up
+                rates[kind].append(CLIENTS * EVENTS / taken)
+    return rates
+
+
+def frames_a_second(ours: Sequence[float], theirs: Sequence[float], against: str, bar: float) -> Result:
+    ratios = [own / base for own, base in zip(ours, theirs, strict=True)]
+    medians = [statistics.median(rates) / 1_000 for rates in (ours, theirs)]
+    detail = "{:.1f} k frames/s against {:.1f} k, ratios {:.2f} to {:.2f}"
+    detail = detail.format(*medians, min(ratios), max(ratios))
+    name = "an ASGI application that writes the same ready bytes" if against == "raw" else against
+    work = f"event_stream, {CLIENTS} clients x {EVENTS} events over uvicorn"
+    return Result(work, name, statistics.median(ratios), bar, rate=True, detail=detail)
+
+
+def resident(pid: int) -> int:
+    """Give the bytes that a process has in memory; 0 where the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def idle_clients(port: int, pid: int) -> tuple[Clients, float]:
+    """Connect a great many; give the kB of the server's memory that each takes."""
+    clients = Clients(port)
+    clients.connect(10)
+    before = resident(pid)
+    clients.connect(MANY - 10)
+    return clients, (resident(pid) - before) / (MANY - 10) / 1024
+
+
+def many_clients() -> Iterator[Result]:
+    with server("sse-starlette") as place:
+        _, their_memory = idle_clients(*place)
+    with server("ours") as place:
+        clients, memory = idle_clients(*place)
+        taken = clients.receive(RATE * SECONDS, RATE)
+    late = max(0.0, taken - SECONDS)
+    detail = (
+        f"{clients.received:,} frames, {clients.lost} connections lost, the last {late:.1f} s after the end"
+    )
+    if memory and their_memory:
+        yield Result(
+            f"event_stream, memory of each of {MANY:,} idle clients",
+            "sse-starlette",
+            memory / their_memory,
+            None,
+            rate=False,
+            detail=f"{memory:.1f} kB against {their_memory:.1f} kB",
+        )
+    yield Result(
+        f"event_stream, {MANY:,} clients at {RATE} events a second for {SECONDS} s: what arrived",
+        "what was published",
+        clients.received / (MANY * RATE * SECONDS),
+        1.0,
+        rate=True,
+        detail=detail,
+    )
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Pipelines from one file: sources, processors, sinks."""

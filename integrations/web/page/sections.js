@@ -1,0 +1,163 @@
+// Topics, sinks, circuit breakers and notifications, as the server last told of them.
+
+import { band, chart, drawChart } from "./charts.js";
+import { $, announce, h, mark, setText, sync } from "./dom.js";
+import { chips } from "./chips.js";
+import { about, momentOf, number, plural, rate, timeOf } from "./words.js";
+
+const RECENT = 5; // seconds that a rate is taken over
+const BAND = 15; // minutes
+
+export const lately = (counts) => counts.slice(-RECENT).reduce((sum, count) => sum + count, 0) / RECENT;
+
+// Topics: the rows stay, only their numbers and pictures change
+
+const rows = new Map();
+
+export function showTopics(topics) {
+  const list = $("topic-list");
+  const all = { topic: "all topics", counts: topics.counts, total: topics.total, all: true };
+  const wanted = [all, ...topics.shown];
+  const used = new Set();
+  for (const each of wanted) {
+    const key = each.all ? 0 : each.topic === null ? 1 : `:${each.topic}`;
+    const row = rows.get(key) ?? topicRow(each);
+    rows.set(key, row);
+    used.add(key);
+    drawChart(row.image, each.counts);
+    setText(row.rate, rate(lately(each.counts)));
+    row.rate.title = `${plural(each.total, "event")} in all, ${number(Math.max(...each.counts))} a second at most`;
+    if (list.children[used.size - 1] !== row.element) list.insertBefore(row.element, list.children[used.size - 1] ?? null);
+  }
+  for (const [key, row] of rows) {
+    if (used.has(key)) continue;
+    row.element.remove();
+    rows.delete(key);
+  }
+  setText($("topics-more"), topics.others ? `and ${plural(topics.others, "quieter topic")}` : "");
+}
+
+function topicRow({ topic, all }) {
+  const image = chart();
+  const number = h("span", { class: "number" });
+  const name = h("span", { class: "name" }, topic ?? "(no topic)");
+  return { image, rate: number, element: h("li", all ? { class: "all" } : {}, name, image, number) };
+}
+
+// Sinks
+
+const SINK_WORDS = { ok: "ok", retrying: "retrying", open: "left alone", closed: "closed" };
+
+export function showSinks(sinks, problem) {
+  $("sinks").hidden = sinks === null || sinks === undefined;
+  if ($("sinks").hidden) return;
+  const key = (sink) => JSON.stringify([sink.of, sink.name]);
+  tellChanges("sink", sinks.map((sink) => [key(sink), sink.state, `Sink ${sink.name} is ${SINK_WORDS[sink.state] ?? sink.state}`]));
+  const shown = sinks.map(({ oldest_age: age, last_success: _, ...sink }) => ({ ...sink, late: age >= 5 ? Math.round(age) : 0 }));
+  sync($("sink-table"), shown, key, sinkBody);
+  $("sink-table").hidden = sinks.length === 0;
+  mark($("sinks"), sinks.length, problem);
+}
+
+function sinkBody(sink) {
+  const dropped = Object.entries(sink.dropped);
+  const total = dropped.reduce((sum, [, count]) => sum + count, 0);
+  const of = sink.of === null ? null : h("span", { class: "muted" }, ` of ${sink.of}`);
+  const waiting = sink.queued + sink.in_flight;
+  const queue = sink.capacity ? `${number(waiting)} / ${about(sink.capacity)}` : "–";
+  const cells = [queue, ...[sink.delivered, sink.retried, total, sink.dead].map(number)];
+  const bad = [false, false, sink.retried > 0, total > 0, sink.dead > 0];
+  const name = h("th", { scope: "rowgroup", colspan: 5 }, badge(sink.state, SINK_WORDS[sink.state]), " ", h("span", { class: "name" }, sink.name), of);
+  const notes = [
+    sink.last_error && `Last error: ${sink.last_error}`,
+    total > 0 && `Dropped: ${dropped.map(([reason, count]) => `${reason} ${number(count)}`).join(", ")}`,
+    sink.late > 0 && `The oldest event waits for ${sink.late} s`,
+  ].filter(Boolean);
+  return h(
+    "tbody",
+    {},
+    h("tr", {}, name),
+    h("tr", {}, ...cells.map((cell, place) => h("td", { class: bad[place] ? "number bad" : "number" }, cell))),
+    notes.length > 0 && h("tr", {}, h("td", { class: "note", colspan: 5 }, ...notes.map((note) => h("p", {}, note)))),
+  );
+}
+
+// Circuit breakers
+
+export function showBreakers(breakers, problem, now) {
+  $("breakers").hidden = breakers === null || breakers === undefined;
+  if ($("breakers").hidden) return;
+  const key = (each) => JSON.stringify([each.source, each.service, each.breaker]);
+  tellChanges("breaker", breakers.map((each) => [key(each), each.state, `Circuit breaker ${each.breaker} is ${words(each.state)}`]));
+  const minute = Math.floor(now / 10) * 10; // the band moves on every ten seconds
+  sync($("breaker-list"), breakers.map((each) => ({ ...each, minute })), key, tile);
+  mark($("breakers"), breakers.length, problem);
+}
+
+const words = (state) => (state ?? "unknown").replaceAll("_", " ");
+
+function tile(each) {
+  const changes = each.history.length ? each.history : each.state === null ? [] : [[each.since, each.state]];
+  const facts = [
+    each.failures !== null && plural(each.failures, "failure"),
+    each.rejected > 0 && `${number(each.rejected)} refused`,
+    each.opened_last_hour > 0 && `opened ${number(each.opened_last_hour)}× this hour`,
+  ].filter(Boolean);
+  const where = each.service === null ? each.source : `${each.service}, ${each.source}`;
+  return h(
+    "li",
+    { class: "tile", data: { state: each.state ?? "unknown" } },
+    h("p", { class: "name" }, each.breaker),
+    h("p", {}, badge(each.state ?? "unknown", words(each.state)), h("span", { class: "muted" }, ` since ${momentOf(each.since)}`)),
+    band(changes, each.minute * 1000 + 10_000, BAND),
+    h("p", { class: "muted" }, [where, ...facts].join(" · ")),
+    each.reason && h("p", { class: "reason" }, each.reason),
+    h(
+      "details",
+      { data: { part: "history" } },
+      h("summary", { data: { part: "history-summary" } }, "History"),
+      h("ol", { class: "history" }, ...[...changes].reverse().map(([time, state]) => h("li", {}, h("time", {}, momentOf(time)), " ", words(state)))),
+    ),
+  );
+}
+
+// Notifications
+
+export function showNotifications(events, problem) {
+  $("notifications").hidden = events === null || events === undefined;
+  if ($("notifications").hidden) return;
+  sync($("notification-list"), events, (event) => event.id, notification);
+  mark($("notifications"), events.length, problem);
+}
+
+function notification(event) {
+  const { data } = event;
+  const what = String(event.metadata.topic).replace(/^alerts\./, "");
+  const line = (state, word, ...rest) =>
+    h("li", {}, h("time", {}, timeOf(event.timestamp)), badge(state, word), h("div", {}, ...rest));
+  if (what === "notified" || what === "failed") {
+    const counts = [data.firing && `${data.firing} firing`, data.resolved && `${data.resolved} resolved`].filter(Boolean);
+    const to = h("strong", {}, data.channel ?? data.receiver);
+    const detail = h("span", { class: "muted" }, ` ${[data.reason, ...counts].join(" · ")} `);
+    const error = data.error && h("p", { class: "reason" }, data.error);
+    const state = what === "failed" ? "failed" : data.status;
+    return line(state, what === "failed" ? "failed" : data.status, to, detail, chips(data.group_labels), error);
+  }
+  if (what === "suppressed") return line("suppressed", "kept back", h("strong", {}, data.reason), " ", chips(data.labels));
+  if (what === "reloaded") return line("ok", "reloaded", data.file ?? "the configuration");
+  if (what === "reload_failed") return line("failed", "not reloaded", h("p", { class: "reason" }, data.error));
+  return line("unknown", what, JSON.stringify(data));
+}
+
+// What is common
+
+export const badge = (state, word) => h("span", { class: "badge", data: { state } }, word ?? state);
+
+const known = new Map();
+
+/** Say which of some things has another state than before; items are [key, state, text]. */
+export function tellChanges(kind, items) {
+  const before = known.get(kind);
+  known.set(kind, new Map(items.map(([key, state]) => [key, state])));
+  if (before) announce(items.filter(([key, state]) => before.get(key) !== state).slice(0, 5).map(([, , text]) => text));
+}

@@ -1,0 +1,819 @@
+"""`dashboard` without a browser: what it serves, to whom, and what it lets be done; and `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from alert_channels import Inbox, Running, fires, routing, running, until
+from codomyrmex.integrations import MissingExtraError, PermanentError, Sink, attach
+from codomyrmex.integrations.notification import AlertSink
+from codomyrmex.integrations.service_mesh import (
+    BreakerEventKind,
+    BreakerState,
+    CircuitBoard,
+    CircuitBreakerEvent,
+)
+from codomyrmex.integrations.web import (
+    DashboardApp,
+    PublicAddressError,
+    check_address,
+    dashboard,
+    require_token,
+    serve,
+    serving,
+)
+from codomyrmex.integrations.web.page_files import page_files
+from codomyrmex.integrations.web.token_gate import HostGate, TokenGate
+from codomyrmex.streaming import Event, InMemoryStream, SSEDecoder, Stream, Subscription, create_event
+from codomyrmex.streaming.testing import FakeClock
+from fastapi import FastAPI
+from helpers import in_time
+
+TOKEN = "correct horse"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+SILENCE = {"matchers": 'alertname="disk"', "duration": "2h", "comment": "moving it", "created_by": "ann"}
+HOSTILE = "<script>alert(1)</script>\ud800\u2028\"'&"
+
+
+def client(app: Any, root_path: str = "", **headers: str) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, root_path=root_path)
+    return httpx.AsyncClient(transport=transport, base_url="http://page.test", headers=headers)
+
+
+async def state(app: Any, **headers: str) -> dict[str, Any]:
+    async with client(app) as page:
+        return (await page.get("/api/state", headers=headers)).raise_for_status().json()
+
+
+async def post(app: Any, path: str, form: Any, **headers: str) -> httpx.Response:
+    async with client(app) as page:
+        return await page.post(path, json=form, headers={**BEARER, **headers})
+
+
+@asynccontextmanager
+async def alerting(**options: Any) -> AsyncIterator[tuple[Running, DashboardApp]]:
+    """Give a running alert sink with one alert, and a page that shows it."""
+    audit = InMemoryStream()
+    async with running(routing(), {"ops": Inbox()}, audit=audit) as run:
+        options = {"audit": audit, "allow_actions": TOKEN, "clock": run.clock, **options}
+        app = dashboard(run.stream, run.attachment, run.sink, **options)
+        await run.publish(fires("disk", labels={"host": HOSTILE}, annotations={"summary": HOSTILE}))
+        yield run, app
+
+
+# The page
+
+
+@pytest.mark.parametrize("path", sorted(page_files()))
+async def test_each_file_is_served_with_headers_that_let_it_do_nothing_else(path):
+    async with client(dashboard(InMemoryStream())) as page:
+        answer = await page.get(path)
+        head = await page.head(path)
+    assert answer.status_code == head.status_code == 200
+    assert head.content == b""
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_files_ask_no_other_host_and_put_nothing_in_as_html():
+    for path, file in page_files().items():
+        text = file.content.decode().replace('"http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"https?:|[\"'(]//", text), path
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text), path
+        assert not re.search(r"<[^>]*\s(on\w+|style)=|<script>|<style>", text), path
+
+
+async def test_there_is_nothing_but_the_page():
+    async with client(dashboard(InMemoryStream())) as page:
+        for path in (
+            "/../dashboard.py",
+            "/%2e%2e/serve.py",
+            "/index.html",
+            "/api",
+            "/app.js/",
+            "/page/app.js",
+        ):
+            answer = await page.get(path)
+            assert answer.status_code == 404, path
+            assert answer.headers["content-security-policy"]
+        assert (await page.post("/")).status_code == 405
+        assert (await page.get("/api/explain?fingerprint=x")).status_code == 404
+        head = await page.head("/api/state")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_it_can_be_mounted_under_a_path():
+    outer = FastAPI()
+    outer.mount("/ops/live", dashboard(InMemoryStream(), title="Mounted"))
+    async with client(outer) as page:
+        assert (await page.get("/ops/live", follow_redirects=True)).url.path == "/ops/live/"
+        assert "text/html" in (await page.get("/ops/live/")).headers["content-type"]
+        assert "text/javascript" in (await page.get("/ops/live/app.js")).headers["content-type"]
+        assert (await page.get("/ops/live/api/state")).json()["title"] == "Mounted"
+
+
+async def test_behind_a_root_path_the_page_is_found_with_the_slash_that_its_files_need():
+    app = dashboard(InMemoryStream())
+    async with client(app, "/a b/live") as page:
+        answer = await page.get("/a b/live?x=1")
+        assert (answer.status_code, answer.headers["location"]) == (308, "live/?x=1")
+        assert (await page.get("/a b/live/")).status_code == 200
+        assert (await page.get("/a b/live/style.css")).status_code == 200
+
+
+async def test_it_speaks_http_and_the_lifespan_only():
+    app = dashboard(InMemoryStream())
+    with pytest.raises(RuntimeError, match="websocket"):
+        await app({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+    told: list[Any] = []
+    asked = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Any:
+        return next(asked)
+
+    async def send(message: Any) -> None:
+        told.append(message["type"])
+
+    await app({"type": "lifespan"}, receive, send)
+    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "message"),
+    [
+        (("no stream",), {}, TypeError, "takes a stream"),
+        ((InMemoryStream(),), {"audit": []}, TypeError, "audit is a stream"),
+        ((InMemoryStream(), object()), {}, TypeError, r"health\(\)"),
+        ((InMemoryStream(), None, object()), {}, TypeError, r"explain\(\)"),
+        ((InMemoryStream(), None, None, object()), {}, TypeError, r"snapshot\(\)"),
+        ((InMemoryStream(),), {"allow_actions": True}, TypeError, "it is a string"),
+        ((InMemoryStream(),), {"allow_actions": " "}, ValueError, "empty token"),
+        ((InMemoryStream(),), {"max_clients": 0}, ValueError, "max_clients"),
+    ],
+)
+async def test_what_is_given_wrongly_is_refused_at_once(args, options, error, message):
+    with pytest.raises(error, match=message):
+        dashboard(*args, **options)
+
+
+# The events
+
+
+async def connect(app: DashboardApp, count: int, **headers: str) -> list[tuple[str, Any]]:
+    """Read events as the page does at first."""
+    found: list[tuple[str, Any]] = []
+    decoder, gone = SSEDecoder(), asyncio.Event()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            found.extend((record.event, json.loads(record.data)) for record in decoder.feed(message["body"]))
+            if len(found) >= count:
+                gone.set()
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/events",
+        "query_string": b"last_event_id=start",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    await app(scope, receive, send)
+    return found
+
+
+@in_time
+async def test_a_page_begins_with_what_the_stream_still_has():
+    stream = InMemoryStream()
+    for number in range(5):
+        await stream.publish(create_event(number, topic="a"))
+    app = dashboard(stream, replay=3)
+    await stream.publish(create_event(5, topic="b"))
+    (kind, told), *events = await connect(app, 4)
+    assert (kind, told["resumed"]) == ("connect", False)
+    assert [event["data"] for _, event in events] == [3, 4, 5]
+    await app.aclose()
+    assert app.clients == 0
+
+
+class Remote(Stream):
+    """A stream of another maker, that is away at first."""
+
+    def __init__(self) -> None:
+        self.inner = InMemoryStream()
+        self.away = True
+        self.left: list[str] = []
+
+    async def publish(self, event: Event) -> None:
+        await self.inner.publish(event)
+
+    async def subscribe(self, handler: Any, topic: str = "*", filter_fn: Any = None) -> Subscription:
+        if self.away:
+            raise ConnectionError("no route to broker")
+        return await self.inner.subscribe(handler, topic, filter_fn)
+
+    async def unsubscribe(self, subscription_id: str) -> bool:
+        self.left.append(subscription_id)
+        return await self.inner.unsubscribe(subscription_id)
+
+    def publish_nowait(self, event: Event) -> None:
+        self.inner.publish_nowait(event)
+
+    def add_interceptor(self, fn: Any) -> None:
+        raise NotImplementedError
+
+    def remove_interceptor(self, fn: Any) -> bool:
+        raise NotImplementedError
+
+    def statistics(self) -> Any:
+        raise NotImplementedError
+
+
+@in_time
+async def test_a_stream_that_has_to_be_awaited_is_shown_as_soon_as_it_is_there():
+    stream = Remote()
+    app = dashboard(stream)
+    assert (await state(app))["topics"]["total"] == 0
+    stream.away = False
+    await state(app)
+    await stream.publish(create_event(1, topic="a"))
+    assert (await state(app))["topics"]["total"] == 1
+    await app.aclose()
+    assert len(stream.left) == 1
+
+
+async def test_the_rate_of_each_topic_is_counted_second_by_second():
+    stream, clock = InMemoryStream(), FakeClock()
+    app = dashboard(stream, clock=clock)
+    for topic, count in (("b", 3), ("a", 1), (None, 2)):
+        for _ in range(count):
+            await stream.publish(create_event(0, **({} if topic is None else {"topic": topic})))
+    clock.advance(2)
+    await stream.publish(create_event(0, topic="a"))
+    clock.advance(1)
+    topics = (await state(app))["topics"]
+    assert topics["total"] == 7
+    assert topics["counts"][-4:] == [0, 6, 0, 1]
+    assert [(each["topic"], each["total"]) for each in topics["shown"]] == [("b", 3), (None, 2), ("a", 2)]
+    clock.advance(100)
+    assert sum((await state(app))["topics"]["counts"]) == 0
+
+
+async def test_of_very_many_topics_a_bounded_number_is_known_and_shown():
+    stream = InMemoryStream()
+    app = dashboard(stream)
+    for number in range(2_000):
+        await stream.publish(create_event(0, topic=f"t.{number}"))
+    topics = (await state(app))["topics"]
+    assert (len(topics["shown"]), topics["others"]) == (24, 476)
+
+
+# What else is shown
+
+
+async def test_a_section_without_a_source_is_none():
+    found = await state(dashboard(InMemoryStream(), title="Shop"))
+    assert {name: found[name] for name in ("sinks", "breakers", "alerts", "notifications")} == dict.fromkeys(
+        ("sinks", "breakers", "alerts", "notifications")
+    )
+    assert (found["title"], found["actions"], found["may_act"]) == ("Shop", False, False)
+
+
+class Failing(Sink):
+    name = HOSTILE
+
+    async def send(self, events: Any) -> None:
+        raise PermanentError(f"{HOSTILE} https://user:secret@host.test/")
+
+
+@in_time
+async def test_sinks_are_shown_as_they_are():
+    stream = InMemoryStream()
+    async with attach(stream, Failing()) as attachment:
+        await stream.publish(create_event(1))
+        await attachment.flush()
+        [sink] = (await state(dashboard(stream, attachment)))["sinks"]
+    assert (sink["name"], sink["dead"], sink["of"]) == (HOSTILE.replace("\ud800", "\ufffd"), 1, None)
+    assert "PermanentError" in sink["last_error"]
+    assert "secret" not in sink["last_error"]
+
+
+def breaks(name: str, old: BreakerState, new: BreakerState, **more: Any) -> CircuitBreakerEvent:
+    kind = BreakerEventKind.STATE_CHANGE
+    return CircuitBreakerEvent(breaker=name, kind=kind, source="test", from_state=old, to_state=new, **more)
+
+
+async def test_breakers_are_shown_with_what_they_did():
+    stream = InMemoryStream()
+    closed, opened, half = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+    with CircuitBoard(stream) as board:
+        app = dashboard(stream, board=board)
+        for old, new in (
+            (closed, opened),
+            (closed, opened),
+            (opened, half),
+            (half, closed),
+            (closed, opened),
+        ):
+            await stream.publish(breaks(HOSTILE, old, new, reason="<img src=x>").to_event())
+        await stream.publish(create_event({"breaker": 1, "source": [], "kind": "x", "to_state": "open"}))
+        await stream.publish(create_event({"breaker": "b", "source": [], "kind": "x", "to_state": "open"}))
+        [breaker] = (await state(app))["breakers"]
+    assert (breaker["state"], breaker["reason"]) == ("open", "<img src=x>")
+    assert [change for _, change in breaker["history"]] == ["open", "half_open", "closed", "open"]
+
+
+async def test_the_history_of_breakers_is_bounded():
+    stream = InMemoryStream()
+    with CircuitBoard(stream) as board:
+        app = dashboard(stream, board=board)
+        for number in range(1_100):
+            name = f"b{number}"
+            await stream.publish(breaks(name, BreakerState.CLOSED, BreakerState.OPEN).to_event())
+        breakers = (await state(app))["breakers"]
+    assert len(breakers) == 200
+
+
+@in_time
+async def test_alerts_are_shown_by_group_with_why_they_are_kept_back():
+    async with alerting() as (run, app):
+        found = (await state(app))["alerts"]
+        [group] = found["groups"]
+        assert (group["receiver"], group["firing"], group["status"]) == ("ops", 1, "firing")
+        assert group["alerts"][0]["suppressed"] is None
+        added = await post(app, "/api/silences", SILENCE)
+        found = (await state(app))["alerts"]
+        why = {"why": "silenced", "by": added.json()["id"]}
+        assert found["groups"][0]["alerts"][0]["suppressed"] == why
+        await run.pass_time(40)
+        found = await state(app)
+        assert found["alerts"]["groups"][0]["alerts"][0]["suppressed"] == why
+        [told] = found["notifications"]
+        assert told["metadata"]["topic"] == "alerts.suppressed"
+        channel = next(sink for sink in found["sinks"] if sink["of"] == "alerts")
+        assert channel["name"] == "ops[0]"
+
+
+@in_time
+async def test_an_inhibited_alert_says_so():
+    rule = {"source_matchers": ['alertname="power"'], "target_matchers": ['alertname="disk"']}
+    async with running(routing(inhibit_rules=[rule]), {"ops": Inbox()}) as run:
+        app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
+        await run.publish(fires("power"), fires("disk"))
+        await run.pass_time(40)
+        groups = (await state(app))["alerts"]["groups"]
+        found = {alert["labels"]["alertname"]: alert for group in groups for alert in group["alerts"]}
+        assert found["disk"]["suppressed"]["why"] == "inhibited"
+        assert found["disk"]["suppressed"]["by"] == found["power"]["fingerprint"]
+
+
+@in_time
+async def test_a_storm_of_alerts_is_shown_in_part():
+    async with running(routing(), {"ops": Inbox()}) as run:
+        app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
+        await run.publish(*(fires("disk", labels={"host": str(number)}) for number in range(80)))
+        [group] = (await state(app))["alerts"]["groups"]
+        assert (len(group["alerts"]), group["others"], group["firing"]) == (50, 30, 80)
+
+
+@in_time
+async def test_notifications_are_those_of_the_audit_stream_newest_first_and_of_no_other():
+    async with alerting() as (run, app):
+        await run.publish(create_event({"receiver": "forged"}, topic="alerts.notified"))
+        await run.pass_time(40)
+        await until(lambda: run.sink.health()["ops[0]"].delivered)
+        await run.pass_time(1)
+        told = (await state(app))["notifications"]
+        assert {each["data"]["receiver"] for each in told} == {"ops"}
+        times = [each["timestamp"] for each in told]
+        assert times == sorted(times, reverse=True)
+
+
+async def test_one_that_cannot_be_asked_does_not_hide_the_others():
+    class Broken:
+        def health(self) -> Mapping[str, Any]:
+            raise RuntimeError("the dog ate token=abcdef12345")
+
+    stream = InMemoryStream()
+    closed = AlertSink(routing(), {"ops": Inbox()})
+    found = await state(dashboard(stream, Broken(), closed))
+    assert found["sinks"] == []
+    assert found["problems"]["sinks"] == "RuntimeError: the dog ate token=[redacted]"
+    assert "is not open" in found["problems"]["alerts"]
+    assert found["topics"]["total"] == 0
+
+
+@in_time
+async def test_many_pages_ask_once():
+    class Counting:
+        asked = 0
+
+        def health(self) -> Mapping[str, Any]:
+            self.asked += 1
+            return {}
+
+    clock, counting = FakeClock(), Counting()
+    app = dashboard(InMemoryStream(), counting, clock=clock)
+    await asyncio.gather(*(state(app) for _ in range(20)))
+    assert counting.asked == 1
+    clock.advance(1)
+    await state(app)
+    assert counting.asked == 2
+
+
+@in_time
+async def test_an_alert_sink_on_another_loop_is_asked_there():
+    ready, end = threading.Event(), threading.Event()
+    sink = AlertSink(routing(), {"ops": Inbox()})
+    stream = InMemoryStream()
+
+    async def elsewhere() -> None:
+        async with attach(stream, sink):
+            ready.set()
+            while not end.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    thread.start()
+    try:
+        assert await asyncio.to_thread(ready.wait, 5)
+        app = dashboard(stream, alerts=sink, allow_actions=TOKEN)
+        stream.publish_nowait(fires("disk"))
+        added = await post(app, "/api/silences", SILENCE)
+        assert added.status_code == 201
+        [silence] = (await state(app))["alerts"]["silences"]
+        assert silence["id"] == added.json()["id"]
+    finally:
+        end.set()
+        await asyncio.to_thread(thread.join)
+
+
+@in_time
+async def test_alerts_that_do_not_answer_hold_nothing_up(monkeypatch):
+    monkeypatch.setattr("codomyrmex.integrations.web.snapshot._PATIENCE", 0.05)
+    async with alerting() as (run, app):
+        run.sink.groups = asyncio.Event().wait
+        found = await state(app)
+        assert found["problems"]["alerts"] == "RuntimeError: the sink alerts took longer than 0.05 seconds"
+        assert found["sinks"]
+
+
+@in_time
+async def test_explain_says_why_an_alert_goes_where_it_goes():
+    async with alerting() as (_, app):
+        [alert] = (await state(app))["alerts"]["groups"][0]["alerts"]
+        async with client(app) as page:
+            answer = await page.get("/api/explain", params={"fingerprint": alert["fingerprint"]})
+            assert answer.json()["receivers"] == ["ops"]
+            assert answer.json()["root"]["taken"]["group_labels"] == {"alertname": "disk"}
+            assert (await page.get("/api/explain?fingerprint=none")).status_code == 404
+            assert (await page.get("/api/explain")).status_code == 404
+
+
+async def test_whatever_stands_in_an_event_the_answer_is_json():
+    stream, audit = InMemoryStream(), InMemoryStream()
+    await stream.publish(create_event(0, topic=HOSTILE))
+    await audit.publish(create_event({HOSTILE: math.nan, "at": datetime.now(UTC)}, topic="alerts.notified"))
+    async with client(dashboard(stream, audit=audit)) as page:
+        answer = await page.get("/api/state")
+    assert answer.headers["content-type"] == "application/json"
+    json.loads(answer.content, parse_constant=pytest.fail)
+
+
+# Who may see what
+
+
+@in_time
+async def test_who_may_see_nothing_gets_the_page_and_nothing_else():
+    async with alerting(authorize=require_token("view")) as (_, app), client(app) as page:
+        assert (await page.get("/")).status_code == 200
+        for path in ("/api/state", "/api/explain?fingerprint=x", "/api/events"):
+            answer = await page.get(path)
+            assert answer.status_code == 401, path
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert (await page.get("/api/state", headers={"authorization": "Bearer view"})).status_code == 200
+
+
+@in_time
+async def test_who_may_see_some_topics_sees_their_events_and_nothing_else():
+    async def some(scope: Any) -> str:
+        return "orders.>"
+
+    stream = InMemoryStream()
+    await stream.publish(create_event(1, topic="orders.paid"))
+    await stream.publish(create_event(2, topic="staff.hired"))
+    async with attach(stream) as attachment:
+        app = dashboard(stream, attachment, authorize=some)
+        found = await state(app)
+        assert [each["topic"] for each in found["topics"]["shown"]] == ["orders.paid"]
+        assert found["topics"]["total"] == 1
+        assert "sinks" not in found
+        _, (_, event) = await connect(app, 2)
+        assert event["data"] == 1
+        async with client(app) as page:
+            assert (await page.get("/api/explain?fingerprint=x")).status_code == 403
+        await app.aclose()
+
+
+async def test_an_authorize_that_raises_lets_nobody_in_and_says_no_more():
+    def authorize(scope: Any) -> None:
+        raise RuntimeError("secret")
+
+    async with client(dashboard(InMemoryStream(), authorize=authorize)) as page:
+        answer = await page.get("/api/state")
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+
+
+@in_time
+async def test_who_may_act_may_see_everything():
+    async with alerting(authorize=lambda _: None) as (_, app):
+        found = await state(app, **BEARER)
+        assert found["may_act"]
+        assert found["alerts"]["groups"]
+        events = await connect(app, 2, **BEARER)
+        assert events[1][1]["metadata"]["labels"]["alertname"] == "disk"
+        await app.aclose()
+
+
+# What may be done
+
+
+@in_time
+async def test_a_silence_is_added_and_expired():
+    async with alerting() as (run, app):
+        added = await post(app, "/api/silences", SILENCE)
+        assert added.status_code == 201
+        [silence] = await run.sink.silences()
+        assert (silence.id, silence.comment, silence.created_by) == (added.json()["id"], "moving it", "ann")
+        assert silence.ends_at - silence.starts_at == 7200
+        [shown] = (await state(app))["alerts"]["silences"]
+        assert (shown["state"], shown["matchers"]) == ("active", ['alertname="disk"'])
+        run.clock.advance(60)
+        ended = await post(app, "/api/silences/expire", {"id": silence.id})
+        assert ended.status_code == 200
+        assert (await state(app))["alerts"]["silences"][0]["state"] == "expired"
+        assert (await post(app, "/api/silences/expire", {"id": "none"})).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/api/silences", "/api/silences/expire"])
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {}, 405),
+        ("PUT", {}, 405),
+        ("OPTIONS", {}, 405),
+        ("POST", {"authorization": ""}, 401),
+        ("POST", {"authorization": "Bearer wrong"}, 401),
+        ("POST", {"authorization": "Bearer \u00e4"}, 401),
+        ("POST", {"authorization": f"Basic {TOKEN}"}, 401),
+        ("POST", {"origin": "https://evil.test"}, 403),
+        ("POST", {"origin": "null"}, 403),
+        ("POST", {"sec-fetch-site": "cross-site"}, 403),
+        ("POST", {"sec-fetch-site": "same-site"}, 403),
+        ("POST", {"content-type": "text/plain"}, 415),
+        ("POST", {"content-type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+@in_time
+async def test_an_action_wants_a_post_of_this_page_with_the_token(path, method, headers, status):
+    async with alerting() as (run, app), client(app) as page:
+        sent = {**BEARER, "content-type": "application/json", **headers}
+        raw = {name: value.encode() for name, value in sent.items()}
+        query = f"?access_token={TOKEN}"
+        answer = await page.request(method, path + query, content=json.dumps(SILENCE), headers=raw)
+        assert answer.status_code == status
+        assert answer.json()["error"]
+        assert await run.sink.silences() == []
+
+
+@in_time
+async def test_of_the_same_origin_it_is_taken():
+    async with alerting() as (_, app):
+        headers = {"origin": "http://page.test", "sec-fetch-site": "same-origin"}
+        assert (await post(app, "/api/silences", SILENCE, **headers)).status_code == 201
+
+
+@in_time
+async def test_without_a_token_of_its_own_the_page_is_read_only():
+    async with alerting(allow_actions=None) as (_, app):
+        assert (await post(app, "/api/silences", SILENCE)).status_code == 403
+        found = await state(app, authorization="Bearer ")
+        assert (found["actions"], found["may_act"]) == (False, False)
+    assert (
+        await post(dashboard(InMemoryStream(), allow_actions=TOKEN), "/api/silences", {})
+    ).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "said"),
+    [
+        ({"matchers": ""}, "matchers", "at least one matcher"),
+        ({"matchers": "alertname"}, "matchers", "alertname"),
+        ({"matchers": 'a=~"("'}, "matchers", "("),
+        ({"matchers": 'a=~".*"'}, "matchers", "takes every alert"),
+        ({"matchers": "x" * 5_000}, "matchers", "too long"),
+        ({"matchers": 5}, "matchers", "text is expected"),
+        ({"matchers": None}, "matchers", "text is expected"),
+        ({"duration": ""}, "duration", "30s"),
+        ({"duration": "soon"}, "duration", "'soon' is not a duration"),
+        ({"duration": "0"}, "duration", "longer than nothing"),
+        ({"duration": "-1h"}, "duration", "-1h"),
+        ({"duration": "100y"}, "duration", "a year at most"),
+        ({"comment": "x" * 2_000}, "comment", "too long"),
+        ({"created_by": ["ann"]}, "created_by", "text is expected"),
+        ({"starts": "now"}, "", "no field starts"),
+    ],
+)
+@in_time
+async def test_a_mistake_in_the_form_is_told_beside_its_field(change, field, said):
+    async with alerting() as (run, app):
+        answer = await post(app, "/api/silences", {**SILENCE, **change})
+        assert answer.status_code == 400
+        assert said in answer.json()["problems"][field]
+        assert await run.sink.silences() == []
+
+
+@in_time
+async def test_all_mistakes_of_a_form_are_told_at_once():
+    async with alerting() as (_, app):
+        answer = await post(app, "/api/silences", {})
+        assert set(answer.json()["problems"]) == {"matchers", "duration"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"null", 400),
+        (b"\xff\xfe", 400),
+        (b"[" * 10_000, 400),
+        (b'"' + b"x" * 20_000 + b'"', 413),
+    ],
+)
+@in_time
+async def test_what_is_no_form_is_refused(body, status):
+    async with alerting() as (_, app), client(app) as page:
+        headers = {**BEARER, "content-type": "application/json"}
+        answer = await page.post("/api/silences", content=body, headers=headers)
+        assert answer.status_code == status
+        assert answer.json()["error"]
+
+
+async def test_alerts_that_are_not_open_are_said_to_be():
+    app = dashboard(InMemoryStream(), alerts=AlertSink(routing(), {"ops": Inbox()}), allow_actions=TOKEN)
+    answer = await post(app, "/api/silences", SILENCE)
+    assert answer.status_code == 503
+    assert "is not open" in answer.json()["error"]
+    async with client(app) as page:
+        assert (await page.get("/api/explain?fingerprint=x")).status_code == 503
+
+
+# Serving it
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "a.localhost", "::ffff:127.0.0.1"]
+)
+def test_this_machine_may_connect_without_a_token(host):
+    check_address(host, None)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "", "::", "192.168.1.4", "example.test", "2001:db8::1", "127.0.0.1.test"]
+)
+def test_an_address_that_others_can_reach_wants_a_token(host):
+    for token in (None, "", "  "):
+        with pytest.raises(PublicAddressError, match="give a token, or listen on 127"):
+            check_address(host, token)
+        with pytest.raises(PublicAddressError):
+            serve(dashboard(InMemoryStream()), host, token=token)
+    check_address(host, "secret")
+
+
+async def test_without_uvicorn_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match=r"codomyrmex-streaming\[web\]"):
+        serve(dashboard(InMemoryStream()))
+
+
+@in_time
+async def test_it_is_served_for_as_long_as_a_context_lasts():
+    async with serving(dashboard(InMemoryStream()), port=0) as url, httpx.AsyncClient() as browser:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert (await browser.get(url)).status_code == 200
+        port = int(url.rstrip("/").rpartition(":")[2])
+        with pytest.raises(OSError, match=r"[Aa]ddress"):
+            async with serving(dashboard(InMemoryStream()), port=port):
+                pass
+        refused = await browser.get(url, headers={"host": "evil.test"})
+        assert refused.status_code == 421
+    async with httpx.AsyncClient() as browser:
+        with pytest.raises(httpx.ConnectError):
+            await browser.get(url)
+
+
+@in_time
+async def test_with_a_token_a_browser_gives_it_once():
+    async with (
+        serving(dashboard(InMemoryStream()), "0.0.0.0", 0, "s3cret") as url,
+        httpx.AsyncClient() as browser,
+    ):
+        for path in ("", "api/state", "?access_token=wrong"):
+            refused = await browser.get(url + path)
+            assert refused.status_code == 401
+            assert "?access_token=" in refused.text
+        first = await browser.get(f"{url}?access_token=s3cret", follow_redirects=True)
+        assert (first.status_code, str(first.url)) == (200, url)
+        assert "s3cret" not in str(list(browser.cookies.jar))
+        assert (await browser.get(f"{url}api/state")).status_code == 200
+        browser.cookies.clear()
+        assert (await browser.get(url, headers={"authorization": "Bearer s3cret"})).status_code == 200
+        assert (await browser.get(url, headers={"cookie": "codomyrmex_x=1; \x01"})).status_code in {400, 401}
+
+
+async def test_the_gates_pass_on_only_what_they_should():
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    seen: list[str] = []
+    gate = TokenGate(app, "s3cret")
+    await gate({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="websocket"):
+        await gate({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+    await HostGate(app, ())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    host = {"type": "http", "method": "GET", "headers": [(b"host", b"Ops.Test:80")]}
+    await HostGate(app, ["ops.test"])(host, None, None)  # type: ignore[arg-type]
+    assert seen == ["lifespan", "lifespan", "http"]
+
+
+async def test_the_token_leaves_the_address_and_the_rest_of_it_stays():
+    gate = TokenGate(dashboard(InMemoryStream()), "s3cret")
+    transport = httpx.ASGITransport(gate)
+    async with httpx.AsyncClient(transport=transport, base_url="https://page.test") as browser:
+        answer = await browser.get("/live/?a=1&access_token=s3cret&b=")
+        assert answer.headers["location"] == "?a=1&b="
+        cookie = answer.headers["set-cookie"]
+        assert all(part in cookie for part in ("HttpOnly", "SameSite=Lax", "Secure"))
+
+
+PROGRAM = """
+from codomyrmex.integrations.web import dashboard, serve
+from codomyrmex.streaming import InMemoryStream
+async def told(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("up", flush=True)
+    await page(scope, receive, send)
+page = dashboard(InMemoryStream())
+serve(told, port=0)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
+def test_a_program_that_serves_ends_with_its_signal(number, status):
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        program.send_signal(number)
+        assert program.wait(10) == status
+
+
+def test_names_are_exported():
+    from codomyrmex.integrations import web
+
+    assert web.dashboard is dashboard
+    assert web.serve is serve
+    assert {"dashboard", "serve", "serving", "check_address"} <= set(web.__all__)

@@ -1,0 +1,482 @@
+"""`event_ingest`: what is posted is published, and what is bad is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import pytest
+from codomyrmex.integrations.web import EventIngestApp, event_ingest, require_token
+from codomyrmex.streaming import InMemoryStream, Stream, TopicStream
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.testing import FakeClock
+from helpers import in_time
+
+JSON_LINES = ("content-type", "application/x-ndjson; charset=utf-8")
+Headers = Iterable[tuple[str, str]]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def as_bytes(body: Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return (body if isinstance(body, str) else json.dumps(body)).encode()
+
+
+async def call(app: EventIngestApp, *messages: Any, method: str = "POST", headers: Headers = ()) -> Answer:
+    """Call the application with the messages that a server would give it."""
+    inbox = list(messages)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return inbox.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers],
+    }
+    await app(scope, receive, send)
+    if not sent:
+        return Answer(0, {}, "")
+    start, *bodies = sent
+    named = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], named, b"".join(message["body"] for message in bodies).decode())
+
+
+async def post(app: EventIngestApp, body: Any, *headers: tuple[str, str]) -> Answer:
+    return await call(app, {"type": "http.request", "body": as_bytes(body)}, headers=headers)
+
+
+def published(stream: InMemoryStream) -> list[Any]:
+    return [event.data for event in stream.get_recent_events(10_000)]
+
+
+@pytest.fixture
+def stream() -> InMemoryStream:
+    return InMemoryStream(10_000)
+
+
+@pytest.fixture
+def app(stream: InMemoryStream) -> EventIngestApp:
+    return event_ingest(stream)
+
+
+# What is taken
+
+
+async def test_one_event_is_published_and_answered_with_its_id(stream: InMemoryStream, app: EventIngestApp):
+    answer = await post(app, {"data": {"order": 42}, "metadata": {"topic": "orders.created"}})
+    [event] = stream.get_recent_events()
+    assert (event.data, event.topic) == ({"order": 42}, "orders.created")
+    assert (answer.status, answer.json) == (202, {"ids": [event.id], "errors": []})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_an_event_keeps_all_that_it_says_of_itself(stream: InMemoryStream, app: EventIngestApp):
+    whole = {
+        "id": "given",
+        "type": "error",
+        "data": [1, None],
+        "metadata": {"topic": "t", "more": True},
+        "timestamp": "2026-01-02T03:04:05+00:00",
+    }
+    assert (await post(app, whole)).json["ids"] == ["given"]
+    assert [event.to_dict() for event in stream.get_recent_events()] == [whole]
+
+
+async def test_an_array_is_published_in_its_order(stream: InMemoryStream, app: EventIngestApp):
+    answer = await post(app, [{"data": number} for number in range(5)])
+    assert answer.status == 202
+    assert published(stream) == list(range(5))
+    assert answer.json["ids"] == [event.id for event in stream.get_recent_events()]
+
+
+@pytest.mark.parametrize("headers", [[], [JSON_LINES], [("content-type", "application/jsonl")]])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"data": 0}\n{"data": 1}\n{"data": 2}',
+        '{"data": 0}\n{"data": 1}\n{"data": 2}\n',
+        '{"data": 0}\r\n\r\n{"data": 1}\r\n{"data": 2}\r\n',
+        '\ufeff{"data": 0}\n  \n{"data": 1}\n{"data": 2}',
+    ],
+)
+async def test_json_lines_are_an_event_each(
+    stream: InMemoryStream, app: EventIngestApp, body: str, headers: list[tuple[str, str]]
+):
+    assert (await post(app, body, *headers)).status == 202
+    assert published(stream) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("headers", [[], [JSON_LINES]])
+async def test_one_line_is_one_event(
+    stream: InMemoryStream, app: EventIngestApp, headers: list[tuple[str, str]]
+):
+    assert (await post(app, '{"data": "a\u2028b"}\n', *headers)).status == 202
+    assert published(stream) == ["a\u2028b"]
+
+
+async def test_json_over_several_lines_is_one_event(stream: InMemoryStream, app: EventIngestApp):
+    assert (await post(app, json.dumps({"data": {"a": [1, 2]}}, indent=2))).status == 202
+    assert published(stream) == [{"a": [1, 2]}]
+
+
+async def test_a_byte_order_mark_before_the_json_is_no_part_of_it(
+    stream: InMemoryStream, app: EventIngestApp
+):
+    assert (await post(app, b'\xef\xbb\xbf{"data": 1}')).status == 202
+    assert published(stream) == [1]
+
+
+@pytest.mark.parametrize(("body", "headers"), [("[]", []), ("", [JSON_LINES]), ("\n\n", [JSON_LINES])])
+async def test_no_events_are_fine(app: EventIngestApp, body: str, headers: list[tuple[str, str]]):
+    answer = await post(app, body, *headers)
+    assert (answer.status, answer.json) == (202, {"ids": [], "errors": []})
+
+
+async def test_a_body_may_come_in_parts(stream: InMemoryStream, app: EventIngestApp):
+    body = as_bytes({"data": "ü"})
+    parts = [{"type": "http.request", "body": body[i : i + 1], "more_body": True} for i in range(len(body))]
+    answer = await call(app, *parts, {"type": "http.request"})
+    assert answer.status == 202
+    assert published(stream) == ["ü"]
+
+
+# What is bad
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (42, "expected a mapping"),
+        (None, "expected a mapping"),
+        ([], "expected a mapping"),
+        ("text", "expected a mapping"),
+        ({"id": 7}, "id: expected a string"),
+        ({"type": "unknown"}, "type: expected one of message"),
+        ({"type": ["message"]}, "type: expected one of"),
+        ({"metadata": []}, "metadata: expected a mapping"),
+        ({"timestamp": "yesterday"}, "timestamp: expected an ISO 8601 time"),
+        ({"timestamp": 0}, "timestamp: expected an ISO 8601 time"),
+        ({"timestamp": "0001-01-01T00:00:00+23:00"}, "timestamp: out of range"),
+    ],
+)
+async def test_a_bad_event_is_named_by_its_index_and_the_good_ones_are_published(
+    stream: InMemoryStream, app: EventIngestApp, bad: Any, reason: str
+):
+    answer = await post(app, [{"data": "good"}, bad, {"data": "good too"}])
+    assert answer.status == 202
+    assert published(stream) == ["good", "good too"]
+    assert len(answer.json["ids"]) == 2
+    [error] = answer.json["errors"]
+    assert error["index"] == 1
+    assert reason in error["error"]
+
+
+@pytest.mark.parametrize("headers", [[], [JSON_LINES]])
+async def test_a_line_that_is_no_json_is_named_by_its_index(
+    stream: InMemoryStream, app: EventIngestApp, headers: list[tuple[str, str]]
+):
+    answer = await post(app, '{"data": 0}\n{"data": 1\n{"data": 2}\nnonsense', *headers)
+    assert answer.status == 202
+    assert published(stream) == [0, 2]
+    assert [error["index"] for error in answer.json["errors"]] == [1, 3]
+    assert all("no JSON" in error["error"] for error in answer.json["errors"])
+
+
+async def test_if_none_is_good_it_is_a_400(stream: InMemoryStream, app: EventIngestApp):
+    answer = await post(app, [{"id": 1}, {"id": 2}])
+    assert (answer.status, answer.json["ids"]) == (400, [])
+    assert [error["index"] for error in answer.json["errors"]] == [0, 1]
+    assert published(stream) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "no JSON"),
+        (b"nonsense", "no JSON"),
+        (b'{"data": 1', "no JSON"),
+        (b'{"data": "\xff"}', "no UTF-8|not UTF-8"),
+        (b'{"data": ' + b"1" * 5_000 + b"}", "no JSON"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_a_400_that_says_why(
+    app: EventIngestApp, body: bytes, reason: str
+):
+    answer = await post(app, body)
+    assert answer.status == 400
+    assert any(part in answer.json["error"] for part in reason.split("|"))
+
+
+@pytest.mark.parametrize("headers", [[], [JSON_LINES]])
+@pytest.mark.parametrize("opening", ["[", '{"data":', '{"data":['])
+async def test_deep_nesting_is_bad_and_nothing_worse(
+    stream: InMemoryStream, app: EventIngestApp, opening: str, headers: list[tuple[str, str]]
+):
+    answer = await post(app, opening * 50_000, *headers)
+    assert answer.status == 400
+    lines = await post(app, '{"data": 1}\n' + opening * 50_000, *headers)
+    assert (lines.status, len(lines.json["errors"])) == (202, 1)
+    assert published(stream) == [1]
+
+
+async def test_a_nesting_that_json_can_carry_is_published(stream: InMemoryStream, app: EventIngestApp):
+    assert (await post(app, '{"data": ' + "[" * 200 + "]" * 200 + "}")).status == 202
+    assert len(published(stream)) == 1
+
+
+async def test_lone_surrogates_and_numbers_beyond_all_bounds_do_no_harm(
+    stream: InMemoryStream, app: EventIngestApp
+):
+    body = (
+        b'[{"id": "\\ud800", "data": "\\udfff"}, {"data": 1e999}, {"data": NaN}, {"id": 1, "x": "\\ud800"}]'
+    )
+    answer = await post(app, body)
+    assert answer.status == 202
+    assert (len(answer.json["ids"]), len(answer.json["errors"])) == (3, 1)
+    assert all(event.to_dict() and event.to_sse().encode() for event in stream.get_recent_events())
+
+
+async def test_a_topic_that_the_stream_does_not_take_is_an_error_of_its_event():
+    stream = TopicStream()
+    answer = await post(
+        event_ingest(stream),
+        [
+            {"data": 1},
+            {"metadata": {"topic": "a.*"}},
+            {"metadata": {"topic": 1}},
+            {"metadata": {"topic": "a"}},
+        ],
+    )
+    assert answer.status == 202
+    assert [error["index"] for error in answer.json["errors"]] == [0, 1, 2]
+    assert stream.list_topics() == ["a"]
+
+
+# Limits
+
+
+async def test_a_body_may_have_just_so_many_bytes(stream: InMemoryStream):
+    body = as_bytes({"data": "x" * 100})
+    assert (await post(event_ingest(stream, max_bytes=len(body)), body)).status == 202
+    answer = await post(event_ingest(stream, max_bytes=len(body) - 1), body)
+    assert answer.status == 413
+    assert str(len(body) - 1) in answer.json["error"]
+    assert len(published(stream)) == 1
+
+
+async def test_a_body_that_is_too_large_is_not_kept_in_memory_while_it_comes(stream: InMemoryStream):
+    part = {"type": "http.request", "body": b"x" * 100, "more_body": True}
+    answer = await call(event_ingest(stream, max_bytes=1_000), *[part] * 50, {"type": "http.request"})
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize("headers", [[], [JSON_LINES]])
+async def test_a_body_may_have_just_so_many_events(stream: InMemoryStream, headers: list[tuple[str, str]]):
+    app = event_ingest(stream, max_events=3)
+    assert (await post(app, '{"data": 0}\n' * 3, *headers)).status == 202
+    for body in ('{"data": 0}\n' * 4, '{"data": 0}\n' * 5_000):
+        answer = await post(app, body, *headers)
+        assert (answer.status, answer.json) == (413, {"error": "a body has at most 3 events"})
+    assert (await post(app, [{"data": 0}] * 4)).status == 413
+    assert len(published(stream)) == 3
+
+
+async def test_more_events_than_the_rate_are_told_when_to_come_back(stream: InMemoryStream):
+    clock = FakeClock()
+    app = event_ingest(stream, rate=2, clock=clock)
+    assert [(await post(app, {"data": 0})).status for _ in range(3)] == [202, 202, 429]
+    answer = await post(app, {"data": 0})
+    assert answer.headers["retry-after"] == "1"
+    assert "2 events a second" in answer.json["error"]
+    assert len(published(stream)) == 2
+    clock.advance(0.5)
+    assert [(await post(app, {"data": 0})).status for _ in range(2)] == [202, 429]
+    clock.advance(60)
+    assert [(await post(app, {"data": 0})).status for _ in range(3)] == [202, 202, 429]
+
+
+async def test_after_a_large_body_the_wait_is_as_long_as_its_events_would_have_taken(stream: InMemoryStream):
+    clock = FakeClock()
+    app = event_ingest(stream, rate=10, clock=clock)
+    assert (await post(app, [{"data": 0}] * 100)).status == 202
+    wait = int((await post(app, {"data": 0})).headers["retry-after"])
+    assert wait == 10
+    clock.advance(wait - 1.5)
+    assert (await post(app, {"data": 0})).status == 429
+    clock.advance(1.5)
+    assert (await post(app, {"data": 0})).status == 202
+
+
+# Who may post
+
+
+async def test_who_may_publish_nothing_is_refused_before_anything_is_read(stream: InMemoryStream):
+    app = event_ingest(stream, authorize=require_token("right"))
+    answer = await call(app)  # a read would fail: there is nothing to read
+    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    answer = await post(app, {"data": 1}, ("authorization", "Bearer right"))
+    assert answer.status == 202
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_each_event_needs_a_topic_that_one_may_publish_to(stream: InMemoryStream, is_async: bool):
+    async def allowed(scope: Any) -> list[str]:
+        await asyncio.sleep(0)
+        return ["orders.>"]
+
+    app = event_ingest(stream, authorize=allowed if is_async else lambda _: "orders.>")
+    topics = ["orders.created", "users.created", None, ["orders.created"], "orders"]
+    answer = await post(app, [{"data": n, "metadata": {"topic": topic}} for n, topic in enumerate(topics)])
+    assert published(stream) == [0]
+    assert [error["index"] for error in answer.json["errors"]] == [1, 2, 3, 4]
+    assert "'users.created'" in answer.json["errors"][0]["error"]
+
+
+async def test_an_authorize_that_raises_lets_nothing_in_and_its_words_stay_here(
+    stream: InMemoryStream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    module = import_module("codomyrmex.integrations.web.ingest")
+    monkeypatch.setattr(module, "_log", Diagnostics(module.__name__))
+
+    def authorize(scope: Any) -> str:
+        raise PermissionError("secret")
+
+    answer = await post(event_ingest(stream, authorize=authorize), {"data": 1})
+    assert answer.status == 500
+    assert "secret" not in answer.text
+    assert published(stream) == []
+    assert "authorize raised: PermissionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed", "status"),
+    [
+        ([], [], 202),  # no browser
+        ([("origin", "https://here.example"), ("host", "here.example")], [], 202),
+        ([("origin", "http://localhost:8000"), ("host", "localhost:8000")], [], 202),
+        ([("origin", "https://evil.example"), ("host", "here.example")], [], 403),
+        ([("origin", "http://localhost:9000"), ("host", "localhost:8000")], [], 403),
+        ([("origin", "null"), ("host", "here.example")], [], 403),
+        ([("origin", "https://app.example"), ("host", "here.example")], ["https://app.example"], 202),
+        ([("origin", "https://evil.example"), ("host", "here.example")], ["https://app.example"], 403),
+        ([("origin", "https://any.example"), ("host", "here.example")], ["*"], 202),
+    ],
+)
+async def test_pages_of_other_origins_publish_nothing_unless_they_may(
+    stream: InMemoryStream, headers: list[tuple[str, str]], allowed: list[str], status: int
+):
+    answer = await post(event_ingest(stream, allow_origins=allowed), {"data": 1}, *headers)
+    assert (answer.status, len(published(stream))) == (status, status == 202)
+    shown = answer.headers.get("access-control-allow-origin")
+    assert shown == (dict(headers)["origin"] if allowed and status == 202 else None)
+
+
+@pytest.mark.parametrize("allowed", [[], ["https://app.example"]])
+async def test_a_preflight_is_answered_with_what_is_allowed(stream: InMemoryStream, allowed: list[str]):
+    app = event_ingest(stream, allow_origins=allowed)
+    answer = await call(app, method="OPTIONS", headers=[("origin", "https://app.example")])
+    assert (answer.status, answer.text) == (204, "")
+    assert answer.headers.get("access-control-allow-methods") == ("POST" if allowed else None)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
+async def test_other_methods_are_refused_with_those_there_are(app: EventIngestApp, method: str):
+    answer = await call(app, method=method)
+    assert (answer.status, answer.headers["allow"]) == (405, "POST, OPTIONS")
+    assert bool(answer.text) == (method != "HEAD")
+
+
+# What goes wrong
+
+
+async def test_a_client_that_is_cut_off_publishes_nothing_and_gets_no_answer(
+    stream: InMemoryStream, app: EventIngestApp
+):
+    begun = {"type": "http.request", "body": b'{"data": 1}', "more_body": True}
+    answer = await call(app, begun, {"type": "http.disconnect"})
+    assert answer.status == 0
+    assert published(stream) == []
+
+
+async def test_a_closed_stream_is_a_503_to_come_back_from(stream: InMemoryStream, app: EventIngestApp):
+    await stream.aclose()
+    answer = await post(app, {"data": 1})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert "closed" in answer.json["error"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("redis://:secret@host"), RuntimeError("secret")])
+async def test_a_stream_that_fails_midway_is_a_503_that_says_what_was_published(
+    stream: InMemoryStream, app: EventIngestApp, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    publish = stream.publish
+
+    async def fails_at_two(event: Any) -> None:
+        if event.data == 2:
+            raise error
+        await publish(event)
+
+    monkeypatch.setattr(stream, "publish", fails_at_two)
+    answer = await post(app, [{"data": 0}, {"id": 1}, {"data": 2}, {"data": 3}])
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert (len(answer.json["ids"]), answer.json["errors"][0]["index"]) == (1, 1)
+    assert "secret" not in answer.text
+
+
+@in_time
+async def test_it_answers_the_lifespan_and_nothing_but_http(app: EventIngestApp):
+    inbox = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    told: list[str] = []
+
+    async def receive() -> Any:
+        return inbox.pop(0)
+
+    async def send(message: Any) -> None:
+        told.append(message["type"])
+
+    await app({"type": "lifespan"}, receive, send)
+    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(RuntimeError, match="over HTTP, not websocket"):
+        await app({"type": "websocket"}, receive, send)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_bytes": 0},
+        {"max_events": 0},
+        {"max_events": True},
+        {"rate": 0},
+        {"rate": float("inf")},
+        {"rate": "1"},
+    ],
+)
+def test_options_out_of_range_are_refused(stream: Stream, options: dict[str, Any]):
+    with pytest.raises(ValueError):
+        event_ingest(stream, **options)
+
+
+def test_what_is_no_stream_is_refused():
+    with pytest.raises(TypeError, match="takes a stream, not dict"):
+        event_ingest({})  # type: ignore[arg-type]

@@ -1,0 +1,1316 @@
+"""`event_stream`, driven as a server drives an ASGI application: by scope, receive and send."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import math
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from codomyrmex.integrations.web import EventStreamApp, event_stream, require_token
+from codomyrmex.streaming import (
+    Event,
+    EventType,
+    InMemoryStream,
+    Overflow,
+    SSEDecoder,
+    SSERecord,
+    SSEStream,
+    Stream,
+    Subscription,
+    TopicStream,
+    create_event,
+)
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.testing import FakeClock
+from helpers import in_time, settle
+
+EACH_KIND = pytest.mark.parametrize("kind", [InMemoryStream, TopicStream, SSEStream])
+TWO_FORMS = pytest.mark.parametrize("form", ["event", "payload"])
+
+
+class Connection:
+    """A client, and the server between it and the application."""
+
+    def __init__(
+        self,
+        app: EventStreamApp,
+        method: str = "GET",
+        headers: Iterable[tuple[str, bytes | str]] = (),
+        **query: str,
+    ) -> None:
+        self.writes: list[bytes] = []
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.complete = False
+        self.aborted = False
+        self.broken: OSError | None = None
+        self._takes = asyncio.Event()
+        self._takes.set()
+        self._arrived = asyncio.Event()
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": "/",
+            "query_string": urlencode(query).encode(),
+            "headers": [(n.encode(), v.encode() if isinstance(v, str) else v) for n, v in headers],
+        }
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        return await self._inbox.get()
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            return
+        await self._takes.wait()
+        if self.broken is not None:
+            raise self.broken
+        if message.get("body"):
+            self.writes.append(message["body"])
+        self.complete = not message.get("more_body", False)
+        self._arrived.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.writes)
+
+    @property
+    def records(self) -> list[SSERecord]:
+        return SSEDecoder().feed(self.body)
+
+    @property
+    def events(self) -> list[SSERecord]:
+        return [record for record in self.records if record.event not in ("connect", "disconnect")]
+
+    @property
+    def data(self) -> list[Any]:
+        return [json.loads(record.data) for record in self.events]
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        while not holds():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def first(self, count: int) -> list[SSERecord]:
+        """Wait for so many records, the CONNECT among them."""
+        await self.until(lambda: len(self.records) >= count)
+        return self.records
+
+    def take_nothing(self) -> None:
+        self._takes.clear()
+
+    def take_again(self) -> None:
+        self._takes.set()
+
+    def leave(self) -> None:
+        self._inbox.put_nowait({"type": "http.disconnect"})
+
+    async def answer(self) -> tuple[int | None, str]:
+        await self.task
+        return self.status, self.body.decode()
+
+
+def serve(stream: Stream, **options: Any) -> EventStreamApp:
+    return event_stream(stream, **{"data": "payload", "signals": False, **options})
+
+
+async def connect(app: EventStreamApp, **arguments: Any) -> Connection:
+    """Connect, and wait until the stream is open."""
+    client = Connection(app, **arguments)
+    await client.first(1)
+    return client
+
+
+@asynccontextmanager
+async def connected(stream: Stream, count: int = 1, **options: Any) -> AsyncIterator[tuple[Any, ...]]:
+    """Give an application and its clients, and end it."""
+    app = serve(stream, **options)
+    clients = [await connect(app) for _ in range(count)]
+    try:
+        yield (app, *clients)
+    finally:
+        for client in clients:
+            client.take_again()
+        await app.aclose()
+
+
+async def publish(stream: Stream, *data: Any, topic: str = "orders.created") -> list[Event]:
+    events = [create_event(one, topic=topic) for one in data]
+    for event in events:
+        await stream.publish(event)
+    return events
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged from here on, whatever other tests have made it log."""
+    module = import_module("codomyrmex.integrations.web.event_stream")
+    monkeypatch.setattr(module, "_log", Diagnostics(module.__name__))
+    return caplog
+
+
+class OtherStream(Stream):
+    """A stream of another maker: no `subscribe_nowait`, and subscribing takes its time."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.inner = InMemoryStream()
+        self.may_subscribe = asyncio.Event()
+        self.may_subscribe.set()
+        self.failure = failure
+
+    async def publish(self, event: Event) -> None:
+        await self.inner.publish(event)
+
+    def publish_nowait(self, event: Event) -> None:
+        self.inner.publish_nowait(event)
+
+    async def subscribe(self, handler: Any, topic: str = "*", filter_fn: Any = None) -> Subscription:
+        await self.may_subscribe.wait()
+        if self.failure is not None:
+            raise self.failure
+        inner = await self.inner.subscribe(handler, topic, filter_fn)
+        return Subscription(inner.id, topic, handler, filter_fn)  # whose cancel nobody hears of
+
+    async def unsubscribe(self, subscription_id: str) -> bool:
+        return await self.inner.unsubscribe(subscription_id)
+
+    def add_interceptor(self, fn: Any) -> None:
+        self.inner.add_interceptor(fn)
+
+    def remove_interceptor(self, fn: Any) -> bool:
+        return self.inner.remove_interceptor(fn)
+
+    def statistics(self) -> Any:
+        return self.inner.statistics()
+
+
+# What stands on the wire
+
+
+@in_time
+@TWO_FORMS
+async def test_each_event_is_an_id_a_type_and_one_line_of_data_with_lf_only(form: str):
+    stream = InMemoryStream()
+    app = serve(stream, data=form)
+    client = await connect(app)
+    [event] = await publish(stream, {"text": "a\r\nb\x85c\u2028d\u2029e ü"})
+    await client.first(2)
+    await app.aclose()
+    assert b"\r" not in client.body
+    assert not re.search("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", client.body.decode())
+    connect_frame, frame, goodbye, nothing = client.body.decode().split("\n\n")
+    assert nothing == ""
+    assert connect_frame.startswith("event: connect\ndata: ")
+    names = [line.partition(":")[0] for line in frame.split("\n")]
+    assert names == ["id", "event", "data"]
+    assert frame.startswith(f"id: {event.id}\nevent: message\n")
+    shown = json.loads(frame.partition("data: ")[2])
+    assert shown == (event.to_dict() if form == "event" else event.data)
+    assert [line.partition(":")[0] for line in goodbye.split("\n")] == ["id", "event", "retry", "data"]
+
+
+@in_time
+async def test_the_whole_event_comes_back_as_the_event_that_it_was():
+    stream = InMemoryStream()
+    async with connected(stream, data="event") as (_, client):
+        [event] = await publish(stream, {"n": 1})
+        record = (await client.first(2))[-1]
+        assert Event.from_dict(json.loads(record.data)) == event
+        assert (record.id, record.event) == (event.id, "message")
+
+
+@in_time
+async def test_the_headers_keep_caches_and_proxies_from_holding_it_up():
+    async with connected(InMemoryStream()) as (_, client):
+        assert client.status == 200
+        assert client.headers == {
+            "content-type": "text/event-stream",
+            "cache-control": "no-store",
+            "x-accel-buffering": "no",
+            "x-content-type-options": "nosniff",
+        }
+
+
+@in_time
+async def test_silence_is_answered_by_a_comment_line_without_a_blank_line():
+    clock = FakeClock()
+    stream = InMemoryStream()
+    async with connected(stream, clock=clock, heartbeat=15) as (_, client):
+        await settle()
+        before = client.body
+        clock.advance(14.9)
+        await settle()
+        assert client.body == before
+        for beats in range(1, 4):
+            clock.advance(15)
+            await settle()
+            assert client.body == before + b": hb\n" * beats
+        await publish(stream, "after")
+        await client.first(2)
+        assert client.data == ["after"]
+
+
+@in_time
+async def test_events_are_no_silence():
+    clock = FakeClock()
+    stream = InMemoryStream()
+    async with connected(stream, clock=clock, heartbeat=10) as (_, client):
+        for number in range(5):
+            clock.advance(6)
+            await publish(stream, number)
+            await settle()
+        assert client.data == list(range(5))
+        assert b": hb" not in client.body
+
+
+@in_time
+async def test_what_is_ready_for_a_client_goes_in_one_write():
+    stream = InMemoryStream()
+    async with connected(stream) as (_, client):
+        await settle()
+        client.writes.clear()
+        for number in range(50):
+            stream.publish_nowait(create_event(number))
+        await settle()
+        assert len(client.writes) == 1
+        assert client.data == list(range(50))
+
+
+@in_time
+async def test_a_client_that_was_busy_gets_what_has_come_meanwhile_in_one_write():
+    stream = InMemoryStream()
+    async with connected(stream) as (_, client):
+        client.take_nothing()
+        await publish(stream, "held up")
+        await settle()
+        await publish(stream, *range(30))
+        client.writes.clear()
+        client.take_again()
+        await settle()
+        assert len(client.writes) == 2
+        assert client.data == ["held up", *range(30)]
+
+
+@in_time
+async def test_events_that_come_one_after_the_other_go_together_and_one_alone_goes_at_once():
+    stream = InMemoryStream()
+    async with connected(stream) as (_, client):
+        await settle()
+        client.writes.clear()
+        for number in range(100):
+            stream.publish_nowait(create_event(number))
+            await asyncio.sleep(0)
+        await settle()
+        assert len(client.writes) < 70
+        assert client.data == list(range(100))
+        client.writes.clear()
+        for _ in range(5):
+            stream.publish_nowait(create_event("alone"))
+            await settle()
+        assert [write.count(b"data: ") for write in client.writes] == [1] * 5
+
+
+@in_time
+async def test_one_encoding_is_shared_by_all_clients_and_the_replay():
+    class Counted:
+        shown = 0
+
+        def __repr__(self) -> str:
+            Counted.shown += 1
+            return "encoded"
+
+    stream = InMemoryStream()
+    async with connected(stream, 5) as (app, *clients):
+        await publish(stream, Counted())
+        for client in clients:
+            await client.first(2)
+        late = await connect(app, last_event_id="unknown")
+        await late.first(2)
+        assert [client.data for client in (*clients, late)] == [["encoded"]] * 6
+        assert Counted.shown == 1
+
+
+# The first event
+
+
+@in_time
+async def test_a_first_connection_is_told_that_it_is_one():
+    async with connected(InMemoryStream()) as (_, client):
+        [record] = client.records
+        assert (record.event, record.id) == ("connect", "")
+        assert json.loads(record.data) == {"resumed": False, "replayed": 0}
+
+
+@in_time
+async def test_who_has_seen_nothing_yet_can_still_resume_from_where_it_connected():
+    stream = InMemoryStream()
+    app = serve(stream)
+    await publish(stream, "before")
+    client = await connect(app)
+    client.leave()
+    await client.task
+    assert client.events == []
+    await publish(stream, "missed")
+    again = await connect(app, headers=[("last-event-id", client.records[0].id)])
+    await again.first(2)
+    assert again.data == ["missed"]
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize("by", ["header", "query", "both"])
+async def test_it_resumes_after_the_last_event_id(by: str):
+    stream = InMemoryStream()
+    app = serve(stream)
+    one, two, _ = await publish(stream, 1, 2, 3)
+    headers = [] if by == "query" else [("last-event-id", two.id)]
+    query = {} if by == "header" else {"last_event_id": (one if by == "both" else two).id}
+    client = await connect(app, headers=headers, **query)
+    await client.first(2)
+    first = client.records[0]
+    assert (first.event, first.id) == ("connect", two.id)
+    assert json.loads(first.data) == {"resumed": True, "replayed": 1}
+    assert client.data == [3]
+    await app.aclose()
+
+
+@in_time
+async def test_an_empty_header_leaves_the_word_to_the_query():
+    stream = InMemoryStream()
+    app = serve(stream)
+    one, _ = await publish(stream, 1, 2)
+    client = await connect(app, headers=[("last-event-id", "")], last_event_id=one.id)
+    await client.first(2)
+    assert client.data == [2]
+    await app.aclose()
+
+
+@in_time
+async def test_who_was_away_for_too_long_is_told_what_is_missing_and_gets_the_rest():
+    stream = InMemoryStream()
+    app = serve(stream, replay=2)
+    one, _, three, _ = await publish(stream, 1, 2, 3, 4)
+    client = await connect(app, headers=[("last-event-id", one.id)])
+    await client.first(3)
+    assert json.loads(client.records[0].data) == {
+        "resumed": False,
+        "requested": one.id,
+        "first_available": three.id,
+    }
+    assert client.records[0].id == ""
+    assert client.data == [3, 4]
+    await app.aclose()
+
+
+@in_time
+async def test_an_id_that_is_no_ascii_comes_back_as_browsers_send_it():
+    stream = InMemoryStream()
+    app = serve(stream)
+    await stream.publish(Event(id="bestellung-ü-€", data=1))
+    await publish(stream, 2)
+    client = await connect(app, headers=[("last-event-id", "bestellung-ü-€".encode())])
+    await client.first(2)
+    assert client.data == [2]
+    await app.aclose()
+
+
+@in_time
+async def test_a_broken_header_is_an_unknown_id():
+    app = serve(InMemoryStream())
+    client = await connect(app, headers=[("last-event-id", b"\xff\xfe")])
+    assert json.loads(client.records[0].data)["resumed"] is False
+    await app.aclose()
+
+
+# What a client gets
+
+
+@in_time
+async def test_a_topic_pattern_chooses_in_the_replay_and_live():
+    stream = InMemoryStream()
+    app = serve(stream)
+    [start] = await publish(stream, "start")
+    await publish(stream, "no", topic="users.created")
+    await publish(stream, "old")
+    client = await connect(app, topic="orders.>", last_event_id=start.id)
+    await publish(stream, "neither", topic="users.deleted")
+    await publish(stream, "new")
+    await client.first(3)
+    assert client.data == ["old", "new"]
+    assert json.loads(client.records[0].data) == {"resumed": True, "replayed": 1}
+    await app.aclose()
+
+
+@in_time
+async def test_a_percent_encoded_pattern_is_understood_and_an_empty_one_is_everything():
+    stream = InMemoryStream()
+    app = serve(stream)
+    some, every = await connect(app, topic="*.created"), await connect(app, topic="")
+    await stream.publish(create_event("without a topic"))
+    await publish(stream, "with one")
+    await some.first(2)
+    await every.first(3)
+    assert (some.data, every.data) == (["with one"], ["without a topic", "with one"])
+    await app.aclose()
+
+
+@in_time
+@EACH_KIND
+async def test_streams_of_each_kind_are_served(kind: type[Stream]):
+    stream = kind()
+    app = serve(stream)
+    [seen, *_] = await publish(stream, *range(5))
+    client = await connect(app, last_event_id=seen.id)
+    await publish(stream, *range(5, 8))
+    await client.first(8)
+    assert client.data == list(range(1, 8))
+    await app.aclose()
+    assert stream.statistics().subscribers == 0
+
+
+@in_time
+async def test_a_stream_that_has_to_be_awaited_is_subscribed_to_once_with_the_first_client():
+    stream = OtherStream()
+    app = serve(stream)
+    assert stream.statistics().subscribers == 0
+    stream.may_subscribe.clear()
+    clients = [Connection(app) for _ in range(5)]
+    await settle()
+    stream.may_subscribe.set()
+    for client in clients:
+        await client.first(1)
+    assert stream.statistics().subscribers == 1
+    await publish(stream, "once")
+    for client in clients:
+        await client.first(2)
+        assert client.data == ["once"]
+    await app.aclose()
+    assert stream.statistics().subscribers == 0
+    await publish(stream, "whose handler is gone")
+    assert stream.statistics().handler_errors == 0
+
+
+@in_time
+async def test_an_application_that_ends_while_it_subscribes_leaves_nothing_behind():
+    stream = OtherStream()
+    app = serve(stream)
+    stream.may_subscribe.clear()
+    client = Connection(app)
+    await settle()
+    await app.aclose()
+    stream.may_subscribe.set()
+    status, _ = await client.answer()
+    assert (status, stream.statistics().subscribers) == (503, 0)
+
+
+@in_time
+async def test_a_stream_that_cannot_be_subscribed_to_is_a_503_without_its_words(
+    said: pytest.LogCaptureFixture,
+):
+    app = serve(OtherStream(ConnectionError("redis://:secret@host")))
+    client = Connection(app)
+    status, text = await client.answer()
+    assert (status, client.headers["retry-after"]) == (503, "5")
+    assert "secret" not in text
+    assert app.clients == 0
+    assert "subscribing failed: ConnectionError" in said.text
+
+
+@in_time
+async def test_events_from_threads_arrive_in_the_order_of_each_thread():
+    stream = InMemoryStream()
+    async with connected(stream, 2, queue_size=5_000) as (_, *clients):
+
+        def publish_many(thread: int) -> None:
+            for number in range(300):
+                stream.publish_nowait(create_event([thread, number]))
+
+        threads = [threading.Thread(target=publish_many, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for client in clients:
+            await client.until(lambda client=client: client.body.count(b"event: message") == 900)
+            for thread in range(3):
+                assert [number for of, number in client.data if of == thread] == list(range(300))
+        for thread in threads:
+            thread.join()
+
+
+@in_time
+async def test_published_events_of_the_other_types_are_events_like_any():
+    """Such as those of another server that are passed on: they end no connection, and have their ids."""
+    stream = InMemoryStream()
+    async with connected(stream) as (_, client):
+        sent = [
+            create_event({"resumed": True, "replayed": 3}, EventType.CONNECT),
+            create_event(None, EventType.HEARTBEAT),
+            create_event({"reason": "elsewhere"}, EventType.DISCONNECT),
+            create_event("still here", EventType.ERROR),
+        ]
+        for event in sent:
+            await stream.publish(event)
+            await settle()
+        _, *records = client.records
+        assert [(record.event, record.id) for record in records] == [(e.type.value, e.id) for e in sent]
+        assert [json.loads(record.data) for record in records] == [event.data for event in sent]
+
+
+# Payloads that mean harm
+
+HOSTILE = ["\r\nevent: evil\ndata: x\n\n", "\0", "a\0b", "x\x85y", "x\u2028y\u2029z", "\ud800", "😀", "", " "]
+
+
+@in_time
+@TWO_FORMS
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_no_payload_id_or_metadata_breaks_out_of_its_place(text: str, form: str):
+    stream = InMemoryStream()
+    async with connected(stream, data=form) as (_, client):
+        event = Event(id=f"i{text}", data={text: text}, metadata={"topic": "t", "note": text, text: 1})
+        await stream.publish(event)
+        await stream.publish(create_event("after"))
+        _, record, after = await client.first(3)
+        assert len(client.records) == 3
+        assert record.event == "message"
+        assert not set(record.id) & set("\r\n\0\ud800")
+        shown = json.loads(record.data)
+        clean = text.replace("\ud800", "\ufffd")
+        assert (shown["data"] if form == "event" else shown) == {clean: clean}
+        assert not re.search("[\r\0\x85\u2028\u2029]", record.data)
+        assert after.event == "message"
+
+
+@in_time
+@pytest.mark.parametrize("text", [t for t in HOSTILE if t.strip()])
+async def test_a_client_resumes_from_whatever_id_it_was_given(text: str):
+    stream = InMemoryStream()
+    app = serve(stream)
+    await stream.publish(Event(id=f"i{text}", data=1))
+    await publish(stream, 2)
+    client = await connect(app, last_event_id="unknown")
+    _, given, _ = await client.first(3)
+    again = await connect(app, headers=[("last-event-id", given.id)])
+    await again.first(2)
+    assert json.loads(again.records[0].data) == {"resumed": True, "replayed": 1}
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize("event_id", ["", "\r\n", "\0"])
+async def test_an_event_whose_id_is_empty_does_not_make_a_client_forget_where_it_is(event_id: str):
+    stream = InMemoryStream()
+    async with connected(stream) as (_, client):
+        [first] = await publish(stream, 1)
+        await stream.publish(Event(id=event_id, data=2))
+        await client.first(3)
+        assert [record.id for record in client.events] == [first.id, first.id]
+
+
+# Refusals
+
+
+@in_time
+@pytest.mark.parametrize("topic", ["orders..created", ".", "orders.>.x", "a."])
+async def test_a_malformed_topic_is_refused_with_what_is_wrong(topic: str):
+    client = Connection(serve(InMemoryStream()), topic=topic)
+    status, text = await client.answer()
+    assert status == 400
+    assert "topic pattern" in text
+
+
+@in_time
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_other_methods_are_refused_with_those_there_are(method: str):
+    client = Connection(serve(InMemoryStream()), method=method)
+    status, text = await client.answer()
+    assert (status, client.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert method in text
+
+
+@in_time
+@pytest.mark.parametrize("accept", ["text/html", "application/json, image/*", "text/event-stream;q=0", ""])
+async def test_who_does_not_accept_an_event_stream_gets_none(accept: str):
+    client = Connection(serve(InMemoryStream()), headers=[("accept", accept)])
+    status, text = await client.answer()
+    assert status == 406
+    assert "Accept: text/event-stream" in text
+
+
+@in_time
+@pytest.mark.parametrize(
+    "accept",
+    ["text/event-stream", "TEXT/Event-Stream", "*/*", "text/*;q=0.1", "text/html, text/event-stream;q=0.5"],
+)
+async def test_who_accepts_an_event_stream_gets_one(accept: str):
+    app = serve(InMemoryStream())
+    client = await connect(app, headers=[("accept", accept)])
+    assert client.status == 200
+    await app.aclose()
+
+
+@in_time
+async def test_one_client_too_many_is_told_so_and_comes_in_when_another_has_gone():
+    async with connected(InMemoryStream(), 2, max_clients=2) as (app, first, _):
+        refused = Connection(app)
+        status, text = await refused.answer()
+        assert status == 503
+        assert "2 clients are connected" in text
+        assert 5 <= int(refused.headers["retry-after"]) <= 30
+        assert (app.clients, app.refused) == (2, 1)
+        first.leave()
+        await first.task
+        await connect(app)
+        assert app.clients == 2
+
+
+@in_time
+async def test_clients_that_are_all_asked_about_at_the_same_time_are_not_more_than_there_may_be():
+    may = asyncio.Event()
+
+    async def authorize(scope: Any) -> str:
+        await may.wait()
+        return "*"
+
+    app = serve(InMemoryStream(), max_clients=2, authorize=authorize)
+    clients = [Connection(app) for _ in range(5)]
+    await settle()
+    may.set()
+    await settle()
+    assert sorted(client.status or 0 for client in clients) == [200, 200, 503, 503, 503]
+    assert (app.clients, app.refused) == (2, 3)
+    await app.aclose()
+
+
+@in_time
+async def test_after_its_end_an_application_refuses():
+    app = serve(InMemoryStream())
+    await app.aclose()
+    client = Connection(app)
+    status, text = await client.answer()
+    assert (status, client.headers["retry-after"]) == (503, "5")
+    assert "again soon" in text
+
+
+@in_time
+async def test_who_is_still_being_asked_about_when_the_application_ends_is_refused():
+    may = asyncio.Event()
+
+    async def authorize(scope: Any) -> str:
+        await may.wait()
+        return "*"
+
+    stream = InMemoryStream()
+    app = serve(stream, authorize=authorize)
+    client = Connection(app)
+    await settle()
+    await app.aclose()
+    may.set()
+    status, _ = await client.answer()
+    assert (status, app.clients, stream.statistics().subscribers) == (503, 0, 0)
+
+
+@in_time
+async def test_head_answers_as_get_would_and_opens_no_stream():
+    app = serve(InMemoryStream(), authorize=require_token("token"))
+    head = Connection(app, method="HEAD", headers=[("authorization", "Bearer token")])
+    assert await head.answer() == (200, "")
+    assert head.complete
+    assert head.headers["content-type"] == "text/event-stream"
+    assert app.clients == 0
+    for refused in (Connection(app, method="HEAD"), Connection(app, method="HEAD", topic="..")):
+        status, text = await refused.answer()
+        assert status in (400, 401)
+        assert text == ""
+        assert int(refused.headers["content-length"]) > 0
+
+
+@in_time
+async def test_a_great_many_parameters_are_no_server_error():
+    app = serve(InMemoryStream())
+    client = await connect(app, **{f"p{number}": "" for number in range(500)})
+    assert client.status == 200
+    await app.aclose()
+
+
+@in_time
+async def test_it_is_served_over_http_only():
+    with pytest.raises(RuntimeError, match="over HTTP, not websocket"):
+        await serve(InMemoryStream())({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+
+
+# Authorisation
+
+
+@in_time
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_authorize_decides_with_the_scope_what_a_client_may_see_live_and_in_the_replay(is_async: bool):
+    def plain(scope: Any) -> Any:
+        user = dict(scope["headers"]).get(b"x-user", b"").decode()
+        return {"all": "*", "some": ["orders.>", "stock"], "one": "stock"}.get(user)
+
+    async def slow(scope: Any) -> Any:
+        await asyncio.sleep(0)
+        return plain(scope)
+
+    stream = InMemoryStream()
+    app = serve(stream, authorize=slow if is_async else plain)
+    [start] = await publish(stream, "start")
+
+    async def publish_all(when: str) -> None:
+        for topic in ("orders.created", "users.created", "stock"):
+            await publish(stream, f"{when} {topic}", topic=topic)
+        await stream.publish(create_event(f"{when} no topic"))
+
+    async def see(user: str, topic: str = "*") -> Connection:
+        return await connect(app, headers=[("x-user", user)], topic=topic, last_event_id=start.id)
+
+    await publish_all("old")
+    clients = [await see("all"), await see("some"), await see("one"), await see("some", "users.>")]
+    await publish_all("new")
+    await settle()
+    everything, some, one, none = [client.data for client in clients]
+    assert len(everything) == 8
+    assert some == ["old orders.created", "old stock", "new orders.created", "new stock"]
+    assert one == ["old stock", "new stock"]
+    assert none == []
+    refused = Connection(app, headers=[("x-user", "somebody else")])
+    assert await refused.answer() == (401, "you may see nothing here")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize("gives", ["orders..", ["fine", ""], 42])
+async def test_an_authorize_that_gives_nonsense_lets_nobody_in(gives: Any):
+    client = Connection(serve(InMemoryStream(), authorize=lambda _: gives))
+    assert await client.answer() == (500, "it could not be found out what you may see")
+
+
+@in_time
+async def test_an_authorize_that_raises_lets_nobody_in_and_its_words_stay_here(
+    said: pytest.LogCaptureFixture,
+):
+    def authorize(scope: Any) -> str:
+        raise PermissionError("the password of the database is secret")
+
+    app = serve(InMemoryStream(), authorize=authorize)
+    status, text = await Connection(app).answer()
+    assert (status, app.clients) == (500, 0)
+    assert "secret" not in text
+    assert "authorize raised: PermissionError" in said.text
+
+
+@in_time
+@pytest.mark.parametrize(
+    ("header", "query", "status"),
+    [
+        ("Bearer right", None, 200),
+        ("bearer   right", None, 200),
+        ("Bearer wrong", None, 401),
+        ("Bearer ", None, 401),
+        ("Bearer", "right", 401),
+        ("Basic right", None, 401),
+        ("right", None, 401),
+        ("Basic whatever", "right", 200),
+        (None, "right", 200),
+        (None, "wrong", 401),
+        (None, "", 401),
+        (None, "rightx", 401),
+        (None, None, 401),
+        ("Bearer wrong", "right", 401),
+        ("Bearer \xff", None, 401),
+    ],
+)
+async def test_a_token_comes_in_the_header_or_the_query(header: str | None, query: str | None, status: int):
+    app = serve(InMemoryStream(), authorize=require_token("right"))
+    headers = [] if header is None else [("authorization", header.encode("latin-1"))]
+    client = Connection(app, headers=headers, **({} if query is None else {"access_token": query}))
+    await settle()
+    assert client.status == status
+    await app.aclose()
+
+
+@in_time
+async def test_a_token_may_be_for_some_topics_only():
+    stream = InMemoryStream()
+    app = serve(stream, authorize=require_token("right", ["orders.>"]))
+    client = await connect(app, access_token="right")
+    await publish(stream, "no", topic="users.created")
+    await publish(stream, "yes")
+    await client.first(2)
+    assert client.data == ["yes"]
+    await app.aclose()
+
+
+def test_an_empty_token_is_refused():
+    with pytest.raises(ValueError, match="everybody"):
+        require_token("")
+
+
+# Pages of other origins
+
+CORS = "access-control-allow-origin"
+
+
+@in_time
+async def test_pages_of_other_origins_may_read_nothing_by_default():
+    app = serve(InMemoryStream())
+    client = await connect(app, headers=[("origin", "https://evil.example")])
+    preflight = Connection(app, method="OPTIONS", headers=[("origin", "https://evil.example")])
+    status, _ = await preflight.answer()
+    assert status == 204
+    for answer in (client, preflight):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize(
+    ("allowed", "origin", "may"),
+    [
+        (["https://app.example/"], "https://app.example", True),
+        ("https://app.example", "https://app.example", True),
+        (["https://app.example"], "https://app.example.evil.example", False),
+        (["https://app.example"], "http://app.example", False),
+        (["https://app.example"], "null", False),
+        (["https://app.example"], None, False),
+        (["*"], "https://any.example", True),
+    ],
+)
+async def test_allowed_origins_and_only_these_may_read(allowed: Any, origin: str | None, may: bool):
+    app = serve(InMemoryStream(), allow_origins=allowed, authorize=require_token("right"))
+    headers = [] if origin is None else [("origin", origin)]
+    answers = [
+        await connect(app, headers=headers, access_token="right"),
+        Connection(app, headers=headers),
+        Connection(app, method="OPTIONS", headers=headers),
+    ]
+    await settle()
+    assert [answer.status for answer in answers] == [200, 401, 204]
+    for answer in answers:
+        assert answer.headers.get(CORS) == (origin if may else None)
+        assert answer.headers["vary"] == "origin"
+    assert ("access-control-allow-methods" in answers[-1].headers) == may
+    if may:
+        assert "last-event-id" in answers[-1].headers["access-control-allow-headers"]
+    await app.aclose()
+
+
+# Clients that are too slow, or gone
+
+
+@in_time
+@pytest.mark.parametrize(
+    ("overflow", "expected"),
+    [
+        (Overflow.DROP_OLDEST, ["held up", 2, 3, 4, "after"]),
+        (Overflow.DROP_NEWEST, ["held up", 0, 1, 2, "after"]),
+        (Overflow.DISCONNECT, ["held up", 0, 1, 2]),
+    ],
+)
+async def test_what_happens_to_one_event_too_many_is_the_policy(overflow: Overflow, expected: list[Any]):
+    stream = InMemoryStream()
+    async with connected(stream, queue_size=3, overflow=overflow) as (app, client):
+        client.take_nothing()
+        await publish(stream, "held up")
+        await settle()
+        await publish(stream, *range(5))
+        client.take_again()
+        await settle()
+        await publish(stream, "after")
+        await settle()
+        assert client.data == expected
+        assert client.complete == (overflow is Overflow.DISCONNECT)
+        assert app.clients == (0 if overflow is Overflow.DISCONNECT else 1)
+
+
+@in_time
+async def test_who_was_disconnected_for_being_slow_gets_the_rest_when_it_comes_back():
+    stream = InMemoryStream()
+    async with connected(stream, queue_size=2) as (app, client):
+        client.take_nothing()
+        await publish(stream, "held up")
+        await settle()
+        await publish(stream, *range(10))
+        client.take_again()
+        await client.task
+        again = await connect(app, headers=[("last-event-id", client.records[-1].id)])
+        await settle()
+        assert client.data + again.data == ["held up", *range(10)]
+
+
+@in_time
+async def test_one_slow_client_holds_up_neither_the_publisher_nor_the_others():
+    stream = InMemoryStream()
+    async with connected(stream, 2, queue_size=10) as (_, slow, quick):
+        slow.take_nothing()
+        for number in range(100):
+            await publish(stream, number)
+            await settle()
+        assert quick.data == list(range(100))
+        assert slow.data == []
+
+
+@in_time
+async def test_a_client_that_takes_nothing_is_dropped_after_the_send_timeout():
+    clock = FakeClock()
+    stream = InMemoryStream()
+    async with connected(stream, 2, clock=clock, send_timeout=8, heartbeat=1_000) as (app, dead, alive):
+        dead.take_nothing()
+        await publish(stream, 1)
+        await settle()
+        clock.advance(7.9)
+        await settle()
+        assert app.clients == 2
+        clock.advance(2.2)
+        await settle()
+        assert dead.task.done()
+        assert not dead.complete
+        assert (app.clients, app.dropped) == (1, 1)
+        await publish(stream, 2)
+        await settle()
+        assert alive.data == [1, 2]
+
+
+@in_time
+@pytest.mark.parametrize("query", [{}, {"last_event_id": "unknown"}])
+async def test_a_client_that_nothing_is_sent_to_is_not_dropped(query: dict[str, str]):
+    clock = FakeClock()
+    app = serve(InMemoryStream(), clock=clock, send_timeout=8, heartbeat=1_000)
+    await connect(app, **query)
+    for _ in range(20):
+        clock.advance(2)
+        await settle()
+    assert (app.clients, app.dropped) == (1, 0)
+    await app.aclose()
+
+
+@in_time
+async def test_a_client_that_takes_no_heartbeat_is_dropped_too():
+    clock = FakeClock()
+    async with connected(InMemoryStream(), clock=clock, send_timeout=8, heartbeat=15) as (app, client):
+        await settle()
+        client.take_nothing()
+        for _ in range(5):
+            clock.advance(6)
+            await settle()
+        assert (app.clients, app.dropped) == (0, 1)
+
+
+@in_time
+async def test_a_slow_client_that_takes_something_now_and_then_is_not_dropped():
+    clock = FakeClock()
+    stream = InMemoryStream()
+    async with connected(stream, clock=clock, send_timeout=8, heartbeat=1_000) as (app, client):
+        for number in range(10):
+            client.take_nothing()
+            await publish(stream, number)
+            await settle()
+            clock.advance(7)
+            client.take_again()
+            await settle()
+        assert (app.clients, app.dropped) == (1, 0)
+        assert client.data == list(range(10))
+
+
+@in_time
+async def test_the_connection_of_a_dropped_client_is_cut_where_the_server_lets_it():
+    class Server:
+        """Gives bound methods, whose object knows the transport, as uvicorn does."""
+
+        def __init__(self) -> None:
+            self.transport = self
+            self.aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+        async def receive(self) -> dict[str, Any]:
+            return await asyncio.get_running_loop().create_future()
+
+        async def send(self, message: Any) -> None:
+            if message.get("body"):
+                await asyncio.get_running_loop().create_future()
+
+    clock = FakeClock()
+    app = serve(InMemoryStream(), clock=clock, send_timeout=1)
+    server = Server()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    task = asyncio.create_task(app(scope, server.receive, server.send))
+    await settle()
+    assert not server.aborted
+    clock.advance(2)
+    await task
+    assert server.aborted
+
+
+def things_of(app: EventStreamApp) -> tuple[int, ...]:
+    """Count what a connection could leave behind."""
+    return len(asyncio.all_tasks()), app.clients, app._hub.statistics().subscribers, len(app._hub._feeds)
+
+
+@in_time
+@pytest.mark.parametrize("way", ["leaves", "breaks", "cancelled", "dropped", "too slow", "while it sends"])
+async def test_a_client_that_is_gone_leaves_nothing_behind(way: str):
+    clock = FakeClock()
+    stream = InMemoryStream()
+    app = serve(stream, clock=clock, queue_size=5, send_timeout=4)
+    clean = things_of(app)
+    for time in range(1, 4):
+        client = await connect(app)
+        await publish(stream, 1)
+        await client.first(2)
+        if way in ("dropped", "too slow", "while it sends"):
+            client.take_nothing()
+            await publish(stream, 2)
+            await settle()
+        if way in ("leaves", "while it sends"):
+            client.leave()
+            await settle()
+            client.take_again()
+        elif way == "breaks":
+            client.broken = ConnectionResetError()
+            await publish(stream, 2)
+        elif way == "cancelled":
+            client.task.cancel()
+        elif way == "dropped":
+            clock.advance(6)
+        elif way == "too slow":
+            await publish(stream, *range(10))
+            client.take_again()
+        await settle()
+        assert client.task.done()
+        assert client.task.cancelled() == (way == "cancelled")
+        assert things_of(app) == clean
+        assert clock.pending() == 0
+        assert app.dropped == (time if way == "dropped" else 0)
+    await app.aclose()
+
+
+@in_time
+async def test_nothing_of_a_thousand_clients_that_came_and_went_is_kept():
+    app = serve(InMemoryStream())
+    for _ in range(1_000):
+        client = Connection(app)
+        client.leave()
+        await client.task
+    await settle()
+    gc.collect()
+    assert things_of(app) == (1, 0, 0, 0)
+    await app.aclose()
+
+
+# The end
+
+
+@in_time
+async def test_at_the_end_each_client_gets_what_is_queued_and_a_time_to_reconnect_of_its_own():
+    stream = InMemoryStream()
+    app = serve(stream, reconnect_within=5)
+    clients = [await connect(app) for _ in range(40)]
+    [*_, last] = await publish(stream, 1, 2, 3)
+    await app.aclose()
+    retries = []
+    for client in clients:
+        assert client.complete
+        assert client.data == [1, 2, 3]
+        goodbye = client.records[-1]
+        assert (goodbye.event, json.loads(goodbye.data)) == ("disconnect", {"reason": "shutdown"})
+        assert goodbye.id == last.id  # so that nothing is replayed twice
+        retries.append(goodbye.retry or 0)
+        assert [record.retry for record in client.records[:-1]] == [None] * 4
+    assert len(set(retries)) > 20
+    assert 500 <= min(retries) < 2_000
+    assert 3_500 < max(retries) <= 5_500
+    assert (app.clients, stream.statistics().subscribers) == (0, 0)
+
+
+@in_time
+async def test_an_application_may_be_ended_twice_and_at_the_same_time():
+    app = serve(InMemoryStream())
+    client = await connect(app)
+    await asyncio.gather(app.aclose(), app.aclose())
+    await app.aclose()
+    assert [record.event for record in client.records] == ["connect", "disconnect"]
+
+
+@in_time
+async def test_a_client_that_takes_nothing_does_not_hold_up_the_end_for_long():
+    clock = FakeClock()
+    stream = InMemoryStream()
+    app = serve(stream, clock=clock, send_timeout=math.inf)
+    dead, alive = await connect(app), await connect(app)
+    dead.take_nothing()
+    await publish(stream, 1)
+    await settle()
+    end = asyncio.create_task(app.aclose())
+    await settle()
+    assert alive.complete
+    assert not end.done()
+    clock.advance(5)
+    await end
+    assert (app.clients, app.dropped, clock.pending()) == (0, 1, 0)
+
+
+@in_time
+async def test_the_clients_of_a_stream_that_is_closed_get_the_rest_and_a_goodbye():
+    stream = InMemoryStream()
+    app = serve(stream)
+    client = await connect(app)
+    await publish(stream, 1)
+    await asyncio.to_thread(asyncio.run, stream.aclose())
+    await client.task
+    assert [record.event for record in client.records] == ["connect", "message", "disconnect"]
+    status, _ = await Connection(app).answer()
+    assert status == 503
+
+
+@in_time
+async def test_the_lifespan_of_the_server_ends_it():
+    app = serve(InMemoryStream())
+    client = await connect(app)
+    inbox: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    told: list[str] = []
+
+    async def send(message: Any) -> None:
+        told.append(message["type"])
+
+    inbox.put_nowait({"type": "lifespan.startup"})
+    running = asyncio.create_task(app({"type": "lifespan"}, inbox.get, send))
+    await settle()
+    assert told == ["lifespan.startup.complete"]
+    assert not client.complete
+    inbox.put_nowait({"type": "lifespan.shutdown"})
+    await running
+    assert told[-1] == "lifespan.shutdown.complete"
+    assert client.records[-1].event == "disconnect"
+
+
+@contextmanager
+def handled(number: int) -> Iterator[list[int]]:
+    """Install a handler as a server does, and see what it is called with."""
+    calls: list[int] = []
+    before = signal.signal(number, lambda got, _: calls.append(got))
+    ours = signal.getsignal(number)
+    try:
+        yield calls
+        assert signal.getsignal(number) is ours
+    finally:
+        signal.signal(number, before)
+
+
+@in_time
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_says_goodbye_and_goes_on_to_the_server_whose_handler_comes_back(number: int):
+    with handled(number) as calls:
+        apps = [serve(InMemoryStream(), signals=True) for _ in range(2)]
+        clients = [await connect(app) for app in apps]
+        signal.raise_signal(number)
+        for client in clients:
+            await client.task
+            assert client.records[-1].event == "disconnect"
+        assert calls == [number]
+
+
+@in_time
+async def test_without_clients_or_without_signals_no_handler_is_touched():
+    with handled(signal.SIGTERM):
+        ours = signal.getsignal(signal.SIGTERM)
+        watching, deaf = serve(InMemoryStream(), signals=True), serve(InMemoryStream(), signals=False)
+        await connect(deaf)
+        assert signal.getsignal(signal.SIGTERM) is ours
+        client = await connect(watching)
+        assert signal.getsignal(signal.SIGTERM) is not ours
+        client.leave()
+        await client.task
+        assert signal.getsignal(signal.SIGTERM) is ours
+        await deaf.aclose()
+
+
+def test_in_another_thread_it_works_without_the_signals():
+    async def one_client() -> list[str]:
+        app = serve(InMemoryStream(), signals=True)
+        client = await connect(app)
+        await app.aclose()
+        return [record.event for record in client.records]
+
+    before = signal.getsignal(signal.SIGTERM)
+    result: list[str] = []
+    thread = threading.Thread(target=lambda: result.extend(asyncio.run(one_client())))
+    thread.start()
+    thread.join(5)
+    assert result == ["connect", "disconnect"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# What it takes
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"data": "all"}, ValueError),
+        ({"heartbeat": 0}, ValueError),
+        ({"heartbeat": "15"}, TypeError),
+        ({"send_timeout": -1}, ValueError),
+        ({"reconnect_within": math.inf}, ValueError),
+        ({"max_clients": 0}, ValueError),
+        ({"max_clients": True}, ValueError),
+        ({"queue_size": 0}, ValueError),
+        ({"replay": -1}, ValueError),
+        ({"overflow": Overflow.BLOCK}, ValueError),
+        ({"overflow": "block"}, ValueError),
+        ({"overflow": "unknown"}, ValueError),
+    ],
+)
+async def test_options_out_of_range_are_refused(options: dict[str, Any], error: type[Exception]):
+    with pytest.raises(error):
+        serve(InMemoryStream(), **options)
+
+
+def test_what_is_no_stream_is_refused():
+    with pytest.raises(TypeError, match="takes a stream, not list"):
+        serve([])  # type: ignore[arg-type]
+
+
+def test_it_is_made_where_no_loop_runs_and_events_published_before_are_replayed():
+    stream = InMemoryStream()
+    app = serve(stream)
+    seen, missed = create_event(1), create_event(2)
+    stream.publish_nowait(seen)
+    stream.publish_nowait(missed)
+
+    async def read() -> list[Any]:
+        client = await connect(app, last_event_id=seen.id)
+        await client.first(2)
+        await app.aclose()
+        return client.data
+
+    assert asyncio.run(read()) == [2]
+
+
+@in_time
+async def test_a_slow_client_that_is_disconnected_is_logged_once(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    stream = InMemoryStream()
+    async with connected(stream, queue_size=1) as (_, client):
+        client.take_nothing()
+        await publish(stream, *range(5))
+        await settle()
+        assert caplog.text.count("its queue is full") == 1

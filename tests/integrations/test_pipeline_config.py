@@ -1,0 +1,353 @@
+"""The file of a pipeline: every mistake is found, and told with its place."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from codomyrmex.integrations.cli.app import app
+from codomyrmex.integrations.cli.pipeline.file import Address, Size
+from codomyrmex.integrations.cli.pipeline.loading import PipelineConfig, PipelineConfigError, load_pipeline
+from codomyrmex.integrations.configuration.problems import Problem
+from typer.testing import CliRunner
+
+SOURCES = "sources: [{type: stdin}]"
+SINKS = "sinks: [{type: jsonl, path: out.jsonl}]"
+ALERTS = """
+route: {receiver: chat}
+receivers: [{name: chat, apprise_configs: [{url: 'json://127.0.0.1/'}]}]
+"""
+TOKEN = "t0ps3cr3t-and-long"
+
+
+class Files:
+    """Loads pipelines from a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, text: str, name: str = "p.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(textwrap.dedent(text).strip(), encoding="utf-8")
+        return path
+
+    def load(self, text: str, **environ: str) -> PipelineConfig:
+        return load_pipeline(self.write(text), environ=environ)
+
+    def problems(self, text: str, environ: Mapping[str, str] | None = None) -> list[Problem]:
+        with pytest.raises(PipelineConfigError) as caught:
+            self.load(text, **(environ or {}))
+        return list(caught.value.problems)
+
+    def problem(self, text: str, **environ: str) -> Problem:
+        [problem] = self.problems(text, environ)
+        return problem
+
+    def of(self, section: str, part: str, **environ: str) -> Problem:
+        """Give the one problem of a part, which stands in line 3 from column 5 on."""
+        others = {"sources": SOURCES, "sinks": SINKS}
+        rest = "\n".join(line for name, line in others.items() if name != section)
+        return self.problem(f"# a pipeline\n{section}:\n  - {part}\n{rest}", **environ)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "good.alerts.yaml").write_text(ALERTS, encoding="utf-8")
+    (tmp_path / "steps_here.py").write_text("NUMBER = 1\ndef step(event):\n    return event\n", "utf-8")
+    (tmp_path / "broken_here.py").write_text("raise RuntimeError('token=abcdefgh')\n", "utf-8")
+    (tmp_path / "exits_here.py").write_text("raise SystemExit(3)\n", "utf-8")
+    return Files(tmp_path)
+
+
+def place(problem: Problem) -> tuple[int | None, int | None, str]:
+    return problem.line, problem.column, problem.path
+
+
+def test_a_sound_file_is_read_with_all_its_parts(files):
+    config = files.load(
+        """
+        sources:
+          - {type: stdin, format: event, topic: here, metadata: {host: "${HOST:-web-1}", tags: [a]}}
+          - {type: file, path: a.log, pattern: '(?P<x>.)', position: a.pos, unmatched: keep, interval: 1s}
+          - {type: http, listen: "127.0.0.1:0", rate: 10, max_bytes: 1MB}
+          - {type: sse, url: "http://${A}/", token: "${TOKEN}", topic: "a.*"}
+          - {type: envoy_outlier_log, path: envoy.log}
+        processors:
+          - {type: filter, topic: "a.*", matchers: ['data.status=~"5..", metadata.x!="y"']}
+          - {type: redact, keys: [pin], patterns: ['x\\d+']}
+          - {type: set, metadata: {topic: "a.{data.status}", labels: {alertname: X}}, error: true}
+          - {type: sample, share: 0.5, by: id}
+          - {type: rate_limit, rate: 10/1s, by: topic}
+          - {type: python, function: "steps_here:step"}
+        sinks:
+          - {type: structlog, format: json, where: ['severity="critical"']}
+          - {type: jsonl, path: "${OUT}/a.jsonl", name: archive, max_size: 10MB, delivery: {overflow: block}}
+          - {type: alerts, config: good.alerts.yaml}
+          - {type: dashboard, listen: "[::1]:0"}
+          - {type: sse, listen: "0.0.0.0:${PORT}", token: "${TOKEN}"}
+        """,
+        A="a.example",
+        TOKEN=TOKEN,
+        OUT="logs",
+        PORT="8001",
+    )
+    assert [part.name for part in config.sources][2:4] == ["http[2]", "sse[3]"]
+    assert len(config.processors) == 6
+    assert [part.name for part in config.sinks] == [
+        "structlog[0]",
+        "archive",
+        "alerts[2]",
+        "dashboard[3]",
+        "sse[4]",
+    ]
+    assert config.sources[0].file.metadata == {"host": "web-1", "tags": ["a"]}
+    assert config.sources[3].file.url == "http://a.example/"
+    assert config.sinks[1].file.path == "logs/a.jsonl"
+    assert config.sinks[4].file.listen == Address("0.0.0.0", 8001)
+    assert config.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "message"),
+    [
+        ("{type: stdni}", (3, 12, "sources[0].type"), "there is no type 'stdni'; did you mean stdin?"),
+        ("{path: a.log}", (3, 5, "sources[0]"), "it has no type; there are envoy_outlier_log, file, http"),
+        ("stdin", (3, 5, "sources[0]"), "expected a mapping with a type, found text"),
+        ("{type: stdin, topik: x}", (3, 19, "sources[0].topik"), "unknown key topik; did you mean topic?"),
+        ("{type: stdin, format: xml}", (3, 27, "sources[0].format"), "expected json or event or text"),
+        ("{type: stdin, pattern: 'a'}", (3, 5, "sources[0]"), "a pattern is for the format text"),
+        ("{type: stdin, topic: 'a..b'}", (3, 26, "sources[0].topic"), "empty"),
+        ("{type: file}", (3, 5, "sources[0]"), "a file has a path"),
+        ("{type: file, path: a, pattern: 'a('}", (3, 5, "sources[0]"), "pattern is no regular expression"),
+        ("{type: file, path: a, pattern: 'a'}", (3, 5, "sources[0]"), "the pattern has no named groups"),
+        ("{type: file, path: a, interval: 1x}", (3, 37, "sources[0].interval"), "duration"),
+        ("{type: file, path: a, position: a}", (3, 5, "sources[0]"), "the position is a file of its own"),
+        ("{type: file, path: a, position: ''}", (3, 5, "sources[0]"), "the position is a file, in which"),
+        ("{type: file, path: a, follow: maybe}", (3, 35, "sources[0].follow"), "expected true or false"),
+        ("{type: http, listen: '127.0.0.1:99999'}", (3, 26, "sources[0].listen"), "is not an address like"),
+        ("{type: http, listen: '0.0.0.0:1'}", (3, 26, "sources[0].listen"), "give a token, or listen on 127"),
+        ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "the token is empty"),
+        ("{type: http, rate: -1}", (3, 5, "sources[0]"), "rate is a number of events a second above 0"),
+        ("{type: http, max_bytes: 1QB}", (3, 29, "sources[0].max_bytes"), "is not a size like 10MB"),
+        ("{type: http, max_bytes: 0}", (3, 5, "sources[0]"), "max_bytes is a number from 1 on"),
+        ("{type: sse}", (3, 5, "sources[0]"), "the URL of an event stream begins with http://"),
+        ("{type: sse, url: 'ftp://x/'}", (3, 5, "sources[0]"), "the URL of an event stream begins with http"),
+        ("{type: sse, url: '${NO}'}", (3, 22, "sources[0].url"), "the environment variable NO is not set"),
+        ("{type: sse, url: '${'}", (3, 22, "sources[0].url"), "a ${ is not followed by a name"),
+        ("{type: stdin, metadata: {a: '${NO}'}}", (3, 33, "sources[0].metadata.a"), "variable NO is not set"),
+        ("{type: http, listen: '${NO}:80'}", (3, 26, "sources[0].listen"), "variable NO is not set"),
+        ("{type: envoy_outlier_log}", (3, 5, "sources[0]"), "envoy_outlier_log has a path"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_source_is_told_with_its_place(files, part, where, message):
+    problem = files.of("sources", part)
+    assert place(problem) == where
+    assert message in problem.message
+    assert problem.file == str(files.folder / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "message"),
+    [
+        ("{type: filtre}", (3, 12, "processors[0].type"), "did you mean filter?"),
+        ("{type: filter, topic: 'a.**.'}", (3, 27, "processors[0].topic"), ""),
+        ("{type: filter, matchers: 'a=b'}", (3, 30, "processors[0].matchers"), "expected a list, found text"),
+        ("{type: filter, matchers: ['a=\"b']}", (3, 34, "processors[0].matchers[0]"), ""),
+        ("{type: filter, matchers: ['a=~\"(\"']}", (3, 35, "processors[0].matchers[0]"), "no regular"),
+        ("{type: redact, patterns: ['(']}", (3, 5, "processors[0]"), "is no regular expression for text"),
+        ("{type: redact, keys: pin}", (3, 26, "processors[0].keys"), "expected a list, found text"),
+        ("{type: set, metadata: [a]}", (3, 27, "processors[0].metadata"), "expected a mapping, found a list"),
+        ("{type: set, error: 3}", (3, 24, "processors[0].error"), "expected true or false"),
+        ("{type: sample, share: 1.5}", (3, 5, "processors[0]"), "share is a number from 0 to 1, not 1.5"),
+        ("{type: sample, share: .nan}", (3, 5, "processors[0]"), "share is a number from 0 to 1, not nan"),
+        ("{type: sample, share: half}", (3, 27, "processors[0].share"), "expected a number, found text"),
+        ("{type: rate_limit}", (3, 5, "processors[0]"), "a rate limit has a rate, such as 100/1s"),
+        ("{type: rate_limit, rate: fast}", (3, 30, "processors[0].rate"), "is not a rate like"),
+        ("{type: python}", (3, 5, "processors[0]"), "'' is not package.module:function"),
+        ("{type: python, function: json}", (3, 5, "processors[0]"), "'json' is not package.module:function"),
+        ("{type: python, function: 'no_such:f'}", (3, 5, "processors[0]"), "No module named 'no_such'"),
+        ("{type: python, function: 'json:no'}", (3, 5, "processors[0]"), "has no attribute 'no'"),
+        ("{type: python, function: 'steps_here:NUMBER'}", (3, 5, "processors[0]"), "is no function but int"),
+        ("{type: python, function: 'exits_here:f'}", (3, 5, "processors[0]"), "imported: SystemExit"),
+        ("{type: python, function: 'broken_here:f'}", (3, 5, "processors[0]"), "token=[redacted]"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_processor_is_told_with_its_place(files, part, where, message):
+    problem = files.problem(f"# a pipeline\nprocessors:\n  - {part}\n{SOURCES}\n{SINKS}")
+    line, column, path = where
+    assert (problem.line, problem.path) == (line, path)
+    assert message in problem.message
+    assert problem.column is not None
+    assert problem.column >= column - 2  # the place inside a text
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "message"),
+    [
+        ("{type: json}", (3, 12, "sinks[0].type"), "there is no type 'json'; did you mean jsonl?"),
+        ("{type: jsonl}", (3, 5, "sinks[0]"), "jsonl has a path"),
+        ("{type: jsonl, path: a, max_size: big}", (3, 38, "sinks[0].max_size"), "is not a size like 10MB"),
+        ("{type: jsonl, path: a, keep: 0}", (3, 5, "sinks[0]"), "keep is a number of files from 1 on"),
+        ("{type: jsonl, path: a, data: all}", (3, 34, "sinks[0].data"), "expected event or payload"),
+        ("{type: jsonl, path: '${NO}/a'}", (3, 25, "sinks[0].path"), "variable NO is not set"),
+        ("{type: jsonl, path: a, topic: 'a..'}", (3, 35, "sinks[0].topic"), ""),
+        ("{type: jsonl, path: a, delivery: {queue: 1}}", (3, 39, "sinks[0].delivery.queue"), "unknown key"),
+        ("{type: jsonl, path: a, delivery: {queue_size: 0}}", (3, 5, "sinks[0]"), "queue_size is at least 1"),
+        ("{type: jsonl, path: a, delivery: {overflow: disk}}", (3, 49, "sinks[0].delivery.overflow"), ""),
+        ("{type: jsonl, path: a, where: severity}", (3, 35, "sinks[0].where"), "expected a list, found text"),
+        ("{type: structlog, level: loud}", (3, 30, "sinks[0].level"), "expected debug or info"),
+        ("{type: structlog, delivery: {queue_size: 1}}", (3, 5, "sinks[0]"), "no queue of its own"),
+        ("{type: opentelemetry, mode: all}", (3, 33, "sinks[0].mode"), "expected auto or span_event"),
+        ("{type: alerts}", (3, 5, "sinks[0]"), "alerts has a config, the file with the routes"),
+        ("{type: dashboard, listen: '0.0.0.0:80'}", (3, 31, "sinks[0].listen"), "give a token, or listen on"),
+        ("{type: dashboard, listen: 'example.org'}", (3, 32, "sinks[0].listen"), "is not an address like"),
+        ("{type: dashboard, listen: '${L}'}", (3, 31, "sinks[0].listen"), "'nonsense' is not an addr"),
+        ("{type: sse, listen: '80', token: ''}", (3, 38, "sinks[0].token"), "the token is empty"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_sink_is_told_with_its_place(files, part, where, message):
+    problems = files.problems(f"# a pipeline\nsinks:\n  - {part}\n{SOURCES}", {"L": "nonsense"})
+    line, column, path = where
+    assert message in problems[0].message
+    assert (problems[0].line, problems[0].path) == (line, path)
+    assert abs((problems[0].column or 0) - column) <= 2  # the place inside a text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty; a pipeline has sources and sinks"),
+        ("[a]", "expected a mapping, found a list"),
+        ("a: [", "this is no YAML: while parsing a flow node"),
+        (f"{SOURCES}\n{SINKS}\nsinc: []", "unknown key sinc; did you mean sinks?"),
+        (f"{SOURCES}\n{SINKS}\n{SINKS}", "sinks is given twice, first in line 2"),
+        (SOURCES, "a pipeline has sinks"),
+        (f"sources: []\n{SINKS}", "a pipeline has sources"),
+        (f"{SOURCES}\nsinks: {{type: jsonl}}", "expected a list, found a mapping"),
+        (
+            f"sources: [{{type: stdin}}, {{type: stdin}}]\n{SINKS}",
+            "there is one standard input, so one source",
+        ),
+        (f"{SOURCES}\nsinks: [{{type: structlog, name: a}}, {{type: structlog, name: a}}]", "are named 'a'"),
+    ],
+)
+def test_a_mistake_in_the_whole_is_told(files, text, message):
+    assert message in files.problem(text).message
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file(files):
+    problems = files.problems("""
+        sources:
+          - {type: stdin, format: csv}
+          - {type: file}
+        processors:
+          - {type: sample, share: 2}
+          - {type: python, function: "nowhere:f"}
+        sinks:
+          - {type: jsonl, path: "${NO}"}
+          - {type: nothing}
+          - {type: alerts, config: none.yaml}
+        """)
+    assert [problem.line for problem in problems if problem.file == str(files.folder / "p.yaml")] == [
+        2, 3, 5, 6, 8, 9,
+    ]  # fmt: skip
+    assert any("none.yaml" in (problem.file or "") for problem in problems)
+
+
+def test_a_mistake_in_an_alert_file_is_told_with_its_place_in_that_file(files):
+    files.write(ALERTS.replace("receiver: chat}", "receiver: nobody}"), "bad.alerts.yaml")
+    problem = files.problem(f"{SOURCES}\nsinks: [{{type: alerts, config: bad.alerts.yaml}}]")
+    assert problem.file == str(files.folder / "bad.alerts.yaml")
+    assert (problem.line, problem.path) == (1, "route.receiver")
+
+
+@pytest.mark.parametrize("text", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_a_problem_too(files, text):
+    path = files.folder / "p.yaml"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(PipelineConfigError, match=r"cannot be read: No such file|not UTF-8 text, at byte 0"):
+        load_pipeline(path)
+
+
+def test_secrets_are_in_no_repr_and_no_problem(files):
+    config = files.load(
+        f"""
+        sources: [{{type: sse, url: 'http://u:{TOKEN}@a/', token: '${{T}}'}}, {{type: http, token: '${{T}}'}}]
+        sinks: [{{type: sse, token: '{TOKEN}'}}]
+        """,
+        T=TOKEN,
+    )
+    assert TOKEN not in repr(config)
+    problem = files.problem(f"sources: [{{type: sse, url: '{TOKEN}'}}]\n{SINKS}")
+    assert TOKEN not in str(problem)
+
+
+def test_parts_are_the_same_where_their_name_and_file_are_wherever_they_stand(files):
+    one, two = "{type: structlog, name: a}", "{type: structlog, name: b}"
+    first = files.load(f"{SOURCES}\nsinks: [{one}, {two}]")
+    second = files.load(f"{SOURCES}\nsinks: [{two}, {one}]")
+    assert set(map(repr, first.sources)) == set(map(repr, second.sources))
+    assert list(first.sinks) == list(reversed(second.sinks))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("8000", "127.0.0.1", 8000), (":80", "0.0.0.0", 80), ("[::1]:80", "::1", 80), ("a.b:1", "a.b", 1)],
+)
+def test_an_address_is_a_host_and_a_port(text, host, port):
+    assert Address.parse(text) == Address(host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("10", 10), ("10MB", 10_000_000), ("1 KiB", 1024), ("2GiB", 2 << 30), ("5B", 5)]
+)
+def test_a_size_has_a_unit(text, size):
+    assert Size.parse(text) == size
+
+
+# The command
+
+
+def check(path: Path, *options: str, code: int) -> Any:
+    result = CliRunner().invoke(app, ["check", str(path), *options], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_check_says_what_a_sound_file_has(files):
+    path = files.write(f"{SOURCES}\nprocessors: [{{type: redact}}, {{type: sample}}]\n{SINKS}")
+    result = check(path, code=0)
+    assert result.stdout == ""
+    assert result.stderr == f"{path}: 1 source, 2 processors, 1 sink, nothing wrong\n"
+    assert json.loads(check(path, "--json", code=0).stdout) == {"ok": True, "errors": [], "notes": []}
+    assert not (files.folder / "out.jsonl").exists()  # nothing was opened
+
+
+def test_check_tells_each_problem_in_a_line_that_editors_can_read(files):
+    path = files.write(f"sources: [{{type: stdin, formt: json}}]\n{SINKS}")
+    result = check(path, code=1)
+    assert result.stderr.startswith(
+        f"{path}:1:25: error: sources[0].formt: unknown key formt; did you mean format"
+    )
+    found = json.loads(check(path, "--json", code=1).stdout)
+    assert not found["ok"]
+    assert [found["errors"][0][name] for name in ("line", "column", "path")] == [1, 25, "sources[0].formt"]
+
+
+def test_check_tells_the_notes_of_an_alert_file(files):
+    files.write(f"{ALERTS}\ntemplates: [a.tmpl]", "noted.yaml")
+    path = files.write(f"{SOURCES}\nsinks: [{{type: alerts, config: noted.yaml}}]")
+    assert "note: templates: files of Go templates" in check(path, code=0).stderr
+    assert len(json.loads(check(path, "--json", code=0).stdout)["notes"]) == 1
+
+
+def test_check_and_run_of_no_file_are_a_problem_and_without_one_wrong_use(files):
+    assert "the file cannot be read" in check(files.folder / "none.yaml", code=1).stderr
+    result = CliRunner().invoke(app, ["run"])
+    assert result.exit_code == 2

@@ -1,0 +1,262 @@
+"""`SSEStream.batches`, the frames that it gives, and `newest_id`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from codomyrmex.streaming import Event, EventType, Frame, Overflow, SSEStream, create_event
+from codomyrmex.streaming.testing import FakeClock
+from helpers import in_time, settle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+EVERYTHING_AT_ONCE = 1_000
+
+
+async def publish(stream: SSEStream, *data: Any, **metadata: Any) -> list[Event]:
+    events = [create_event(one, **metadata) for one in data]
+    for event in events:
+        await stream.publish(event)
+    return events
+
+
+def data_of(frames: list[Frame]) -> list[Any]:
+    return [frame.event.data for frame in frames]
+
+
+def kinds(frames: list[Frame]) -> list[tuple[EventType, bool]]:
+    return [(frame.event.type, frame.notice) for frame in frames]
+
+
+async def the_rest(reader: AsyncIterator[list[Frame]]) -> list[list[Frame]]:
+    return [batch async for batch in reader]
+
+
+@in_time
+async def test_all_that_is_ready_comes_at_once():
+    stream = SSEStream()
+    subscription = await stream.subscribe()
+    reader = stream.batches(subscription.id)
+    await publish(stream, 1, 2, 3)
+    assert data_of(await anext(reader)) == [1, 2, 3]
+    waiting = asyncio.create_task(anext(reader))
+    await settle()
+    assert not waiting.done()
+    await publish(stream, 4)
+    assert data_of(await waiting) == [4]
+
+
+@in_time
+async def test_a_batch_has_no_more_than_the_limit():
+    stream = SSEStream()
+    subscription = await stream.subscribe()
+    await publish(stream, *range(7))
+    reader = stream.batches(subscription.id, 3)
+    assert [data_of(await anext(reader)) for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit: int):
+    with pytest.raises(ValueError, match="at least 1 frame"):
+        SSEStream().batches("any", limit)
+
+
+@in_time
+async def test_the_replay_stands_behind_its_connect_and_before_what_came_since():
+    stream = SSEStream()
+    seen, *_ = await publish(stream, "seen", "missed", "missed too")
+    subscription = await stream.subscribe(last_event_id=seen.id)
+    await publish(stream, "new")
+    frames = await anext(stream.batches(subscription.id))
+    assert data_of(frames) == [{"resumed": True, "replayed": 2}, "missed", "missed too", "new"]
+    assert [frame.notice for frame in frames] == [True, False, False, False]
+
+
+@in_time
+async def test_a_replay_longer_than_the_limit_goes_on_in_the_next_batch():
+    stream = SSEStream()
+    seen, *_ = await publish(stream, *range(6))
+    subscription = await stream.subscribe(last_event_id=seen.id)
+    await publish(stream, 6)
+    reader = stream.batches(subscription.id, 4)
+    assert data_of(await anext(reader))[1:] == [1, 2, 3]
+    assert data_of(await anext(reader)) == [4, 5, 6]
+
+
+@in_time
+async def test_all_subscribers_share_one_frame_and_what_was_put_on_it():
+    stream = SSEStream()
+    subscriptions = [await stream.subscribe() for _ in range(3)]
+    first, *_ = await publish(stream, "one")
+    [frame], *others = [await anext(stream.batches(each.id)) for each in subscriptions]
+    assert frame.wire is None
+    frame.wire = b"encoded"
+    assert all(other is frame for [other] in others)
+    late = await stream.subscribe(last_event_id="unknown")
+    _, replayed = await anext(stream.batches(late.id))
+    assert replayed.wire == b"encoded"
+    assert replayed.event is first
+
+
+@in_time
+async def test_what_the_stream_itself_says_is_a_notice_and_what_is_published_is_not():
+    clock = FakeClock()
+    stream = SSEStream(heartbeat_interval=10, clock=clock)
+    subscription = await stream.subscribe(last_event_id="unknown")
+    reader = stream.batches(subscription.id)
+    assert kinds(await anext(reader)) == [(EventType.CONNECT, True)]
+    silence = asyncio.create_task(anext(reader))
+    await settle()
+    clock.advance(10)
+    assert kinds(await silence) == [(EventType.HEARTBEAT, True)]
+    for kind in EventType:
+        await stream.publish(create_event(None, kind))
+    assert kinds(await anext(reader)) == [(kind, False) for kind in EventType]
+    await stream.aclose()
+    assert kinds(await anext(reader)) == [(EventType.DISCONNECT, True)]
+    assert await the_rest(reader) == []
+
+
+@in_time
+async def test_the_end_of_the_stream_comes_last_behind_what_is_queued():
+    stream = SSEStream()
+    subscription = await stream.subscribe()
+    await publish(stream, 1, 2)
+    await stream.aclose()
+    [frames] = await the_rest(stream.batches(subscription.id))
+    assert data_of(frames) == [1, 2, None]
+    assert frames[-1].event.type is EventType.DISCONNECT
+
+
+@in_time
+async def test_an_unknown_subscription_ends_at_once():
+    assert await the_rest(SSEStream().batches("unknown")) == []
+
+
+@in_time
+async def test_a_cancelled_subscription_ends_for_who_waits():
+    stream = SSEStream()
+    subscription = await stream.subscribe()
+    waiting = asyncio.create_task(the_rest(stream.batches(subscription.id)))
+    await settle()
+    subscription.cancel()
+    assert await waiting == []
+
+
+@in_time
+async def test_two_readers_at_the_same_time_are_refused():
+    stream = SSEStream()
+    subscription = await stream.subscribe()
+    await publish(stream, 1)
+    first = stream.batches(subscription.id)
+    await anext(first)
+    with pytest.raises(RuntimeError, match="one reader at a time"):
+        await anext(stream.events(subscription.id))
+    await first.aclose()
+    await publish(stream, 2)
+    assert data_of(await anext(stream.batches(subscription.id))) == [2]
+
+
+@in_time
+async def test_a_full_queue_of_the_disconnecting_kind_is_read_to_its_end():
+    stream = SSEStream(queue_size=2, overflow=Overflow.DISCONNECT)
+    subscription = await stream.subscribe()
+    await publish(stream, 1, 2, 3)
+    [frames] = await the_rest(stream.batches(subscription.id))
+    assert data_of(frames) == [1, 2]
+    assert not subscription.active
+
+
+@in_time
+async def test_a_batch_lets_in_the_publishers_that_wait_for_room():
+    stream = SSEStream(queue_size=2, overflow=Overflow.BLOCK)
+    subscription = await stream.subscribe()
+    reader = stream.batches(subscription.id)
+    waiting = asyncio.create_task(anext(reader))
+    await settle()
+    publishing = asyncio.create_task(publish(stream, *range(6)))
+    read = data_of(await waiting)
+    while len(read) < 6:
+        read += data_of(await anext(reader))
+    await publishing
+    assert read == list(range(6))
+    assert subscription.dropped == 0
+
+
+@in_time
+async def test_batches_lose_nothing_that_threads_publish_meanwhile():
+    stream = SSEStream(queue_size=10_000)
+    subscription = await stream.subscribe()
+
+    def publish_many(thread: int) -> None:
+        for number in range(500):
+            stream.publish_nowait(create_event((thread, number)))
+
+    threads = [threading.Thread(target=publish_many, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    read: list[tuple[int, int]] = []
+    reader = stream.batches(subscription.id, 50)
+    while len(read) < 2_000:
+        frames = await anext(reader)
+        assert len(frames) <= 50
+        read += data_of(frames)
+    for thread in threads:
+        thread.join()
+    for thread in range(4):
+        assert [number for of, number in read if of == thread] == list(range(500))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 5) | st.none(), max_size=20),  # so many are published, or a batch is read
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_batches_in_any_sizes_are_what_events_gives(steps: list[int | None], limit: int, resumes: bool):
+    async def both() -> None:
+        stream = SSEStream(queue_size=EVERYTHING_AT_ONCE)
+        await publish(stream, "before", "before too")
+        last = stream.newest_id() if resumes else None
+        batched, single = [await stream.subscribe(last_event_id=last) for _ in range(2)]
+        reader, read, waits = stream.batches(batched.id, limit), [], int(resumes)
+        for step in steps:
+            if step is not None:
+                await publish(stream, *range(step))
+                waits += step
+            elif waits:
+                frames = await anext(reader)
+                assert 1 <= len(frames) <= limit
+                waits -= len(frames)
+                read += data_of(frames)
+        await stream.aclose()
+        read += [data for frames in await the_rest(reader) for data in data_of(frames)]
+        assert read == [event.data async for event in stream.events(single.id)]
+
+    asyncio.run(both())
+
+
+async def test_the_newest_id_is_that_of_the_last_event_in_the_buffer():
+    stream = SSEStream()
+    assert stream.newest_id() is None
+    *_, last = await publish(stream, 1, 2)
+    assert stream.newest_id() == last.id
+
+
+async def test_without_a_buffer_there_is_no_newest_id():
+    stream = SSEStream(buffer_size=0)
+    await publish(stream, 1)
+    assert stream.newest_id() is None
+
+
+def test_a_frame_is_encoded_once():
+    event = create_event("data")
+    frame = Frame(event)
+    assert (frame.text, frame.wire, frame.notice) == (None, None, False)
+    text = frame.encode()
+    assert text == event.to_sse()
+    assert frame.text is text
