@@ -44,6 +44,17 @@ async def ask(authorize: Authorize | None, scope: Scope) -> AllowedTopics | None
     return None if allowed is None else AllowedTopics(allowed)
 
 
+def bearer_of(request: Request) -> str | None:
+    """Give the token of `Authorization: Bearer ...` (RFC 6750, section 2.1); None where there is none."""
+    kind, _, given = (request.header("authorization") or "").partition(" ")
+    return given.strip() if kind.lower() == "bearer" else None
+
+
+def same_token(given: str, wanted: str) -> bool:
+    """Tell whether a token is the right one; it takes the same time whatever is wrong."""
+    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
 def require_token(token: str, topics: Topics = "*") -> Authorize:
     """Make an `authorize` that wants a token: `Authorization: Bearer ...`, or `access_token` in the query.
 
@@ -59,16 +70,13 @@ def require_token(token: str, topics: Topics = "*") -> Authorize:
     """
     if not token:
         raise ValueError("the token is empty, which would let everybody in")
-    wanted = token.encode()
 
     def authorize(scope: Scope) -> Topics | None:
         request = Request(scope)
-        header = request.header("authorization") or ""
-        kind, _, given = header.partition(" ")
-        if kind.lower() != "bearer":
-            given = next(iter(request.query("access_token")), "")
-        same = hmac.compare_digest(given.strip().encode(), wanted)
-        return topics if same else None
+        given = bearer_of(request)
+        if given is None:
+            given = next(iter(request.query("access_token")), "").strip()
+        return topics if same_token(given, token) else None
 
     return authorize
 

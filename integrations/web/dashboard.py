@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.web.access import AllowedTopics, Authorize, Origins, ask
+from codomyrmex.integrations.web.access import AllowedTopics, Authorize, Origins, ask, bearer_of, same_token
 from codomyrmex.integrations.web.asgi import (
     Receive,
     Request,
@@ -299,9 +298,8 @@ class DashboardApp:
         """Tell whether the token is in the header; never from the URL, which others can make."""
         if self._token is None:
             return False
-        kind, _, given = (Request(scope).header("authorization") or "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self._token.strip().encode())
-        return same and kind.lower() == "bearer"
+        given = bearer_of(Request(scope))
+        return given is not None and same_token(given, self._token.strip())
 
     def _topics(self, scope: Scope) -> Any:
         if self._authorize is None or self._may_act(scope):

@@ -10,6 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from codomyrmex.integrations.web.access import bearer_of, same_token
 from codomyrmex.integrations.web.asgi import NO_STORE, Receive, Request, Scope, Send, answer
 
 _PARAMETER = "access_token"
@@ -35,8 +36,8 @@ class TokenGate:
 
     def __init__(self, app: Application, token: str) -> None:
         self._app = app
-        self._token = token.encode()
-        digest = hmac.new(self._token, b"codomyrmex live page", hashlib.sha256).hexdigest()
+        self._token = token
+        digest = hmac.new(token.encode(), b"codomyrmex live page", hashlib.sha256).hexdigest()
         self._name, self._value = f"codomyrmex_{digest[:8]}", digest[8:]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +50,7 @@ class TokenGate:
         request = Request(scope)
         if self._has_header(request) or self._has_cookie(request):
             await self._app(scope, receive, send)
-        elif request.method == "GET" and self._is_token(next(iter(request.query(_PARAMETER)), "")):
+        elif request.method == "GET" and same_token(next(iter(request.query(_PARAMETER)), ""), self._token):
             # Lax, so that a link in a chat works: Strict would keep the cookie from the redirect.
             cookie = f"{self._name}={self._value}; HttpOnly; SameSite=Lax; Path=/"
             if scope.get("scheme") == "https":
@@ -60,19 +61,16 @@ class TokenGate:
             message = f"A token is needed: open this with ?{_PARAMETER}=... once, or send it as a bearer."
             await answer(send, 401, message, [(b"www-authenticate", b"Bearer"), NO_STORE])
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(errors="replace"), self._token)
-
     def _has_header(self, request: Request) -> bool:
-        kind, _, given = (request.header("authorization") or "").partition(" ")
-        return kind.lower() == "bearer" and self._is_token(given.strip())
+        given = bearer_of(request)
+        return given is not None and same_token(given, self._token)
 
     def _has_cookie(self, request: Request) -> bool:
         try:
             found = SimpleCookie(request.header("cookie") or "").get(self._name)
         except CookieError:
             return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._value.encode())
+        return found is not None and same_token(found.value, self._value)
 
 
 class HostGate:

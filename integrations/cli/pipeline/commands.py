@@ -30,6 +30,7 @@ from codomyrmex.integrations.cli.output import (
 from codomyrmex.integrations.cli.pipeline.loading import PipelineConfig, load_pipeline
 from codomyrmex.integrations.cli.pipeline.pipeline import Pipeline, Report
 from codomyrmex.integrations.cli.pipeline.progress import show_progress
+from codomyrmex.integrations.configuration.files import stamp_of
 from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.report import SinkReport
@@ -148,12 +149,12 @@ class _Run:
             asyncio.get_running_loop().add_signal_handler(number, call)
 
     async def _reload_when_asked(self) -> None:
-        stamp = self._stamp()
+        stamp = stamp_of(self._path)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY):
                     await self._reload.wait()
-            now = self._stamp()
+            now = stamp_of(self._path)
             changed = self._watch and now is not None and now != stamp
             if not (changed or self._reload.is_set()):
                 continue
@@ -172,13 +173,6 @@ class _Run:
             say(f"not all of the new pipeline could be started: {_why(error)}", "red")
         else:
             say(f"loaded {self._path} anew")
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:  # being replaced
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _why(error: Exception) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import re2  # type: ignore[import-untyped] # it has no stubs
+from codomyrmex.integrations.notification.alerts.matchers import compile_re2
 from codomyrmex.streaming import Event, EventDecodeError, EventType, create_event
 from codomyrmex.streaming.events import new_id
 
@@ -144,14 +144,10 @@ class LineReader:
 
 
 def _compile(pattern: str) -> Any:
-    options = re2.Options()
-    options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as error:
-        said = error.args[0] if error.args else ""
-        why = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        raise ValueError(f"the pattern is no regular expression of RE2: {why}") from None
+        compiled = compile_re2(pattern)
+    except ValueError as error:
+        raise ValueError(f"the pattern is no regular expression of RE2: {error}") from None
     if not compiled.groupindex:
         raise ValueError("the pattern has no named groups, such as (?P<status>[0-9]+)")
     return compiled

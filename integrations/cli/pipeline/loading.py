@@ -26,6 +26,7 @@ from codomyrmex.integrations.cli.pipeline.file import (
 from codomyrmex.integrations.cli.pipeline.processors import make_step
 from codomyrmex.integrations.cli.pipeline.sinks import make_sink
 from codomyrmex.integrations.cli.pipeline.sources import make_source
+from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
 from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.configuration.yaml_text import read_yaml
@@ -96,15 +97,7 @@ class _Loader:
         self._path = path
         self._environ = environ
         name = str(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            message = f"the file is not UTF-8 text, at byte {error.start}"
-            raise PipelineConfigError([Problem(message, file=name)]) from None
-        except OSError as error:
-            message = f"the file cannot be read: {error.strerror or error}"
-            raise PipelineConfigError([Problem(message, file=name)]) from None
-        yaml = read_yaml(text, name)
+        yaml = read_yaml(read_text(path, PipelineConfigError), name)
         self._data = yaml.data
         self._problems = ProblemList(name, yaml.positions)
         self._problems.found += yaml.problems

@@ -8,7 +8,7 @@ from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.health import origin_for
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.desk import Suppressed
-from codomyrmex.integrations.notification.alerts.notification import Notification, Status
+from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.alerts.outbox import Outcome
 from codomyrmex.streaming import Event, EventType, Stream, create_event
 from codomyrmex.streaming.causes import ORIGIN, marked
@@ -71,7 +71,7 @@ class Audit:
 
 
 def _told(notification: Notification) -> dict[str, Any]:
-    firing = sum(alert.status is Status.FIRING for alert in notification.alerts)
+    firing = notification.firing
     return {
         "id": notification.id,
         "kind": notification.kind.value,

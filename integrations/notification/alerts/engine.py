@@ -22,7 +22,7 @@ from codomyrmex.integrations.notification.alerts.quiet_hours import QuietHours
 from codomyrmex.integrations.notification.alerts.router import AlertRouter
 from codomyrmex.integrations.notification.alerts.silences import Silence
 
-_DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
+DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
 
 
 class AlertEngine:
@@ -83,7 +83,7 @@ class AlertEngine:
                     continue  # nobody was told that it fires
                 key = active.fingerprint
             if active is None:
-                if len(self._book.alerts) >= self._book.config.max_alerts and alert.labels != _DROPPED:
+                if len(self._book.alerts) >= self._book.config.max_alerts and alert.labels != DROPPED:
                     self._refuse(now)
                     continue
                 self._book.add(key, alert, now)
@@ -98,7 +98,7 @@ class AlertEngine:
         self.refused += 1
         most = self._book.config.max_alerts
         summary = f"more than {most} alerts are active; {self.refused} new ones were refused"
-        self.observe([Alert(_DROPPED, {"summary": summary}, now)], now)
+        self.observe([Alert(DROPPED, {"summary": summary}, now)], now)
 
     # What is due
 

@@ -11,7 +11,7 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, ChannelConfig
 from codomyrmex.integrations.notification.alerts.desk import Suppressed
-from codomyrmex.integrations.notification.alerts.engine import AlertEngine
+from codomyrmex.integrations.notification.alerts.engine import DROPPED, AlertEngine
 from codomyrmex.integrations.notification.alerts.intake import Taken
 from codomyrmex.integrations.notification.alerts.messages import Wording, notify_type
 from codomyrmex.integrations.notification.alerts.notification import Notification, Status
@@ -126,9 +126,8 @@ class Keeper:
                     yield alert
 
     def _dropped(self, count: int, now: float) -> Alert:
-        labels = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
         summary = f"the sink {self._name} had no place for {count} events with labels of their own"
-        return Alert({**labels, "sink": self._name}, {"summary": summary}, now)
+        return Alert({**DROPPED, "sink": self._name}, {"summary": summary}, now)
 
     def _save(self) -> None:
         if self._file is None:

@@ -10,6 +10,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.problems import Problem, ProblemList, at, did_you_mean
 from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.notification.alerts.alert import LabelRules
@@ -94,13 +95,7 @@ class _Loader:
             return source
         path = Path(source)
         self._file = str(path)
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            message = f"the file is not UTF-8 text, at byte {error.start}"
-        except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
-            message = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise AlertConfigError([Problem(message, file=self._file)])
+        return read_text(path, AlertConfigError)
 
     def load(self) -> AlertConfig:
         problems = self._problems

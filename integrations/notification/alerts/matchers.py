@@ -124,13 +124,25 @@ def compile_regex(pattern: str) -> Any:
         MatcherError: it is none; the message says why.
     """
     try:
-        return re2.compile(anchored(pattern), _OPTIONS)
-    except re2.error as error:
-        said = error.args[0] if error.args else ""
-        why = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        return compile_re2(anchored(pattern))
+    except ValueError as error:
+        why = str(error)
         perl = why.startswith(("invalid perl operator", "invalid escape"))
         hint = "; RE2 has neither look-around nor back-references" if perl else ""
         raise MatcherError(f"{pattern!r} is no regular expression of RE2: {why}{hint}") from None
+
+
+def compile_re2(pattern: str) -> Any:
+    """Compile an expression of RE2 as it is written.
+
+    Raises:
+        ValueError: it is none; the message is what RE2 says.
+    """
+    try:
+        return re2.compile(pattern, _OPTIONS)
+    except re2.error as error:
+        said = error.args[0] if error.args else ""
+        raise ValueError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
 
 
 def anchored(pattern: str) -> str:

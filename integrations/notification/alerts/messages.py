@@ -15,6 +15,7 @@ from codomyrmex.integrations.notification.alerts.notification import (
     Part,
     Reason,
     Status,
+    firing_in,
 )
 from codomyrmex.integrations.notification.templates import compile_template
 from codomyrmex.integrations.notification.wording import Message, one_line, severity_type
@@ -173,7 +174,7 @@ def _title(notification: Notification) -> str:
 def _headline(notification: Notification) -> str:
     counts = _counts(notification.parts[0])
     if len(notification.parts) > 1:
-        firing = sum(alert.status is Status.FIRING for alert in notification.alerts)
+        firing = notification.firing
         counts = f"{_count(firing, 'FIRING')}, {_count(len(notification.alerts) - firing, 'RESOLVED')}"
         counts = f"{len(notification.parts)} groups: {counts}"
     elif notification.reason is Reason.REPEAT:
@@ -184,7 +185,7 @@ def _headline(notification: Notification) -> str:
 
 
 def _counts(part: Part) -> str:
-    firing = sum(alert.status is Status.FIRING for alert in part.alerts)
+    firing = firing_in(part.alerts)
     resolved = len(part.alerts) - firing
     shown = [_count(number, what) for number, what in ((firing, "FIRING"), (resolved, "RESOLVED")) if number]
     return ", ".join(shown)

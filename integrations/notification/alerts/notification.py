@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -119,8 +119,12 @@ class Notification:
     @property
     def status(self) -> Status:
         """FIRING if any alert fires."""
-        firing = any(alert.status is Status.FIRING for alert in self.alerts)
-        return Status.FIRING if firing else Status.RESOLVED
+        return Status.FIRING if self.firing else Status.RESOLVED
+
+    @property
+    def firing(self) -> int:
+        """How many of the alerts fire; the others are resolved."""
+        return firing_in(self.alerts)
 
     @property
     def reason(self) -> Reason:
@@ -167,6 +171,11 @@ class Notification:
             "route": self.route_path,
             "fallbackFor": self.fallback_for,
         }
+
+
+def firing_in(alerts: Iterable[NotifiedAlert]) -> int:
+    """Count the alerts that fire."""
+    return sum(alert.status is Status.FIRING for alert in alerts)
 
 
 def common(each: Sequence[Mapping[str, str]]) -> dict[str, str]:

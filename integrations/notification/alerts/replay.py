@@ -12,7 +12,7 @@ from typing import Any
 
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
-from codomyrmex.integrations.notification.alerts.notification import Status, iso
+from codomyrmex.integrations.notification.alerts.notification import iso
 from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
 from codomyrmex.streaming import Event, EventDecodeError
 
@@ -122,7 +122,7 @@ def _key(sent: Sent) -> Any:
 def sent_as_dict(sent: Sent) -> dict[str, Any]:
     """Give it as built-in types."""
     notification = sent.notification
-    firing = sum(alert.status is Status.FIRING for alert in notification.alerts)
+    firing = notification.firing
     return {
         "at": iso(sent.at),
         "receiver": notification.receiver,

@@ -163,7 +163,7 @@ def _these(expected: list[dict[str, str]] | int | None, labels: list[Mapping[str
 
 def _shown(sent: Sent, begin: float) -> str:
     notification = sent.notification
-    firing = sum(alert.status is Status.FIRING for alert in notification.alerts)
+    firing = notification.firing
     group = " ".join(f"{name}={value}" for name, value in notification.group_labels.items())
     parts = [
         f"at {Duration(sent.at - begin)}:",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from codomyrmex.integrations.configuration.files import Stamp, stamp_of
 from codomyrmex.integrations.configuration.problems import Problem, did_you_mean
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.health import SinkHealth
@@ -289,14 +290,10 @@ class AlertSink(InlineSink):
             raise AlertConfigError([Problem(message, "state", config.places.file, config.line("state"))])
         return config, own
 
-    def _file_stamp(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> Stamp | None:
         if not self._watch or self._file is None:
             return None
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None  # being replaced, perhaps; the old configuration stays
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return stamp_of(self._file)  # None while it is being replaced: the old configuration stays
 
     async def _look_around(self) -> None:
         if await self._in_thread(self._keeper.look_for_silences):
