@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lint types imports examples clean
+.PHONY: help setup demo test proof check bench lint types imports clean
 
 help: ## show what there is to call
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,7 +15,7 @@ setup: $(READY) ## make the virtual environment and install everything into it
 
 # The editable install is made of links to the files there are, so that type checkers can follow it. It is
 # made again when the description of the package or the list of its files changes.
-FILES := $(shell find streaming integrations pytest_alerts examples/demo -type f ! -path '*/__pycache__/*' | LC_ALL=C sort)
+FILES := $(shell find streaming integrations examples/demo -type f ! -path '*/__pycache__/*' | LC_ALL=C sort)
 LISTING := $(VENV)/files
 
 $(VENV)/bin/python:
@@ -40,20 +40,23 @@ demo: $(READY) ## run the demonstration: a shop that fails now and then, and wha
 
 # As many processes as there are cores; the tests of a file stay together.
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(COVERAGE)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/peers $(COVERAGE)
+
+proof: $(READY) ## run the tests against real servers, browsers and killed processes (at most ten minutes)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/peers
 
 # The tests once, by the rule above, with coverage this time.
 check: COVERAGE := --cov --cov-report=
 check: lint types imports test ## run what CI runs: lint, types, import contracts, tests with coverage
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
-	@$(BIN)/python -m coverage report --include='*/integrations/*,*/pytest_alerts/*' --fail-under=95
+	@$(BIN)/python -m coverage report --include='*/integrations/*' --fail-under=95
 
 lint: $(READY) ## ruff, lint and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 types: $(READY) ## mypy and pyright
-	@$(BIN)/mypy -p codomyrmex.streaming -p codomyrmex.integrations -p codomyrmex.pytest_alerts
+	@$(BIN)/mypy -p codomyrmex.streaming -p codomyrmex.integrations
 	@$(BIN)/mypy tests/typing examples benchmarks
 	@$(BIN)/pyright
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import apprise
 from codomyrmex.integrations import attach
+from codomyrmex.integrations.configuration.matchers import Matcher, Op
 from codomyrmex.integrations.notification import (
     Alert,
     AlertConfig,
@@ -37,7 +38,6 @@ from codomyrmex.integrations.notification import (
 )
 from codomyrmex.integrations.notification.alerts.config import Route
 from codomyrmex.integrations.notification.alerts.group_key import route_match
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, Op
 from codomyrmex.streaming import Event, InMemoryStream, create_event
 from measure import Result, compare_prepared
 from streams import counting_handler, run

@@ -23,14 +23,14 @@ def lazy_exports(package: str, names: Mapping[str, str]) -> Callable[[str], Any]
 
     Args:
         package: the package's `__name__`.
-        names: each public name with the module that has it.
+        names: each public name with the module that has it, relative to the package.
     """
 
     def getattr_(name: str) -> Any:
         module = names.get(name)
         if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{module}"), name)
+        value = getattr(import_module(f".{module}", package), name)
         setattr(sys.modules[package], name, value)  # the next time it is simply there
         return value
 

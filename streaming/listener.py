@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater
-from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
+from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
 from codomyrmex.streaming.subscriptions import FilterFunction, Subscription, when_ended
 
 if TYPE_CHECKING:

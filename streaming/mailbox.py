@@ -16,8 +16,8 @@ from contextvars import Context, ContextVar
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NamedTuple
 
-from codomyrmex.streaming.causes import cause
 from codomyrmex.streaming.errors import HandlerLoopError
+from codomyrmex.streaming.provenance import cause
 from codomyrmex.streaming.subscriptions import close_awaitable
 
 _LOOK_AGAIN = 1.0  # seconds between looks at whether the other loop still runs

@@ -10,11 +10,11 @@ from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
-from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import StageResultError, shorten
 from codomyrmex.streaming.events import Event, EventType
+from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
 from codomyrmex.streaming.stream import Stream
 from codomyrmex.streaming.subscriptions import Subscription, close_awaitable, name_of
 from codomyrmex.streaming.topics import EVERYTHING

@@ -12,12 +12,12 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from weakref import ReferenceType, ref
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater, ring
-from codomyrmex.streaming.causes import ORIGIN, cause, origin_of
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, wants
 from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.events import Event, EventType, new_id
 from codomyrmex.streaming.instrument import within
+from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
 from codomyrmex.streaming.sse_format import encode_frame, wire_id
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
 from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, matches

@@ -24,7 +24,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = {
     "streaming": "codomyrmex.streaming",
     "integrations": "codomyrmex.integrations",
-    "pytest_alerts": "codomyrmex.pytest_alerts",
     "examples/demo": "codomyrmex.demo",
 }
 

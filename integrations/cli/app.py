@@ -19,9 +19,9 @@ from codomyrmex.integrations.cli import (
     alerts_running,
     alerts_silences,
     demo_command,
+    pipeline_commands,
     tail_command,
 )
-from codomyrmex.integrations.cli.pipeline import commands as pipelines
 
 CODES = "Exit code: 0 if all is good, 1 if there are problems, 2 if the command was used wrongly."
 
@@ -37,8 +37,8 @@ silence = typer.Typer(
     help="Keep alerts back for some time. A running sink with the state sees it in seconds."
 )
 
-app.command("run")(pipelines.run)
-app.command("check")(pipelines.check)
+app.command("run")(pipeline_commands.run)
+app.command("check")(pipeline_commands.check)
 app.command("tail")(tail_command.tail)
 app.command("demo")(demo_command.demo)
 app.add_typer(alerts, name="alerts", no_args_is_help=True)

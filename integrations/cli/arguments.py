@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.matchers import Op
 from codomyrmex.integrations.notification import Matcher, MatcherError, parse_matchers
-from codomyrmex.integrations.notification.alerts.durations import Duration
-from codomyrmex.integrations.notification.alerts.matchers import Op
 
 YEARS = (1970, 3000)
 _EXISTING = {"exists": True, "dir_okay": False, "readable": True}

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from codomyrmex.integrations.cli.output import labels_shown, shown
+from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.notification import AlertConfig
 from codomyrmex.integrations.notification.alerts.config import Route
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from rich.text import Text
 from rich.tree import Tree
 

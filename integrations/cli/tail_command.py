@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from codomyrmex.integrations.cli.arguments import read_matchers
 from codomyrmex.integrations.cli.output import PROBLEMS, counted, out, say, shown
-from codomyrmex.integrations.cli.pipeline.fields import condition
+from codomyrmex.integrations.pipelines.fields import condition
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
 from codomyrmex.streaming import Event, EventType, TopicError
 from codomyrmex.streaming.encoding import to_json

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from codomyrmex.integrations.delivery.health import origin_for
 from codomyrmex.streaming import Event, EventType, create_event
-from codomyrmex.streaming.causes import ORIGIN, marked
 from codomyrmex.streaming.forks import renew_in_children
+from codomyrmex.streaming.provenance import ORIGIN, marked
 
 
 class DeadLetter(NamedTuple):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from codomyrmex.streaming import Event, EventType, create_event
-from codomyrmex.streaming.causes import ORIGIN, marked
+from codomyrmex.streaming.provenance import ORIGIN, marked
 
 
 class SinkState(StrEnum):

@@ -14,9 +14,9 @@ from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.integrations.delivery.waiting import GRACE
 from codomyrmex.streaming import Event
-from codomyrmex.streaming.causes import ORIGIN, cause, marked, origin_of
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.provenance import ORIGIN, cause, marked, origin_of
 
 _LAST = 5 * GRACE  # seconds for a sink that is told to stop closing
 

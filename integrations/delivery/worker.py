@@ -22,8 +22,8 @@ from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.waiting import GRACE, resolve
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import BoundedQueue, PutLater
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of, stems_from_logs
 from codomyrmex.streaming.clock import Timer
+from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, origin_of, stems_from_logs
 
 # In a child process: tasks of its parent's loop. They are kept, as asyncio complains about pending tasks
 # that are collected.

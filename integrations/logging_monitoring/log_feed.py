@@ -11,10 +11,10 @@ from typing import Any
 
 from codomyrmex.integrations.logging_monitoring.naming import NAMES, as_name, level_name, level_number
 from codomyrmex.streaming import EventType, Stream, create_event
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, stems_from_logs
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.encoding import to_builtins
+from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, stems_from_logs
 from codomyrmex.streaming.topics import check_topic
 
 _OWN = "codomyrmex"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from codomyrmex.integrations._extras import lazy_exports
 
 if TYPE_CHECKING:
+    from codomyrmex.integrations.configuration.matcher_text import parse_matchers
+    from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
     from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
     from codomyrmex.integrations.notification.alerts.desk import Suppressed
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.group_key import RouteMatch
     from codomyrmex.integrations.notification.alerts.lint import Finding, lint
     from codomyrmex.integrations.notification.alerts.loading import load_alert_config
-    from codomyrmex.integrations.notification.alerts.matcher_text import parse_matchers
-    from codomyrmex.integrations.notification.alerts.matchers import Matcher, MatcherError
     from codomyrmex.integrations.notification.alerts.notification import Notification, NotifiedAlert, Reason
     from codomyrmex.integrations.notification.alerts.router import AlertRouter
     from codomyrmex.integrations.notification.alerts.silences import Silence
@@ -38,8 +38,8 @@ _MODULES = {
     "Explanation": "alerts.explain",
     "Finding": "alerts.lint",
     "LabelRules": "alerts.alert",
-    "Matcher": "alerts.matchers",
-    "MatcherError": "alerts.matchers",
+    "Matcher": ".configuration.matchers",
+    "MatcherError": ".configuration.matchers",
     "Notification": "alerts.notification",
     "NotifiedAlert": "alerts.notification",
     "Reason": "alerts.notification",
@@ -51,7 +51,7 @@ _MODULES = {
     "Suppressed": "alerts.desk",
     "lint": "alerts.lint",
     "load_alert_config": "alerts.loading",
-    "parse_matchers": "alerts.matcher_text",
+    "parse_matchers": ".configuration.matcher_text",
     "simulate": "alerts.simulation",
 }
 

@@ -93,7 +93,6 @@ class AppriseChannel(Sink):
 
         Raises:
             MissingExtraError: Apprise is not installed.
-            MissingVariableError: the URL names a variable of the environment that is not set.
             ChannelError: Apprise does not take the URL, or nothing sent to it would arrive anywhere.
         """
         self._calls = DaemonCalls(f"apprise {self.name}", _MAX_CALLS)

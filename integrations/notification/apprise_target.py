@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.configuration.environment import ExpansionError, expand
 from codomyrmex.integrations.notification.apprise_http import noted, watch
 from codomyrmex.integrations.notification.apprise_outcome import failure
 from codomyrmex.integrations.notification.apprise_quiet import quiet
 from codomyrmex.integrations.notification.apprise_traps import false_success
 from codomyrmex.integrations.notification.channel_errors import ChannelError
-from codomyrmex.integrations.notification.environment import expand
 from codomyrmex.integrations.notification.templates import escape
 from codomyrmex.integrations.notification.wording import Message
 
@@ -53,7 +53,10 @@ class AppriseTarget:
             self._apprise = import_module("apprise")
         except ImportError as error:
             raise MissingExtraError("AppriseChannel", "apprise", "apprise") from error
-        why = self._set_up() or false_success(self._service)
+        try:
+            why = self._set_up() or false_success(self._service)
+        except ExpansionError as error:  # it names the variable, never the URL
+            raise ChannelError(f"{self} cannot be set up: {error}") from None
         if why is not None:
             raise ChannelError(f"{self} cannot be set up: {why}")
         watch(self._service)

@@ -36,8 +36,8 @@ def read_silence(form: object, now: float) -> Silence:
     """
     fields = read_fields(form, _LONGEST)
     # Who gave the sink whose silences these are has all that it needs; nobody else comes here.
+    from codomyrmex.integrations.configuration.durations import Duration
     from codomyrmex.integrations.notification import Silence, parse_matchers
-    from codomyrmex.integrations.notification.alerts.durations import Duration
 
     problems: dict[str, str] = {}
     seconds = 0.0

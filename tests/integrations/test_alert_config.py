@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, load_alert_config
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from codomyrmex.integrations.configuration.matchers import compile_regex
 from codomyrmex.integrations.notification import MatcherError, lint, load_alert_config
 from codomyrmex.integrations.notification.alerts.config import Route
-from codomyrmex.integrations.notification.alerts.matchers import compile_regex
 from codomyrmex.integrations.notification.alerts.unmatchable import match_range, matches_nothing
 from hypothesis import given, settings
 from hypothesis import strategies as st

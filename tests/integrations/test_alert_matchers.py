@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import re2  # type: ignore[import-untyped]
+from codomyrmex.integrations.configuration.regex_sets import RegexSet
 from codomyrmex.integrations.notification import (
     Matcher,
     MatcherError,
     load_alert_config,
     parse_matchers,
 )
-from codomyrmex.integrations.notification.alerts.regex_sets import RegexSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

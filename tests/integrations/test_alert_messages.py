@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification import Alert, load_alert_config, simulate
 from codomyrmex.integrations.notification.alerts.config import ChannelConfig
-from codomyrmex.integrations.notification.alerts.config_file import Secret
 from codomyrmex.integrations.notification.alerts.messages import Wording
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.templates import TemplateError

@@ -393,7 +393,7 @@ def run_pytest(folder: Path) -> tuple[int, str]:
         "-m",
         "pytest",
         "-p",
-        "codomyrmex.pytest_alerts",
+        "codomyrmex.integrations.pytest_plugin",
         "-p",
         "no:cacheprovider",
         "-v",

@@ -12,8 +12,8 @@ from typing import Any
 import markdown
 import pytest
 from codomyrmex.integrations import DeliveryError, MissingExtraError
+from codomyrmex.integrations.configuration.environment import ExpansionError, MissingVariableError, expand
 from codomyrmex.integrations.notification import ChannelError
-from codomyrmex.integrations.notification.environment import ExpansionError, MissingVariableError, expand
 from codomyrmex.integrations.notification.templates import (
     CUT,
     MAX_RENDERED,
@@ -88,7 +88,7 @@ def test_text_without_a_place_stays_as_it_is(text):
 def test_the_environment_needs_no_heavy_package():
     code = (
         "import sys\n"
-        "from codomyrmex.integrations.notification.environment import expand\n"
+        "from codomyrmex.integrations.configuration.environment import expand\n"
         "from codomyrmex.integrations.notification.templates import compile_template\n"
         "assert not {'apprise', 'jinja2', 'requests'} & set(sys.modules)\n"
     )

@@ -21,7 +21,7 @@ from codomyrmex.streaming import (
     StreamProcessor,
     create_event,
 )
-from codomyrmex.streaming.causes import cause
+from codomyrmex.streaming.provenance import cause
 from codomyrmex.streaming.testing import FakeClock
 from helpers import in_time, settle
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import httpx
 import pytest
-from codomyrmex.integrations.cli.pipeline import lines, processors
-from codomyrmex.integrations.cli.pipeline.file import PROCESSORS
-from codomyrmex.integrations.cli.pipeline.lines import LineReader, LineSplitter
-from codomyrmex.integrations.cli.pipeline.loading import load_pipeline
-from codomyrmex.integrations.cli.pipeline.pipeline import Pipeline, Report
-from codomyrmex.integrations.cli.pipeline.processors import make_step
-from codomyrmex.integrations.cli.pipeline.standard_input import StandardInput
 from codomyrmex.integrations.configuration.problems import ProblemList
 from codomyrmex.integrations.configuration.reading import Reader
+from codomyrmex.integrations.pipelines import lines, processors
+from codomyrmex.integrations.pipelines.file import PROCESSORS
+from codomyrmex.integrations.pipelines.lines import LineReader, LineSplitter
+from codomyrmex.integrations.pipelines.loading import load_pipeline
+from codomyrmex.integrations.pipelines.pipeline import Pipeline, Report
+from codomyrmex.integrations.pipelines.processors import make_step
+from codomyrmex.integrations.pipelines.standard_input import StandardInput
 from codomyrmex.integrations.web import event_stream
 from codomyrmex.integrations.web.serve import serving
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
@@ -612,7 +612,7 @@ async def test_a_page_shows_the_alerts_wherever_they_stand_in_the_file(folder):
 
 @in_time
 async def test_without_a_collector_opentelemetry_ends_in_time_and_tells_what_is_missing(folder, monkeypatch):
-    from codomyrmex.integrations.cli.pipeline import otlp
+    from codomyrmex.integrations.pipelines import otlp
 
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and nobody listens

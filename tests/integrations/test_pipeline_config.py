@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from codomyrmex.integrations.cli.app import app
-from codomyrmex.integrations.cli.pipeline.file import Address, Size
-from codomyrmex.integrations.cli.pipeline.loading import PipelineConfig, PipelineConfigError, load_pipeline
 from codomyrmex.integrations.configuration.problems import Problem
+from codomyrmex.integrations.pipelines.file import Address, Size
+from codomyrmex.integrations.pipelines.loading import PipelineConfig, PipelineConfigError, load_pipeline
 from typer.testing import CliRunner
 
 SOURCES = "sources: [{type: stdin}]"

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 from codomyrmex.streaming import InMemoryStream, SSEStream, TopicStream, create_event
-from codomyrmex.streaming.causes import LOGS, ORIGIN, cause, origin_of
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, origin_of
 from helpers import in_time, settle
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

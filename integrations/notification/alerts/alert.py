@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from codomyrmex.streaming import Event, EventType
-from codomyrmex.streaming.causes import ORIGIN
+from codomyrmex.streaming.provenance import ORIGIN
 
 _NOT_LABELS = frozenset(
     (

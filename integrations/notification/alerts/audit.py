@@ -11,8 +11,8 @@ from codomyrmex.integrations.notification.alerts.desk import Suppressed
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.alerts.outbox import Outcome
 from codomyrmex.streaming import Event, EventType, Stream, create_event
-from codomyrmex.streaming.causes import ORIGIN, marked
 from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.provenance import ORIGIN, marked
 
 _log = Diagnostics(__name__)
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList
+from codomyrmex.integrations.configuration.rates import RateLimit
+from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.alert import LabelRules
-from codomyrmex.integrations.notification.alerts.config_file import RateLimit, Secret, TestFile
+from codomyrmex.integrations.notification.alerts.config_file import TestFile
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
-from codomyrmex.integrations.notification.alerts.matchers import Matcher
 
 OnUnmute = Literal["summary", "drop"]
 

@@ -6,14 +6,17 @@ that an `alertmanager.yml` loads unchanged.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
-from codomyrmex.integrations.notification.alerts.durations import Duration
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.matcher_text import parse_with_warning
+from codomyrmex.integrations.configuration.matchers import Matcher
+from codomyrmex.integrations.configuration.rates import RateLimit
+from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.intervals import (
     DayOfMonthRange,
     Location,
@@ -21,8 +24,6 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     WeekdayRange,
     YearRange,
 )
-from codomyrmex.integrations.notification.alerts.matcher_text import parse_with_warning
-from codomyrmex.integrations.notification.alerts.matchers import Matcher
 
 _ELSEWHERE = "accepted, and not used here"
 _GLOBAL_KEYS = """
@@ -41,20 +42,6 @@ _INTEGRATIONS = """
 """
 
 
-class Secret(str):
-    """Text that is not shown."""
-
-    __slots__ = ()
-    expects: ClassVar[str] = "text"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        return cls(text)
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-
 @dataclass(frozen=True, slots=True)
 class MatcherLine:
     """One text of `matchers`, which may hold several."""
@@ -66,25 +53,6 @@ class MatcherLine:
     @classmethod
     def parse(cls, text: str) -> Self:
         return cls(*parse_with_warning(text))
-
-
-class RateLimit(msgspec.Struct, frozen=True):
-    """So many notifications in so long: `6/1m`."""
-
-    expects: ClassVar[str] = "a rate like 6/1m, six a minute"
-    count: int
-    seconds: float
-
-    @classmethod
-    def parse(cls, text: str) -> RateLimit:
-        match = re.fullmatch(r"([1-9][0-9]{0,6})\s*/\s*(\S+)", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not {cls.expects}")
-        unit = match[2] if match[2][0].isdigit() else f"1{match[2]}"  # 6/m
-        seconds = Duration.parse(unit)
-        if seconds <= 0:
-            raise ValueError(f"{text!r}: a rate is over more than 0 seconds")
-        return cls(int(match[1]), seconds)
 
 
 class Moment:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
+from codomyrmex.integrations.configuration.rates import TokenBucket
 from codomyrmex.integrations.notification.alerts.book import Book
 from codomyrmex.integrations.notification.alerts.config import ChannelConfig
 from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group
@@ -20,7 +21,6 @@ from codomyrmex.integrations.notification.alerts.notification import (
     Status,
 )
 from codomyrmex.integrations.notification.alerts.notification_log import reason_to_notify
-from codomyrmex.integrations.notification.alerts.token_bucket import TokenBucket
 
 _MAX_TOLD = 10_000  # suppressions that nobody has asked for yet
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.matchers import Labels, matches_all
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from codomyrmex.integrations.notification.alerts.group_key import route_match
 from codomyrmex.integrations.notification.alerts.inhibition import Inhibitor
-from codomyrmex.integrations.notification.alerts.matchers import Labels, matches_all
 from codomyrmex.integrations.notification.alerts.notification import iso
 from codomyrmex.integrations.notification.alerts.notification_log import reason_to_notify
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from codomyrmex.integrations.configuration.matchers import Labels, quote_group
 from codomyrmex.integrations.notification.alerts.config import Route
-from codomyrmex.integrations.notification.alerts.matchers import Labels, quote_group
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from codomyrmex.integrations.configuration.matchers import Labels, matches_all
 from codomyrmex.integrations.notification.alerts.config import InhibitRule
-from codomyrmex.integrations.notification.alerts.matchers import Labels, matches_all
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, Op, literal_choices
+from codomyrmex.integrations.configuration.matchers import Matcher, Op, literal_choices
 from codomyrmex.integrations.notification.alerts.unmatchable import match_range, matches_nothing
 
 _OPPOSITE = {

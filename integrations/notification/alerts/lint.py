@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.matchers import Matcher, Op
 from codomyrmex.integrations.configuration.problems import Problem, at
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, InhibitRule, Route
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
 from codomyrmex.integrations.notification.alerts.known import Condition, Fact, Known
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, Op
 from codomyrmex.integrations.notification.alerts.unmatchable import matches_nothing
 
 # A receiver that is there to deliver nothing says so by its name.

@@ -10,9 +10,13 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.environment import ExpansionError, expand
 from codomyrmex.integrations.configuration.files import read_text
+from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
 from codomyrmex.integrations.configuration.problems import Problem, ProblemList, at, did_you_mean
 from codomyrmex.integrations.configuration.reading import Reader
+from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.alert import LabelRules
 from codomyrmex.integrations.notification.alerts.config import (
     AlertConfig,
@@ -30,19 +34,15 @@ from codomyrmex.integrations.notification.alerts.config_file import (
     MatcherLine,
     ReceiverFile,
     RouteFile,
-    Secret,
     TimeRangeFile,
     TimeSpecFile,
 )
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from codomyrmex.integrations.notification.alerts.intervals import (
     TimeInterval,
     TimeRange,
     TimeSpec,
     time_range,
 )
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, MatcherError
-from codomyrmex.integrations.notification.environment import ExpansionError, expand
 from codomyrmex.integrations.notification.templates import TemplateError, compile_template
 
 GROUP_BY_ALL = "..."

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, ChannelConfig
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from codomyrmex.integrations.notification.alerts.notification import (
     Kind,
     Notification,

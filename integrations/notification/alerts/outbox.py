@@ -18,8 +18,8 @@ from codomyrmex.integrations.notification.alerts.config import AlertConfig, Chan
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
 from codomyrmex.streaming import Clock, Event, InMemoryStream
-from codomyrmex.streaming.causes import LOGS, cause
 from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.provenance import LOGS, cause
 
 _log = Diagnostics(__name__)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op
+from codomyrmex.integrations.configuration.regex_sets import RegexSets
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
 from codomyrmex.integrations.notification.alerts.group_key import RouteMatch, route_match
-from codomyrmex.integrations.notification.alerts.matchers import Labels, Matcher, Op
-from codomyrmex.integrations.notification.alerts.regex_sets import RegexSets
 
 _MAX_KEPT = 10_000  # label sets whose routes are remembered
 

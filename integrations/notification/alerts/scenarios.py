@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.config_file import ExpectFile, TestEventFile, TestFile
-from codomyrmex.integrations.notification.alerts.durations import Duration
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.notification import Status
 from codomyrmex.integrations.notification.alerts.silences import Silence

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from codomyrmex.integrations.notification.alerts.matchers import Labels, Matcher, matches_all
+from codomyrmex.integrations.configuration.matchers import Labels, Matcher, matches_all
 from codomyrmex.streaming.events import new_id
 
 KEPT_FOR = 120 * 3600.0  # seconds that an expired silence is kept, as by Alertmanager

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from codomyrmex.integrations.configuration.files import Stamp, stamp_of
 from codomyrmex.integrations.configuration.problems import Problem, did_you_mean
+from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.report import CLOSED, QUEUE_FULL
@@ -21,7 +22,6 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.integrations.notification.alerts.audit import Audit
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError, ChannelConfig
-from codomyrmex.integrations.notification.alerts.config_file import Secret
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
 from codomyrmex.integrations.notification.alerts.intake import Intake

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 import re2  # type: ignore[import-untyped] # it has no stubs
-from codomyrmex.integrations.notification.alerts.matchers import MatcherError, anchored, compile_regex
+from codomyrmex.integrations.configuration.matchers import MatcherError, anchored, compile_regex
 
 # One way in which an expression can match: whether it takes characters, and whether it wants the text to
 # begin where it begins, and to end where it ends.

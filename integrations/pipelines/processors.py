@@ -12,11 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from codomyrmex.integrations.cli.pipeline.fields import condition, fill, text_of
-from codomyrmex.integrations.cli.pipeline.file import Filter, Limit, Python, Redact, Sample, Set
+from codomyrmex.integrations.configuration.rates import TokenBucket
 from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, describe
 from codomyrmex.integrations.logging_monitoring.redaction import DEFAULT_KEYS, redact
-from codomyrmex.integrations.notification.alerts.token_bucket import TokenBucket
+from codomyrmex.integrations.pipelines.fields import condition, fill, text_of
+from codomyrmex.integrations.pipelines.file import Filter, Limit, Python, Redact, Sample, Set
 from codomyrmex.streaming import Event, EventType
 
 Step = Callable[[Event], Any]

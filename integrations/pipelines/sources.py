@@ -9,10 +9,10 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codomyrmex.integrations.cli.pipeline.file import EnvoyOutlierLogSource, File, Http, Sse, Stdin
-from codomyrmex.integrations.cli.pipeline.lines import LineReader
-from codomyrmex.integrations.cli.pipeline.served import Served
-from codomyrmex.integrations.cli.pipeline.standard_input import StandardInput
+from codomyrmex.integrations.pipelines.file import EnvoyOutlierLogSource, File, Http, Sse, Stdin
+from codomyrmex.integrations.pipelines.lines import LineReader
+from codomyrmex.integrations.pipelines.served import Served
+from codomyrmex.integrations.pipelines.standard_input import StandardInput
 from codomyrmex.integrations.service_mesh.envoy_outlier_log import EnvoyOutlierLog
 from codomyrmex.integrations.service_mesh.tail import FileTail
 from codomyrmex.integrations.web.ingest import event_ingest

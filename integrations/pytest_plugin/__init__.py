@@ -16,6 +16,6 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     """Collect a configuration of alert routing."""
     if not file_path.name.endswith((".alerts.yaml", ".alerts.yml")):
         return None
-    from codomyrmex.pytest_alerts.items import AlertsFile
+    from codomyrmex.integrations.pytest_plugin.items import AlertsFile
 
     return AlertsFile.from_parent(parent, path=file_path)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from codomyrmex.integrations.cli.output import err
-from codomyrmex.integrations.cli.pipeline.pipeline import Pipeline
+from codomyrmex.integrations.pipelines.pipeline import Pipeline
 
 _EVERY = 0.5  # seconds
 

@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 
-from codomyrmex.integrations.notification.channel_errors import ChannelError
-
 # A `${` that is not the beginning of one of the forms matches as the last and is refused.
 _PLACE = re.compile(
     r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}|(?P<bad>\$\{)",
@@ -15,7 +13,7 @@ _PLACE = re.compile(
 )
 
 
-class ExpansionError(ChannelError, ValueError):
+class ExpansionError(ValueError):
     """A text with places for values of the environment could not be filled in; the text is not shown."""
 
 

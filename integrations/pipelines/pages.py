@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from codomyrmex.integrations.cli.pipeline.file import Dashboard
-from codomyrmex.integrations.cli.pipeline.served import Served
-from codomyrmex.integrations.cli.pipeline.sinks import Page
+from codomyrmex.integrations.pipelines.file import Dashboard
+from codomyrmex.integrations.pipelines.served import Served
+from codomyrmex.integrations.pipelines.sinks import Page
 from codomyrmex.integrations.web.dashboard import dashboard
 from codomyrmex.integrations.web.event_stream import event_stream
 
 if TYPE_CHECKING:
-    from codomyrmex.integrations.cli.pipeline.pipeline import Pipeline
+    from codomyrmex.integrations.pipelines.pipeline import Pipeline
 
 
 def serve_page(pipeline: Pipeline, page: Page) -> Served:

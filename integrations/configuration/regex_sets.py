@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import re2  # type: ignore[import-untyped] # it has no stubs
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, anchored, compile_regex
+from codomyrmex.integrations.configuration.matchers import Matcher, anchored, compile_regex
 
 _MAX_KEPT = 20_000  # values of a label
 _ANYTHING = "(?s:.*)"  # in each set: where not even this is found, the automaton has become too large

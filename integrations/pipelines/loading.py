@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from codomyrmex.integrations.cli.pipeline.file import (
+from codomyrmex.integrations.configuration.environment import expand
+from codomyrmex.integrations.configuration.files import read_text
+from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
+from codomyrmex.integrations.configuration.reading import Reader
+from codomyrmex.integrations.configuration.secret import Secret
+from codomyrmex.integrations.configuration.yaml_text import read_yaml
+from codomyrmex.integrations.pipelines.file import (
     PROCESSORS,
     SINKS,
     SOURCES,
@@ -23,15 +29,9 @@ from codomyrmex.integrations.cli.pipeline.file import (
     SseServer,
     Stdin,
 )
-from codomyrmex.integrations.cli.pipeline.processors import make_step
-from codomyrmex.integrations.cli.pipeline.sinks import make_sink
-from codomyrmex.integrations.cli.pipeline.sources import make_source
-from codomyrmex.integrations.configuration.files import read_text
-from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
-from codomyrmex.integrations.configuration.reading import Reader
-from codomyrmex.integrations.configuration.yaml_text import read_yaml
-from codomyrmex.integrations.notification.alerts.config_file import Secret
-from codomyrmex.integrations.notification.environment import expand
+from codomyrmex.integrations.pipelines.processors import make_step
+from codomyrmex.integrations.pipelines.sinks import make_sink
+from codomyrmex.integrations.pipelines.sources import make_source
 from codomyrmex.integrations.web.serve import check_address
 from codomyrmex.streaming import InMemoryStream, TopicError
 from codomyrmex.streaming.topics import check_pattern

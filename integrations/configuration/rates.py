@@ -1,6 +1,31 @@
-"""A token bucket: so many at once, and after that at so high a rate. No clock of its own."""
+"""`RateLimit` and `TokenBucket`: a number of events per period."""
 
 from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import msgspec
+from codomyrmex.integrations.configuration.durations import Duration
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """So many notifications in so long: `6/1m`."""
+
+    expects: ClassVar[str] = "a rate like 6/1m, six a minute"
+    count: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> RateLimit:
+        match = re.fullmatch(r"([1-9][0-9]{0,6})\s*/\s*(\S+)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not {cls.expects}")
+        unit = match[2] if match[2][0].isdigit() else f"1{match[2]}"  # 6/m
+        seconds = Duration.parse(unit)
+        if seconds <= 0:
+            raise ValueError(f"{text!r}: a rate is over more than 0 seconds")
+        return cls(int(match[1]), seconds)
 
 
 class TokenBucket:

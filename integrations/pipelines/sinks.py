@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.cli.pipeline.fields import condition
-from codomyrmex.integrations.cli.pipeline.file import (
+from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.sink import Binding, InlineSink
+from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
+from codomyrmex.integrations.notification.alerts.sink import AlertSink
+from codomyrmex.integrations.pipelines.fields import condition
+from codomyrmex.integrations.pipelines.file import (
     Alerts,
     Dashboard,
     Delivery,
@@ -20,10 +24,6 @@ from codomyrmex.integrations.cli.pipeline.file import (
     SseServer,
     Structlog,
 )
-from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.sink import Binding, InlineSink
-from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
-from codomyrmex.integrations.notification.alerts.sink import AlertSink
 from codomyrmex.streaming import Event, InMemoryStream, Overflow
 
 _BLOCK = DeliveryPolicy(overflow=Overflow.BLOCK, batch_size=1_000, queue_size=10_000, batch_age=0.2)
@@ -99,7 +99,7 @@ def _make(
         case Structlog():
             return Built(Binding(_structlog(file, name, nobody_reads)))
         case OpenTelemetry():
-            from codomyrmex.integrations.cli.pipeline.otlp import OtlpSink  # imports much
+            from codomyrmex.integrations.pipelines.otlp import OtlpSink  # imports much
 
             telemetry = OtlpSink(file.mode, file.service_name, name)
             return Built(Binding(telemetry), lost=telemetry.lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Any
 
-from codomyrmex.integrations.cli.pipeline.file import Address
+from codomyrmex.integrations.pipelines.file import Address
 from codomyrmex.integrations.web.serve import serving
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
-from codomyrmex.integrations.notification.alerts.config_file import MatcherLine, RateLimit, Secret
-from codomyrmex.integrations.notification.alerts.durations import Duration
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.rates import RateLimit
+from codomyrmex.integrations.configuration.secret import Secret
+from codomyrmex.integrations.notification.alerts.config_file import MatcherLine
 
 _Metadata = dict[str, Any]
 _UNITS = {

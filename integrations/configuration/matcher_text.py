@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from codomyrmex.integrations.notification.alerts.matchers import Matcher, MatcherError
+from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
 
 Notation = Literal["fallback", "classic", "utf8"]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from codomyrmex.integrations.notification.alerts.matchers import compile_re2
+from codomyrmex.integrations.configuration.matchers import compile_re2
 from codomyrmex.streaming import Event, EventDecodeError, EventType, create_event
 from codomyrmex.streaming.events import new_id
 

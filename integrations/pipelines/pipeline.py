@@ -12,17 +12,17 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any
 
-from codomyrmex.integrations.cli.pipeline.file import Dashboard
-from codomyrmex.integrations.cli.pipeline.loading import Named, PipelineConfig
-from codomyrmex.integrations.cli.pipeline.pages import serve_page
-from codomyrmex.integrations.cli.pipeline.processors import Step, as_events, make_step
-from codomyrmex.integrations.cli.pipeline.served import Served
-from codomyrmex.integrations.cli.pipeline.sinks import Built, make_sink
-from codomyrmex.integrations.cli.pipeline.sources import HttpSource, Source, StdinSource, make_source
-from codomyrmex.integrations.cli.pipeline.standard_input import StandardInput
 from codomyrmex.integrations.delivery.attachment import Attachment, attach
 from codomyrmex.integrations.delivery.report import DrainReport
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.pipelines.file import Dashboard
+from codomyrmex.integrations.pipelines.loading import Named, PipelineConfig
+from codomyrmex.integrations.pipelines.pages import serve_page
+from codomyrmex.integrations.pipelines.processors import Step, as_events, make_step
+from codomyrmex.integrations.pipelines.served import Served
+from codomyrmex.integrations.pipelines.sinks import Built, make_sink
+from codomyrmex.integrations.pipelines.sources import HttpSource, Source, StdinSource, make_source
+from codomyrmex.integrations.pipelines.standard_input import StandardInput
 from codomyrmex.integrations.service_mesh.board import CircuitBoard
 from codomyrmex.streaming import Event, InMemoryStream
 from codomyrmex.streaming.diagnostics import Diagnostics

@@ -27,14 +27,14 @@ from codomyrmex.integrations.cli.output import (
     shown,
     telling,
 )
-from codomyrmex.integrations.cli.pipeline.loading import PipelineConfig, load_pipeline
-from codomyrmex.integrations.cli.pipeline.pipeline import Pipeline, Report
-from codomyrmex.integrations.cli.pipeline.progress import show_progress
+from codomyrmex.integrations.cli.progress import show_progress
 from codomyrmex.integrations.configuration.files import stamp_of
 from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.report import SinkReport
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.pipelines.loading import PipelineConfig, load_pipeline
+from codomyrmex.integrations.pipelines.pipeline import Pipeline, Report
 
 _LOOK_EVERY = 1.0  # seconds between looks at the file
 

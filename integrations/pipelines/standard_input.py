@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import BinaryIO
 
-from codomyrmex.integrations.cli.pipeline.lines import LineSplitter
+from codomyrmex.integrations.pipelines.lines import LineSplitter
 
 _CHUNK = 1 << 17
 _AHEAD = 4  # chunks that are read before they are wanted

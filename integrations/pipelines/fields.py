@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from codomyrmex.integrations.notification.alerts.matchers import Matcher
+from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
