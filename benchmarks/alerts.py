@@ -37,7 +37,7 @@ from codomyrmex.integrations.notification import (
     load_alert_config,
 )
 from codomyrmex.integrations.notification.alerts.config import Route
-from codomyrmex.integrations.notification.alerts.group_key import route_match
+from codomyrmex.integrations.notification.alerts.group import route_match
 from codomyrmex.streaming import Event, InMemoryStream, create_event
 from measure import Result, compare_prepared
 from streams import counting_handler, run
@@ -71,7 +71,7 @@ def measure() -> Iterator[Result]:
 
 
 def labels_of(number: int) -> Labels:
-    """Give the labels of an alert: instance and pod are its own, the others are one of some."""
+    """Return the labels of an alert: instance and pod are unique, the others are shared."""
     team = TEAMS[number % 40]
     spread = number // 40
     service, role = f"{team}-{SERVICES[spread // 3 % 7]}", ROLES[spread // 11 % 5]
@@ -91,7 +91,7 @@ def labels_of(number: int) -> Labels:
 
 
 def decoded(labels: Labels) -> Labels:
-    """Give labels in which each text, each name too, is an object of its own."""
+    """Return labels in which each text is an object of its own, names included."""
     found: Labels = json.loads(json.dumps(labels))
     return found
 
@@ -101,7 +101,7 @@ def node(*matchers: str, routes: Sequence[Any] = (), more: bool = False, **setti
 
 
 def routes_of(team: str) -> list[dict[str, Any]]:
-    """Give the 24 routes below that of a team."""
+    """Return the 24 routes below that of a team."""
     pod = rf'pod=~"{team}-[a-z]+-[0-9a-f]+-.*"'
     return [
         node('severity!~"info|none"', 'alertname!="Watchdog"', more=True),
@@ -118,7 +118,7 @@ def routes_of(team: str) -> list[dict[str, Any]]:
 
 
 def ways_to(number: int, team: str) -> list[str]:
-    """Give the matchers of a team: most go by their name, others by what runs where."""
+    """Return the matchers of a team: most match its name, others what it runs."""
     listed = "|".join(f"{team}-{service}" for service in SERVICES)
     ways = {
         4: [f'service=~"{listed}"'],
@@ -140,7 +140,7 @@ def configuration(routes: Sequence[Any], group_by: Sequence[str] = ("alertname",
 
 @cache
 def tree() -> AlertConfig:
-    """Give 1,000 routes below the root: 40 teams with 24 each."""
+    """Return 1,000 routes below the root: 40 teams with 24 each."""
     teams = [
         node(*ways_to(number, team), routes=routes_of(team), more=number % 8 == 7, receiver=team)
         for number, team in enumerate(TEAMS)
@@ -149,7 +149,7 @@ def tree() -> AlertConfig:
 
 
 def flat() -> AlertConfig:
-    """Give 1,000 routes in one row: 25 of each team, as they are written by programs."""
+    """Return 1,000 routes in one row: 25 of each team, as they are written by programs."""
     return configuration(
         [
             node(*ways_to(number, team), *each["matchers"], more=each["continue"], receiver=team)
@@ -161,7 +161,7 @@ def flat() -> AlertConfig:
 
 
 def spread_out(routes: Sequence[Any], above: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Give routes in one row, each with the matchers above it, those below a route before it."""
+    """Return routes in one row, each with the matchers above it, those below a route before it."""
     for each in routes:
         matchers = [*above, *each["matchers"]]
         yield from spread_out(each["routes"], matchers)
@@ -219,7 +219,7 @@ def at_least(work: str, nanoseconds: float, limit: int) -> Result:
 
 
 def nanoseconds_each(prepare: Callable[[], None], work: Callable[[], int], rounds: int) -> float:
-    """Give the median over rounds of what one unit takes."""
+    """Return the median time of one unit over several rounds."""
     times = []
     gc.collect()
     for _ in range(rounds):
@@ -234,8 +234,8 @@ def matching() -> Iterator[Result]:
     config = tree()
     assert len(config.route.walk()) == 1_001
     router, n = AlertRouter(config), 500
-    known = [labels_of(number * 7) for number in range(5_000)]
-    for labels in known:
+    label_sets = [labels_of(number * 7) for number in range(5_000)]
+    for labels in label_sets:
         router.match(labels)
     batch: list[Labels] = []
     turn = iter(range(10**9))
@@ -247,7 +247,7 @@ def matching() -> Iterator[Result]:
 
     def take_known() -> None:
         first = next(turn) % 10 * n
-        batch[:] = [decoded(labels) for labels in known[first : first + n]]
+        batch[:] = [decoded(labels) for labels in label_sets[first : first + n]]
 
     def take_new() -> None:
         first = MANY + next(turn) * n
@@ -292,19 +292,19 @@ def batches(count: int, size: int = 1_000) -> Iterator[range]:
 
 
 def microseconds_to_observe(engine: AlertEngine, count: int, now: float) -> float:
-    """Give what one alert takes, over all of them, with the garbage that is collected on the way."""
+    """Return the mean time for one alert, including garbage collection."""
     spent = 0
     for numbers in batches(count):
         alerts = alerts_of(numbers)
         start = time.thread_time_ns()
         engine.observe(alerts, now)
         spent += time.thread_time_ns() - start
-        engine.take_changes()  # as the sink does after each step
+        engine.pop_changes()  # as the sink does after each step
     return spent / count / 1_000
 
 
 def by_team() -> AlertConfig:
-    """Give 40 routes, and 25 groups in each for these alerts."""
+    """Return 40 routes, and 25 groups in each for these alerts."""
     return configuration([node(f'team="{team}"', receiver=team) for team in TEAMS])
 
 
@@ -348,7 +348,7 @@ def memory() -> Result:
 
 
 def grow() -> float:
-    """Give the megabytes that a process grows by with the alerts; in a child, which has nothing else."""
+    """Return by how many megabytes a process grows with the alerts; it runs in a child process."""
 
     def resident() -> float:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -359,7 +359,7 @@ def grow() -> float:
     before = resident()
     for numbers in batches(MANY):
         engine.observe(alerts_of(numbers, decoded), 1_700_000_000.0)
-        engine.take_changes()
+        engine.pop_changes()
     gc.collect()
     assert len(engine.alerts()) == MANY
     return resident() - before
@@ -414,7 +414,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Show no log: what hangs is told of."""
+    """Suppress logs about channels that hang."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -442,7 +442,7 @@ def hanging() -> Iterator[Result]:
 
 
 async def delays(hung: int, rounds: int = 12) -> list[float]:
-    """Give the seconds from publishing an alert to its arrival, for one alert after another."""
+    """Return the seconds from publishing an alert to its arrival, for one alert after another."""
     async with receiving() as receiver:
         names = [*(f"hung-{number}" for number in range(hung)), "good"]
         sink = AlertSink(
@@ -502,7 +502,7 @@ def importing() -> Iterator[Result]:
 
 
 def milliseconds_of(program: str, compiled: str) -> float:
-    """Give what a fresh process takes of the processors; what it imports is compiled already."""
+    """Return the CPU time of a new process, whose imports are compiled already."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": compiled}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -46,7 +46,7 @@ async def plain_publish(subscriptions: list[PlainSubscription], event: Any) -> N
 
 
 class PlainFanOut:
-    """A queue and a `wait_for` for each subscriber, and everyone encodes for himself."""
+    """A queue and a `wait_for` for each subscriber; each subscriber encodes its own frames."""
 
     def __init__(self) -> None:
         self.queues: list[asyncio.Queue[Any]] = []

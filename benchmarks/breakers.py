@@ -1,4 +1,4 @@
-"""Circuit breakers with our listener against the same breakers with an empty one; Envoy's log."""
+"""Circuit breakers with our listener and with an empty one; Envoy's log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fails() -> None:
 
 
 class Empty(pybreaker.CircuitBreakerListener):
-    """Overrides what ours overrides, and does nothing."""
+    """Overrides the methods that ours overrides, and does nothing."""
 
     def failure(self, cb: Any, exc: BaseException) -> None:
         pass
@@ -50,16 +50,16 @@ def calls(call: Callable[[Callable[[], None]], object], n: int) -> Callable[[], 
 
 
 def added(result: Result, limit: float) -> Result:
-    """Turn a ratio of times into the microseconds that ours costs more."""
+    """Turn a ratio of times into the additional microseconds of ours."""
     ours, theirs = (_microseconds(part) for part in result.detail.split(" against "))
-    more = ours - theirs
+    extra = ours - theirs
     return Result(
         result.work,
         result.against,
-        more / limit,
+        extra / limit,
         bar=1.0,
         rate=False,
-        detail=f"+{more:.1f} µs, {result.detail}",
+        detail=f"+{extra:.1f} µs, {result.detail}",
     )
 
 
@@ -69,7 +69,7 @@ def _microseconds(text: str) -> float:
 
 
 def pybreakers() -> Iterator[Result]:
-    def breaker(listener: bool) -> pybreaker.CircuitBreaker:  # noqa: FBT001 - of this function only
+    def breaker(listener: bool) -> pybreaker.CircuitBreaker:  # noqa: FBT001 - a local function
         made = pybreaker.CircuitBreaker(fail_max=1, reset_timeout=3_600, name="orders")
         if listener:
             attach_pybreaker(made, InMemoryStream())
@@ -96,7 +96,7 @@ def pybreakers() -> Iterator[Result]:
 
     yield added(
         compare(
-            "pybreaker, a state change: of 20 µs more than an empty listener",
+            "pybreaker, a state change: share of 20 µs over an empty listener",
             "with an empty listener",
             changes(breaker(listener=True)),
             changes(breaker(listener=False)),
@@ -106,7 +106,7 @@ def pybreakers() -> Iterator[Result]:
 
 
 def factories() -> Iterator[Result]:
-    def factory(listener: bool) -> purgatory.SyncCircuitBreakerFactory:  # noqa: FBT001 - as above
+    def factory(listener: bool) -> purgatory.SyncCircuitBreakerFactory:  # noqa: FBT001 - a local function
         made = purgatory.SyncCircuitBreakerFactory(default_threshold=1, default_ttl=0)
         if listener:
             attach_purgatory(made, InMemoryStream())
@@ -143,7 +143,7 @@ def factories() -> Iterator[Result]:
 
     yield added(
         compare(
-            "purgatory, a state change: of 20 µs more than an empty listener",
+            "purgatory, a state change: share of 20 µs over an empty listener",
             "with an empty listener",
             changes(factory(listener=True)),
             changes(factory(listener=False)),
@@ -172,7 +172,7 @@ def outlier_log() -> Result:
             stream = InMemoryStream()
             feed = EnvoyOutlierLog(log, stream, from_start=True)
             feed.poll()
-            feed.stop()
+            feed.close()
             assert stream.statistics().published == n
             return n
 

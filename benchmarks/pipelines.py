@@ -1,4 +1,4 @@
-"""`run` from stdin to a `jsonl` sink against a plain loop over the same file, each as a program."""
+"""`run` from stdin to a `jsonl` sink against a plain loop over the same file, each as a process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OURS = [sys.executable, "-m", "codomyrmex.integrations.cli", "run", "p.yaml"]
 
 
 class Cost(NamedTuple):
-    """What a program took, its start included."""
+    """The seconds that a process took, including its start."""
 
     cpu: float
     wall: float
@@ -80,9 +80,9 @@ def measure() -> Iterator[Result]:
             rounds.append((ours, plain))
             (folder / "ours.jsonl").unlink()
     for number, kind in enumerate(("CPU seconds", "wall time")):
-        took = [(ours[number], plain[number]) for ours, plain in rounds]
-        ratios = [plain / ours for ours, plain in took]
-        rates = [LINES / statistics.median(each) / 1_000 for each in zip(*took, strict=True)]
+        costs = [(ours[number], plain[number]) for ours, plain in rounds]
+        ratios = [plain / ours for ours, plain in costs]
+        rates = [LINES / statistics.median(each) / 1_000 for each in zip(*costs, strict=True)]
         yield Result(
             f"run, {LINES:,} lines from stdin to a jsonl sink, by {kind}",
             "json.loads, if, json.dumps in a loop",

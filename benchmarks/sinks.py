@@ -134,16 +134,16 @@ def span_event(event: Event, what: str) -> Result:
 class NoOp(Sink):
     def __init__(self, name: str = "no-op") -> None:
         self.name = name
-        self.taken = 0
+        self.sent = 0
 
     async def send(self, events: Sequence[Event]) -> None:
-        self.taken += len(events)
+        self.sent += len(events)
 
 
 class Hanging(Sink):
     name = "hanging"
 
-    async def send(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - it never gets to them
+    async def send(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - it never uses them
         await asyncio.Event().wait()
 
 
@@ -151,7 +151,7 @@ ROOMY = DeliveryPolicy(queue_size=10_000, drain_timeout=0)
 
 
 def attached(*sinks: Sink, policy: DeliveryPolicy = ROOMY) -> tuple[InMemoryStream, Attachment]:
-    """Give a stream with sinks that stay attached for the whole measurement."""
+    """Return a stream with sinks that stay attached for the whole measurement."""
     stream = InMemoryStream()
     attachment = attach(stream, *sinks, policy=policy)
 
@@ -194,7 +194,7 @@ def one_by_one(n: int, *, turns: bool, timeout: float | None) -> Callable[[], in
                 await asyncio.sleep(0)
         await queue.join()
         consumer.cancel()
-        assert sink.taken == n
+        assert sink.sent == n
         return n
 
     return lambda: run(work())
@@ -205,7 +205,7 @@ def queueing() -> Iterator[Result]:
     sink = NoOp()
     stream, attachment = attached(sink)
 
-    async def work(turns: bool) -> int:  # noqa: FBT001 - of this function only
+    async def work(turns: bool) -> int:  # noqa: FBT001 - local
         publish = stream.publish
         for _ in range(n):
             await publish(EVENT)
@@ -270,13 +270,13 @@ def cost_for_the_publisher(n: int) -> Result:
 
 
 def isolation(n: int) -> Iterator[Result]:
-    """How fast a sink is beside one that hangs for ever."""
+    """Measure the rate of a sink beside one that hangs forever."""
 
     class Encoding(NoOp):
         async def send(self, events: Sequence[Event]) -> None:
             for event in events:
                 event.to_sse()
-            self.taken += len(events)
+            self.sent += len(events)
 
     async def publish(stream: InMemoryStream) -> None:
         for _ in range(n):
@@ -284,7 +284,7 @@ def isolation(n: int) -> Iterator[Result]:
 
     alone, first = attached(Encoding("good"))
     beside, second = attached(Encoding("good"), Hanging())
-    for stream in (alone, beside):  # so that the queue of the hanging one is full
+    for stream in (alone, beside):  # fill the queue of the hanging sink
         run(deliver(stream, first if stream is alone else second, publish, n))
 
     def delivery(stream: InMemoryStream, attachment: Attachment) -> Callable[[], int]:
@@ -312,7 +312,7 @@ def isolation(n: int) -> Iterator[Result]:
         return fill, lambda: run(wait_for_the_good_one(attachment, n))
 
     yield compare_prepared(
-        "one sink hangs for ever, another works: rate of the other",
+        "one sink hangs forever, another works: rate of the other",
         "the same sink alone",
         backlog(beside, second),
         backlog(alone, first),
@@ -330,7 +330,7 @@ async def deliver(
 
 
 async def wait_for_the_good_one(attachment: Attachment, n: int) -> int:
-    """Flush; a sink that hangs would be waited for, so only the other one is looked at."""
+    """Flush, and wait for the good sink only, as the hanging one never finishes."""
     flushing = asyncio.ensure_future(attachment.flush())
     while attachment.health()["good"].queued or attachment.health()["good"].in_flight:  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -371,7 +371,7 @@ def memory() -> Iterator[Result]:
                 await asyncio.sleep(0)
         return n
 
-    run(publish(10_000))  # the queue and the stream's own buffer are full now
+    run(publish(10_000))  # fill the queue and the stream's own buffer
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

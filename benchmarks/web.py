@@ -24,9 +24,9 @@ from measure import Result
 
 CLIENTS, EVENTS, ROUNDS = 100, 300, 5
 MANY, RATE, SECONDS = 1_000, 100, 10
-MARK = b"~"  # stands once in each event, so that a client has only to count it
+MARK = b"~"  # occurs once in each event, so that clients can count events
 
-# The servers. Each publishes the same events, whose frames are the same bytes.
+# The servers. Each publishes the same events, encoded as the same bytes.
 
 
 def events_to_send(count: int) -> list[Event]:
@@ -51,7 +51,7 @@ class Ours:
 
 
 class SSEStarlette:
-    """What people write with sse-starlette: a queue for each client, and a generator that reads it."""
+    """The usual code with sse-starlette: a queue per client and a generator that reads it."""
 
     def __init__(self) -> None:
         self.queues: set[asyncio.Queue[Any]] = set()
@@ -60,7 +60,7 @@ class SSEStarlette:
         return len(self.queues)
 
     def prepare(self, events: list[Event]) -> list[Any]:
-        return [(event.id, json.dumps(event.data)) for event in events]  # generous: once for all clients
+        return [(event.id, json.dumps(event.data)) for event in events]  # generous: encoded once
 
     async def publish(self, item: Any) -> None:
         for queue in self.queues:
@@ -83,7 +83,7 @@ class SSEStarlette:
 
 
 class Raw:
-    """The bare limit: ready bytes, all that there are in one write, and nothing else."""
+    """The lower bound: encoded bytes, all that are queued in one write, and nothing else."""
 
     def __init__(self) -> None:
         self.waiting: dict[int, tuple[deque[bytes], list[asyncio.Future[None]]]] = {}
@@ -131,7 +131,7 @@ KINDS: dict[str, Callable[[], Any]] = {"ours": Ours, "sse-starlette": SSEStarlet
 
 
 class Control:
-    """Serves the stream at `/`, and does what the measuring process asks for below it."""
+    """Serves the stream at `/` and executes the commands of the measuring process at other paths."""
 
     def __init__(self, kind: str) -> None:
         self.served = KINDS[kind]()
@@ -140,16 +140,16 @@ class Control:
         if scope["path"] == "/":
             await self.served.app(scope, receive, send)
             return
-        asked = {name: int(value[0]) for name, value in parse_qs(scope["query_string"].decode()).items()}
-        while scope["path"] == "/ready" and self.served.clients() != asked["clients"]:  # noqa: ASYNC110
+        arguments = {name: int(value[0]) for name, value in parse_qs(scope["query_string"].decode()).items()}
+        while scope["path"] == "/ready" and self.served.clients() != arguments["clients"]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         if scope["path"] == "/publish":
-            await self.publish(asked["events"], asked["rate"])
+            await self.publish(arguments["events"], arguments["rate"])
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def publish(self, count: int, rate: int) -> None:
-        """Publish, at a rate or, if that is 0, as fast as a publisher does that lets others run."""
+        """Publish at a rate or, if it is 0, as fast as possible while yielding to other tasks."""
         start = time.monotonic()
         for number, item in enumerate(self.served.prepare(events_to_send(count))):
             ahead = start + number / rate - time.monotonic() if rate else 0.0
@@ -165,7 +165,7 @@ def serve(kind: str, port: int) -> None:
     uvicorn.run(Control(kind), port=port, log_level="error", lifespan="off", ws="none", backlog=2 * MANY)
 
 
-# The clients, as cheap as they can be: they look once in a few milliseconds, and count
+# The clients, which are cheap: they read every few milliseconds and count
 
 
 class Clients:
@@ -185,22 +185,22 @@ class Clients:
             connection.setblocking(False)  # noqa: FBT003
             self.sockets.append(connection)
             self.selector.register(connection, selectors.EVENT_READ)
-        self.ask(f"ready?clients={len(self.sockets)}").close()
+        self.command(f"ready?clients={len(self.sockets)}").close()
 
     def receive(self, events: int, rate: int = 0, patience: float = 30.0) -> float:
-        """Have events published, and give the seconds until all clients have them."""
-        self.look()
+        """Have events published, and return the seconds until all clients have received them."""
+        self.read()
         self.received, expected = 0, events * len(self.sockets)
         start = time.perf_counter()
-        asking = self.ask(f"publish?events={events}&rate={rate}", wait=False)
+        command = self.command(f"publish?events={events}&rate={rate}", wait=False)
         while self.received < expected and time.perf_counter() - start < patience:
             time.sleep(0.003)
-            self.look()
+            self.read()
         taken = time.perf_counter() - start
-        asking.close()
+        command.close()
         return taken
 
-    def look(self) -> None:
+    def read(self) -> None:
         for key, _ in self.selector.select(0):
             size = key.fileobj.recv_into(self.buffer)  # type: ignore[union-attr]
             self.received += self.buffer.count(MARK, 0, size)
@@ -212,11 +212,11 @@ class Clients:
         self.selector.close()
         for connection in self.sockets:
             connection.close()
-        self.ask("ready?clients=0").close()
+        self.command("ready?clients=0").close()
 
-    def ask(self, what: str, *, wait: bool = True) -> socket.socket:
+    def command(self, text: str, *, wait: bool = True) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), 10)
-        connection.sendall(f"GET /{what} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode())
+        connection.sendall(f"GET /{text} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode())
         if wait:
             assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
         return connection
@@ -224,8 +224,8 @@ class Clients:
 
 @contextmanager
 def server(kind: str) -> Iterator[tuple[int, int]]:
-    """Run a server in a process of its own; give its port and process id."""
-    port = a_free_port()
+    """Run a server in its own process; yield its port and process id."""
+    port = free_port()
     program = [sys.executable, __file__, kind, str(port)]
     with subprocess.Popen(program) as process:
         try:
@@ -235,10 +235,10 @@ def server(kind: str) -> Iterator[tuple[int, int]]:
             process.kill()
 
 
-def a_free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -246,16 +246,16 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    raise RuntimeError(f"the server ended with {process.returncode}")
+    raise RuntimeError(f"the server exited with code {process.returncode}")
 
 
 def allow_many_files() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * MANY if most == resource.RLIM_INFINITY else min(4 * MANY, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 4 * MANY if maximum == resource.RLIM_INFINITY else min(4 * MANY, maximum)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, maximum))
 
 
-# What is measured
+# Measurements
 
 
 def measure() -> Iterator[Result]:
@@ -269,7 +269,7 @@ def measure() -> Iterator[Result]:
 
 
 def fan_out(ports: dict[str, int]) -> dict[str, list[float]]:
-    """Give the frames a second of each server in each round."""
+    """Return the frames per second of each server in each round."""
     rates: dict[str, list[float]] = {kind: [] for kind in ports}
     for round_number in range(ROUNDS + 1):
         for kind, port in ports.items():
@@ -294,7 +294,7 @@ def frames_a_second(ours: Sequence[float], theirs: Sequence[float], against: str
 
 
 def resident(pid: int) -> int:
-    """Give the bytes that a process has in memory; 0 where the system does not say."""
+    """Return the resident memory of a process in bytes; 0 if the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * resource.getpagesize()
     except OSError:
@@ -302,7 +302,7 @@ def resident(pid: int) -> int:
 
 
 def idle_clients(port: int, pid: int) -> tuple[Clients, float]:
-    """Connect a great many; give the kB of the server's memory that each takes."""
+    """Connect many clients; return them and the memory in kB that each takes in the server."""
     clients = Clients(port)
     clients.connect(10)
     before = resident(pid)
@@ -311,10 +311,10 @@ def idle_clients(port: int, pid: int) -> tuple[Clients, float]:
 
 
 def many_clients() -> Iterator[Result]:
-    with server("sse-starlette") as place:
-        _, their_memory = idle_clients(*place)
-    with server("ours") as place:
-        clients, memory = idle_clients(*place)
+    with server("sse-starlette") as address:
+        _, their_memory = idle_clients(*address)
+    with server("ours") as address:
+        clients, memory = idle_clients(*address)
         taken = clients.receive(RATE * SECONDS, RATE)
     late = max(0.0, taken - SECONDS)
     detail = (

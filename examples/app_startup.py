@@ -5,8 +5,8 @@
     curl -X POST localhost:8000/orders -H 'content-type: application/json' -d '{"item": "tea", "token": "x"}'
     curl localhost:8000/health
 
-Each order is published once. It becomes a log line at once, and a line of a file in batches; the file may
-be slow or its disk full, and no request waits for it. Ctrl-C drains what is queued, and says what was lost.
+Each order is published once. It becomes a log line immediately and a line of a file in batches. A slow file
+or a full disk fails no request. Ctrl-C delivers what is queued and logs what was lost.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from codomyrmex.streaming import Event, InMemoryStream, create_event
 from fastapi import Body, FastAPI, Request
 
 stream = InMemoryStream()
-stream.add_interceptor(redact())  # before any sink sees an event
+stream.add_interceptor(redact())  # runs before the sinks
 
 
 class Archive(Sink):
-    """Appends events to a file, one JSON object a line."""
+    """Appends events to a file, one JSON object per line."""
 
     name = "archive"
 
@@ -48,7 +48,7 @@ class Archive(Sink):
 
 
 def create_app(archive: Path) -> FastAPI:
-    """Make the application."""
+    """Create the application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

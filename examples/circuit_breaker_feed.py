@@ -2,9 +2,9 @@
 
     python examples/circuit_breaker_feed.py
 
-A client orders from a small HTTP service, through pybreaker. The service fails for a while: the circuit
-opens, calls are rejected, it tries again, and closes. Each of these is logged; the opening and the closing
-are alerts with the same labels, ready for alert routing.
+A client orders from a small HTTP service through pybreaker. The service fails for a while: the circuit opens,
+calls are rejected, it half-opens, and closes. Each step is logged. The opening and the closing are alerts
+with the same labels, ready for alert routing.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ stream = InMemoryStream()
 
 
 class Orders(BaseHTTPRequestHandler):
-    """A service whose back end may be away."""
+    """A service whose back end may be down."""
 
-    back_end_is_away = False
+    back_end_is_down = False
 
     def do_GET(self) -> None:
-        """Answer 503 while the back end is away."""
-        self.send_response(503 if Orders.back_end_is_away else 200)
+        """Answer 503 while the back end is down."""
+        self.send_response(503 if Orders.back_end_is_down else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
-        """Say nothing: the breaker tells."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Log nothing; the breaker reports failures."""
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Serve on a free port of this machine."""
+    """Serve on a free local port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -63,7 +63,7 @@ def order(url: str) -> None:
 
 
 def show_alert(event: Event) -> None:
-    """Print what alert routing would get."""
+    """Print what alert routing would receive."""
     if "status" in event.metadata:
         labels = event.metadata["labels"]
         sys.stdout.write(f"alert {event.metadata['status']}: {labels['alertname']} {labels['breaker']}\n")
@@ -81,16 +81,16 @@ def main() -> None:
     with serving() as url, attach_blocking(stream, StructlogSink()):
         feed = attach_pybreaker(breaker, stream, service="shop")
         for number in range(12):
-            Orders.back_end_is_away = 2 <= number < 7
+            Orders.back_end_is_down = 2 <= number < 7
             if number == 8:
-                time.sleep(0.4)  # until the breaker tries again
+                time.sleep(0.4)  # until the breaker half-opens
             try:
                 breaker.call(order, url)
             except pybreaker.CircuitBreakerError:
                 sys.stdout.write(f"order {number} was not placed: the circuit is open\n")
             except urllib.error.HTTPError as error:
                 sys.stdout.write(f"order {number} has failed: {error}\n")
-        feed.detach()
+        feed.close()
     Console(file=sys.stdout, width=110).print(board.render())
 
 

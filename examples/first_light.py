@@ -1,12 +1,12 @@
-"""From real input to a log line, a span and a notification.
+"""From real input to a log line, a span event and a notification.
 
     python examples/first_light.py                  the access log of a small server, requested here
     python examples/first_light.py /var/log/auth.log
     journalctl -u ssh | python examples/first_light.py -
 
-Each line becomes an event. A processor keeps the failures and says who and what; these are logged with
-structlog, put on an OpenTelemetry span and sent through Apprise to a receiver that this program starts.
-In the first form a circuit breaker guards the requests, and opens and closes on the way.
+Each line becomes an event. A processor keeps the failures and extracts their details. They are logged with
+structlog, added to an OpenTelemetry span, and sent with Apprise to a receiver that this program starts. In
+the first form a circuit breaker guards the requests; it opens and closes along the way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProces
 
 LINES_OF_A_SPAN = 100
 
-failures = InMemoryStream()  # what is logged, traced and notified
+failures = InMemoryStream()  # logged, traced and notified
 
 # 127.0.0.1 - - [17/May/2015:10:05:03 +0000] "GET /orders HTTP/1.1" 500 27 ...
 ACCESS_LINE = re.compile(
@@ -52,14 +52,14 @@ LOGIN_LINE = re.compile(
 
 
 def explain_failure(event: Event) -> Event | None:
-    """Keep a line that tells of a failure, with what it says taken out of it; drop any other."""
+    """Return an event with the details of a failure; None for any other line."""
     line = event.data["line"]
     access = ACCESS_LINE.match(line)
     if access is not None:
         status = int(access["status"])
         if status < 400:
             return None
-        found: dict[str, Any] = {
+        details: dict[str, Any] = {
             "client": access["client"],
             "request": access["request"],
             "status": status,
@@ -69,14 +69,14 @@ def explain_failure(event: Event) -> Event | None:
         login = LOGIN_LINE.search(line)
         if login is None:
             return None
-        found = {
+        details = {
             "client": login["client"],
             "user": login["user"],
             "attempts": int(login["times"] or 1),
         }
         topic, level = "login.failure", "warning"
     return event.replace(
-        type=EventType.ERROR, data=found, metadata={**event.metadata, "topic": topic, "level": level}
+        type=EventType.ERROR, data=details, metadata={**event.metadata, "topic": topic, "level": level}
     )
 
 
@@ -84,7 +84,7 @@ def explain_failure(event: Event) -> Event | None:
 
 
 async def lines_of(name: str) -> AsyncIterator[str]:
-    """Read lines from a file, or from standard input where the name is `-`."""
+    """Yield the lines of a file, or of the standard input for `-`."""
     file = sys.stdin.fileno() if name == "-" else name
     with await asyncio.to_thread(open, file, encoding="utf-8", errors="replace") as source:
         while line := await asyncio.to_thread(source.readline):
@@ -92,14 +92,14 @@ async def lines_of(name: str) -> AsyncIterator[str]:
 
 
 class OrderService(BaseHTTPRequestHandler):
-    """A service whose back end is away for a while; it writes an access log like any web server."""
+    """A service whose backend is unavailable for a while; it writes an access log like any web server."""
 
     access_log: SimpleQueue[str | None]
-    back_end_is_away = False
+    backend_is_down = False
 
     def do_GET(self) -> None:
-        """Answer 404 for what is unknown, and 503 while the back end is away."""
-        status = 503 if self.back_end_is_away else 200 if self.path.startswith("/orders") else 404
+        """Respond with 404 to unknown paths, and with 503 while the backend is down."""
+        status = 503 if self.backend_is_down else 200 if self.path.startswith("/orders") else 404
         body = json.dumps({"status": status}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -114,12 +114,12 @@ class OrderService(BaseHTTPRequestHandler):
         )
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of affairs
-    """The service answered that it cannot."""
+class Unavailable(Exception):  # noqa: N818 - named after the HTTP status
+    """The service responded with an error."""
 
 
 def shop(port: int, breaker: pybreaker.CircuitBreaker, service: type[OrderService]) -> int:
-    """Order things, through the breaker, while the service fails and comes back; count what it refused."""
+    """Place orders through the breaker while the service fails and recovers; return how many it refused."""
 
     def get(path: str) -> int:
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
@@ -135,11 +135,11 @@ def shop(port: int, breaker: pybreaker.CircuitBreaker, service: type[OrderServic
     refused = 0
     tracer = trace.get_tracer("shop")
     for number in range(30):
-        service.back_end_is_away = 10 <= number < 16
+        service.backend_is_down = 10 <= number < 16
         path = "/favicon.ico" if number == 5 else f"/orders/{number}"
         with tracer.start_as_current_span("order"):
             if number == 20:
-                breaker.half_open()  # instead of waiting for its reset timeout: try again now
+                breaker.half_open()  # try again now instead of after the reset timeout
             refused += breaker.current_state == "open"
             with suppress(Unavailable, pybreaker.CircuitBreakerError):
                 breaker.call(get, path)
@@ -147,7 +147,7 @@ def shop(port: int, breaker: pybreaker.CircuitBreaker, service: type[OrderServic
 
 
 async def orders() -> AsyncIterator[str]:
-    """Run the service and its customer, and give the lines of the access log as they are written."""
+    """Run the service and its customer, and yield the lines of the access log as they are written."""
     log: SimpleQueue[str | None] = SimpleQueue()
     service = type("Service", (OrderService,), {"access_log": log})
 
@@ -158,18 +158,18 @@ async def orders() -> AsyncIterator[str]:
 
     with serving(service) as port:
         breaker = pybreaker.CircuitBreaker(fail_max=3, reset_timeout=60, name="orders")
-        with trace.get_tracer("shop").start_as_current_span("set up"):  # it tells its state at once
+        with trace.get_tracer("shop").start_as_current_span("set up"):  # it publishes its state at once
             feed = attach_pybreaker(breaker, failures)
         shopping = asyncio.create_task(asyncio.to_thread(customer))
         while (line := await asyncio.to_thread(log.get)) is not None:
             yield line
         await shopping
-        feed.detach()
+        feed.close()
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serve HTTP on a free port of this machine."""
+    """Serve HTTP on a free local port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -183,42 +183,42 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Takes what Apprise posts, in place of a chat or a pager."""
+    """Accepts what Apprise posts, in place of a chat or a pager."""
 
     received: list[dict[str, Any]]
 
     def do_POST(self) -> None:
-        """Keep the notification."""
+        """Store the notification."""
         self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called there
-        """Say nothing."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
+        """Log nothing."""
 
 
 def show_span(span: ReadableSpan) -> str:
-    """Show a span in one line; the exporter's own form takes thirty for each event."""
+    """Return a span as one line; the exporter's own format has thirty for each event."""
     names = ", ".join(sorted({event.name for event in span.events}))
     return f"span {span.name!r}: {len(span.events)} events {names}\n"
 
 
 class SpansWithEvents(SimpleSpanProcessor):
-    """Exports the spans that have events, and counts these."""
+    """Exports spans with events, and counts the events."""
 
     events = 0
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Export a span."""
+        """Export a span if it has events."""
         if span.events:
             self.events += len(span.events)
             super().on_end(span)
 
 
 async def main(name: str | None, *, quiet: bool = False) -> dict[str, int]:
-    """Run it and give the counts."""
-    # One write for each line: the customer's thread logs too, and lines must not run into each other.
+    """Run the program and return its counts."""
+    # One write per line, because the thread of the customer logs too.
     lines = structlog.ReturnLoggerFactory() if quiet else structlog.WriteLoggerFactory(sys.stdout)
     structlog.configure(logger_factory=lines)
     spans = SpansWithEvents(
@@ -237,13 +237,13 @@ async def main(name: str | None, *, quiet: bool = False) -> dict[str, int]:
         operations = AppriseChannel("operations", f"json://127.0.0.1:{port}/")
         async with attach(failures, StructlogSink(), OpenTelemetrySink(), operations) as attachment:
             await keep_failures.start()
-            came_in = 0
+            line_count = 0
             span = tracer.start_span("read lines")
             async for line in orders() if name is None else lines_of(name):
                 with trace.use_span(span):
                     await raw.publish(create_event({"line": line}, topic="log.line"))
-                came_in += 1
-                if came_in % LINES_OF_A_SPAN == 0:
+                line_count += 1
+                if line_count % LINES_OF_A_SPAN == 0:
                     span.end()
                     span = tracer.start_span("read lines")
             span.end()
@@ -251,14 +251,14 @@ async def main(name: str | None, *, quiet: bool = False) -> dict[str, int]:
             report = await attachment.aclose(timeout=60)
     provider.shutdown()
     published = failures.statistics().published
-    lost = [sink.given_up + sink.lost + sum(sink.dropped.values()) for sink in report.sinks.values()]
+    dropped = [sink.given_up + sink.lost + sum(sink.dropped.values()) for sink in report.sinks.values()]
     return {
-        "lines came in": came_in,
+        "lines received": line_count,
         "failures and state changes": published,
         "logged": report.sinks["structlog"].delivered,
-        "put on a span": spans.events,
+        "added to a span": spans.events,
         "notified": len(received),
-        "dropped": sum(lost),
+        "dropped": sum(dropped),
     }
 
 

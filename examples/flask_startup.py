@@ -5,8 +5,8 @@
     curl -X POST localhost:8000/orders -H 'content-type: application/json' -d '{"item": "tea"}'
     curl localhost:8000/health
 
-The queued sink has a thread of its own. It is drained when the program ends, and a server that forks
-workers after the application was made (gunicorn --preload) gives each worker a queue of its own.
+The queued sink runs on a separate thread and is drained when the program exits. If the server forks workers
+after the application was created (gunicorn --preload), each worker has its own queue.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from codomyrmex.streaming import Event, InMemoryStream, create_event
 from flask import Flask, request
 
 stream = InMemoryStream()
-stream.add_interceptor(redact())  # before any sink sees an event
+stream.add_interceptor(redact())  # runs before the sinks
 
 
 async def count_orders(events: Sequence[Event]) -> None:
-    """Stand for what may be slow: a message broker, a mail server, a web hook."""
+    """Stand in for something slow: a message broker, a mail server, a webhook."""
     sys.stdout.write(f"delivered {len(events)} orders\n")
     sys.stdout.flush()
 
 
 def create_app() -> Flask:
-    """Make the application, with its sinks attached."""
+    """Create the application and attach its sinks."""
     sinks = StructlogSink(), Sink.from_function(count_orders, name="counter")
     attachment = attach_blocking(stream, *sinks, policy=DeliveryPolicy(batch_age=0.5)).start()
 
@@ -55,5 +55,5 @@ def create_app() -> Flask:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # end as on Ctrl-C, so that the sinks are drained
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # exit as on Ctrl-C, which drains the sinks
     create_app().run(port=parser.parse_args().port)

@@ -1,4 +1,4 @@
-"""What ties streams to the world: `attach`, and what someone writing a sink needs."""
+"""Delivery of events to sinks: `attach`, and everything a sink author needs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
         PermanentError,
         RetryableError,
     )
-    from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
+    from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport, SinkState
     from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-    from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
     from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
 
 __all__ = [
@@ -45,7 +44,7 @@ __all__ = [
     "attach_blocking",
 ]
 
-# Imported on first use, so that one part of the integrations does not bring what only another needs.
+# Imported on first use, so that importing one integration does not import the dependencies of others.
 __getattr__ = lazy_exports(
     __name__,
     {
@@ -56,7 +55,7 @@ __getattr__ = lazy_exports(
         "DeadLetters": "delivery.dead_letters",
         "DeliveryError": "delivery.errors",
         "DeliveryPolicy": "delivery.policy",
-        "DrainReport": "delivery.report",
+        "DrainReport": "delivery.health",
         "DroppedError": "delivery.errors",
         "InlineSink": "delivery.sink",
         "PartialDeliveryError": "delivery.errors",
@@ -64,7 +63,7 @@ __getattr__ = lazy_exports(
         "RetryableError": "delivery.errors",
         "Sink": "delivery.sink",
         "SinkHealth": "delivery.health",
-        "SinkReport": "delivery.report",
+        "SinkReport": "delivery.health",
         "SinkState": "delivery.health",
         "attach": "delivery.attachment",
         "attach_blocking": "delivery.blocking",

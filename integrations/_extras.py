@@ -1,4 +1,4 @@
-"""Optional packages: one clear sentence where one is missing, and imports only when a name is used."""
+"""Optional packages: lazy imports, and one clear sentence if a package is not installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class MissingExtraError(ImportError):
-    """A package that an integration adapts is not installed; the message says what to install."""
+    """A package that an integration needs is not installed; the message has the install command."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
@@ -19,11 +19,11 @@ class MissingExtraError(ImportError):
 
 
 def lazy_exports(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the `__getattr__` of a package whose names are imported on first use.
+    """Return the `__getattr__` of a package whose names are imported on first use.
 
     Args:
         package: the package's `__name__`.
-        names: each public name with the module that has it, relative to the package.
+        names: each public name with its module, relative to the package.
     """
 
     def getattr_(name: str) -> Any:
@@ -31,7 +31,7 @@ def lazy_exports(package: str, names: Mapping[str, str]) -> Callable[[str], Any]
         if module is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f".{module}", package), name)
-        setattr(sys.modules[package], name, value)  # the next time it is simply there
+        setattr(sys.modules[package], name, value)  # so that later uses do not get here
         return value
 
     return getattr_

@@ -1,12 +1,10 @@
-"""Events, streams, and what is built from them. See `docs/architecture.md` for how it fits together."""
+"""Events, streams and processors."""
 
 from codomyrmex.streaming.buffers import Overflow
 from codomyrmex.streaming.clock import Clock
 from codomyrmex.streaming.errors import (
     EventDecodeError,
-    HandlerLoopError,
-    SSEDecodeError,
-    StageResultError,
+    StepResultError,
     StreamClosedError,
     StreamingError,
     TopicError,
@@ -15,8 +13,8 @@ from codomyrmex.streaming.events import Event, EventType, create_event
 from codomyrmex.streaming.listener import Listener
 from codomyrmex.streaming.memory import InMemoryStream
 from codomyrmex.streaming.processor import ProcessorStatistics, StreamProcessor
-from codomyrmex.streaming.sse import Frame, Reader, SSEStream
-from codomyrmex.streaming.sse_format import SSEDecoder, SSERecord
+from codomyrmex.streaming.sse import Frame, SSEStream
+from codomyrmex.streaming.sse_format import SSEDecodeError, SSEDecoder, SSERecord
 from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics, broadcast
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
 from codomyrmex.streaming.topic_stream import TopicStream
@@ -29,18 +27,16 @@ __all__ = [
     "FilterFunction",
     "Frame",
     "Handler",
-    "HandlerLoopError",
     "InMemoryStream",
     "Interceptor",
     "Listener",
     "Overflow",
     "ProcessorStatistics",
-    "Reader",
     "SSEDecodeError",
     "SSEDecoder",
     "SSERecord",
     "SSEStream",
-    "StageResultError",
+    "StepResultError",
     "Stream",
     "StreamClosedError",
     "StreamProcessor",

@@ -7,26 +7,20 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from contextvars import ContextVar
 from enum import StrEnum
 from threading import get_ident
 from typing import Any, Generic, TypeVar
 
+from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
+
 T = TypeVar("T")
-
-# How long a publisher that the reader itself has started waits for a reader that does not read.
-_PATIENCE = 30.0
-
-# The queues that the code running in this context reads from, by identity.
-_reading: ContextVar[frozenset[int]] = ContextVar("codomyrmex.streaming.reading", default=frozenset())
 
 
 class Overflow(StrEnum):
-    """What happens to an event for which a queue has no room.
+    """What happens to an event when a queue is full.
 
-    `BLOCK` makes `await publish()` wait, `DROP_OLDEST` makes room, `DROP_NEWEST` refuses the event, and
-    `DISCONNECT` ends the subscription after what it has queued, so that a client which reconnects is
-    replayed what it missed.
+    `BLOCK` makes `await publish()` wait for room, `DROP_OLDEST` makes room, `DROP_NEWEST` drops the event,
+    and `DISCONNECT` ends the subscription once its queue has been read, so that its client reconnects.
     """
 
     BLOCK = "block"
@@ -35,52 +29,33 @@ class Overflow(StrEnum):
     DISCONNECT = "disconnect"
 
 
+class PublishWait:
+    """Returned by a handler that makes publishers wait: `publish` awaits it, `publish_nowait` skips it."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait."""
+        raise NotImplementedError
+
+    def skip(self) -> None:
+        """Do without waiting."""
+
+
 class BoundedQueue(Generic[T]):
-    """A bounded queue; puts come from any thread, one task reads.
+    """A bounded queue; any thread puts, one task reads.
 
     Args:
-        size: how many items it holds, at least 1.
-        overflow: what happens to an item more.
-        on_drop: called with each item that is lost and the reason, or None where nobody but the policy
-            is to blame; never called with a lock held.
-        on_disconnect: called once when `Overflow.DISCONNECT` ends the queue.
-
-    Attributes:
-        items: what is queued; the reader looks here first, and takes with `take`.
-        closed: whether it takes nothing more; what it holds can still be read.
-        enough: how many items wake a waiting reader.
-        taken: how many items the reader has taken; those of `take` only with `Overflow.BLOCK`.
-        evicted: how many items had to make room for newer ones.
-        blocks: whether the policy is `Overflow.BLOCK`, so that `reader` has to be kept up to date.
-        reader: the task that reads.
-        reader_waits: it reads nothing while code runs that it has called.
-        owner: the task that it was opened in, if it was opened in one.
+        size: the number of items it holds.
+        overflow: what happens to an item when the queue is full.
+        on_drop: called with each dropped item and the reason; None stands for the overflow policy.
+        on_disconnect: called once when `Overflow.DISCONNECT` closes the queue.
+        block_timeout: seconds that a put waits for room with `Overflow.BLOCK`; None for no limit.
+        clock: measures `block_timeout`.
 
     Raises:
-        ValueError: the size is below 1, or the policy unknown.
+        ValueError: a parameter is out of range; the message names it.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_lock",
-        "_makes_room",
-        "_on_disconnect",
-        "_on_drop",
-        "_overflow",
-        "_putters",
-        "_size",
-        "_thread",
-        "_waiter",
-        "blocks",
-        "closed",
-        "enough",
-        "evicted",
-        "items",
-        "owner",
-        "reader",
-        "reader_waits",
-        "taken",
-    )
 
     def __init__(
         self,
@@ -88,293 +63,214 @@ class BoundedQueue(Generic[T]):
         overflow: Overflow,
         on_drop: Callable[[T, str | None], None],
         on_disconnect: Callable[[], None] | None = None,
+        block_timeout: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if size < 1:
-            raise ValueError(f"a queue holds at least 1 event, not {size}")
+            raise ValueError(f"queue_size: must be at least 1, got {size}")
+        if block_timeout is not None and not block_timeout > 0:
+            raise ValueError(f"block_timeout: must be greater than 0, got {block_timeout}")
+        if overflow not in tuple(Overflow):
+            raise ValueError(f"overflow: must be one of {', '.join(Overflow)}, got {overflow!r}")
         self.items: deque[T] = deque()
-        self.reader: asyncio.Task[Any] | None = None
-        self.reader_waits = False
-        self.owner: asyncio.Task[Any] | None = None
+        self.closed = False  # accepts no more items; queued ones can still be read
+        self.enough = 1  # the number of items that wakes a waiting reader
+        self.taken = 0  # the number of items read; `get` counts only with `Overflow.BLOCK`
+        self.evicted = 0  # the number of items dropped to make room for newer ones
+        self.reader: asyncio.Task[Any] | None = None  # the task that reads, if it is known
         self.blocks = overflow == Overflow.BLOCK
+        self._makes_room = overflow == Overflow.DROP_OLDEST
+        self._disconnects = overflow == Overflow.DISCONNECT
         self._size = size
-        self._overflow = Overflow(overflow)
-        self._makes_room = self._overflow is Overflow.DROP_OLDEST
         self._on_drop = on_drop
         self._on_disconnect = on_disconnect
-        self.closed = False
-        self.enough = 1
-        self.taken = 0
-        self.evicted = 0
+        self._block_timeout = block_timeout
+        self._clock = clock
         self._waiter: asyncio.Future[None] | None = None
-        self._thread = 0  # where the waiter's loop runs
-        self._putters: deque[PutLater[T]] | None = None  # made late: most policies never wait
-        # Reentrant: any allocation may run the garbage collector, that a finalizer, and that a logger
-        # which publishes to this queue.
+        self._thread = 0  # the thread that the waiter's loop runs in
+        self._pending: deque[PendingPut[T]] | None = None  # created on first use; most policies never wait
+        # Reentrant: any allocation may run the garbage collector, and so a finalizer that publishes here.
         self._lock = threading.RLock()
 
-    def put(self, item: T) -> PutLater[T] | None:
-        """Put an item; where that has to wait, give what to await for it."""
-        lost = None
-        with self._lock:
-            items = self.items
-            full = len(items) >= self._size
-            admitted = not self.closed and (self._makes_room or not full)
-            if admitted:
-                if full:  # the short way, as a reader that hangs must not make publishing slow
-                    lost = self._evict(items)
-                items.append(item)
-        if not admitted:
-            return self._overflowed(item)
-        if self._waiter is not None and len(items) >= self.enough:
-            self.wake()
-        if lost is not None:
-            self._on_drop(lost[0], None)
-        return None
-
-    def put_alone(self, item: T) -> PutLater[T] | None:
-        """Put an item where the caller sees to it that nobody else puts at the same time."""
-        if self.blocks:
-            return self.put(item)
-        if self.closed or len(self.items) >= self._size:
-            return self._overflowed(item)
-        self.items.append(item)
-        if self._waiter is not None:
-            self.wake()
-        return None
-
-    def _overflowed(self, item: T) -> PutLater[T] | None:
-        lost: tuple[T] | None = (item,)
+    def put(self, item: T) -> PendingPut[T] | None:
+        """Put an item; return what to await if the policy is to wait for room."""
+        dropped: tuple[T] | None = None
         disconnected = False
         with self._lock:
-            if not self.closed:
-                room = len(self.items) < self._size
-                if not room and self.blocks:
-                    return self._line_up(item)
-                if room or self._makes_room:
-                    lost = None if room else self._evict(self.items)
-                    self.items.append(item)
-                else:
-                    self.closed = disconnected = self._overflow is Overflow.DISCONNECT
-        self.wake()
-        if lost is not None:
-            self._on_drop(lost[0], None)
+            items = self.items
+            if self.closed:
+                dropped = (item,)
+            elif len(items) < self._size:
+                items.append(item)
+            elif self._makes_room:
+                with contextlib.suppress(IndexError):  # the reader takes no lock and may be faster
+                    dropped = (items.popleft(),)
+                    self.evicted += 1
+                items.append(item)
+            elif self.blocks:
+                pending = PendingPut(self, item)
+                self._pending = self._pending or deque()
+                self._pending.append(pending)
+                return pending
+            else:
+                dropped = (item,)
+                self.closed = disconnected = self._disconnects
+        if self._waiter is not None and (len(items) >= self.enough or disconnected):
+            self.wake()
+        if dropped is not None:
+            self._on_drop(dropped[0], None)
         if disconnected and self._on_disconnect is not None:
             self._on_disconnect()
         return None
 
-    def _evict(self, items: deque[T]) -> tuple[T] | None:
-        """Take the oldest item out for a newer one; the caller holds the lock."""
-        try:
-            lost = items.popleft()
-        except IndexError:  # the reader, which needs no lock, was faster
-            return None
-        self.evicted += 1
-        return (lost,)
-
-    def _line_up(self, item: T) -> PutLater[T]:
-        putter = PutLater(self, item)
-        if self._putters is None:
-            self._putters = deque()
-        self._putters.append(putter)
-        return putter
-
-    def force(self, item: T) -> None:
-        """Put an item without asking for room: what the queue's owner itself has to say."""
-        self.items.append(item)
-        self.wake()
-
-    def take(self) -> T:
-        """Give the next item, and let in who waits for room.
+    def get(self) -> T:
+        """Return the next item.
 
         Raises:
-            IndexError: there is none now.
+            IndexError: the queue is empty.
         """
-        if not self.blocks:
-            return self.items.popleft()
-        return self.take_many(1)[0]
+        return self.get_many(1)[0] if self.blocks else self.items.popleft()
 
-    def take_many(self, most: int) -> list[T]:
-        """Give the next items, at most so many, under one lock for all of them.
-
-        Raises:
-            IndexError: there is none now.
-        """
+    def get_many(self, limit: int) -> list[T]:
+        """Return up to `limit` items, and let pending puts in; errors as for `get`."""
+        admitted = []
         with self._lock:
             items = self.items
             if not items:
                 raise IndexError("the queue is empty")
-            if len(items) <= most:
+            if len(items) <= limit:
                 batch = list(items)
                 items.clear()
             else:
-                batch = [items.popleft() for _ in range(most)]
+                batch = [items.popleft() for _ in range(limit)]
             self.taken += len(batch)
-            let_in = []
-            while self._putters and len(items) < self._size:
-                putter = self._putters.popleft()
-                items.append(putter.item)
-                let_in.append(putter)
-        for putter in let_in:
-            putter.finish(accepted=True)
+            while self._pending and len(items) < self._size:
+                admitted.append(self._pending.popleft())
+                items.append(admitted[-1].item)
+        for pending in admitted:
+            pending.settle(accepted=True)
         return batch
 
-    def place(self) -> int:
-        """Tell how many items have been in it up to now: those that have left it and those in it."""
+    def position(self) -> int:
+        """Return the number of items that have been in the queue so far."""
         with self._lock:
             return self.taken + self.evicted + len(self.items)
 
-    def waiting(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
-        """Give what the reader is to await before it looks again, or None if it may look at once.
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
+        """Return what the reader awaits before it looks again, or None if it can look now.
 
-        No lock: a put appends and then looks for a waiter, while here the waiter is set and then the
-        items are looked for, so that at least one of the two sees the other.
+        It takes no lock: `put` appends and then looks for a waiter, while this sets the waiter and then
+        looks for items, so at least one of the two sees the other.
         """
         if self._waiter is not None and not self._waiter.done():
-            raise RuntimeError("two tasks read from one place at the same time")
-        future: asyncio.Future[None] = asyncio.Future(loop=loop)
+            raise RuntimeError("two tasks read the same queue")
         self._thread = get_ident()
-        self._waiter = future
+        self._waiter = waiter = loop.create_future()
         if len(self.items) >= self.enough or self.closed:
             self._waiter = None
             return None
-        return future
+        return waiter
 
     def wake(self) -> None:
-        """Make the reader look again; from any thread."""
+        """Make the reader look again, from any thread."""
         waiter, self._waiter = self._waiter, None
-        if waiter is None:
-            return
-        try:
-            if self._thread != get_ident():
-                waiter.get_loop().call_soon_threadsafe(_set, waiter)
-            elif not waiter.done():
-                waiter.set_result(None)
-        except RuntimeError:  # the loop is closed: nobody reads any more
-            pass
+        if waiter is not None:
+            (_complete if self._thread == get_ident() else complete)(waiter)
 
-    def close(self, *, discard: bool = False) -> None:
-        """Take nothing more; the reader ends after what is queued, or at once with `discard`."""
+    def close(self, *, discard: bool = False, final: T | None = None) -> None:
+        """Accept no more items, and drop the queued ones with `discard`; `final` becomes the last item."""
         with self._lock:
             self.closed = True
             if discard:
                 self.items = deque()
-        self.let_go()
+            if final is not None:
+                self.items.append(final)
+            pending, self._pending = self._pending, None
+        for put in pending or ():
+            put.settle(accepted=False)
         self.wake()
 
-    def read_here(self) -> None:
-        """Note that the current task reads, so that a publisher can tell whether it waits for itself."""
-        self.reader = asyncio.current_task()
-        reading = _reading.get()
-        if id(self) not in reading:
-            _reading.set(reading | {id(self)})
-
-    def read_no_more(self) -> None:
-        """Note that nobody reads now, and let those go who wait for room."""
-        self.reader = None
-        _reading.set(_reading.get() - {id(self)})
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Tell those who wait for room that there will be none."""
+    def withdraw(self, pending: PendingPut[T], reason: str) -> None:
+        """Drop the item of a pending put unless it has been accepted."""
         with self._lock:
-            putters, self._putters = self._putters, None
-        for putter in putters or ():
-            putter.finish(accepted=False)
+            if self._pending and pending in self._pending:
+                self._pending.remove(pending)
+                pending.accepted = False
+        if not pending.accepted:
+            self._on_drop(pending.item, reason)
 
-    def _withdraw(self, putter: PutLater[T]) -> bool:
-        with self._lock:
-            if self._putters is None or putter not in self._putters:
-                return False
-            self._putters.remove(putter)
-            return True
+    async def wait_for_room(self, pending: PendingPut[T]) -> None:
+        """Wait until a pending put is accepted or refused; its item is dropped if it is not accepted."""
+        if asyncio.current_task() is self.reader:
+            self.withdraw(pending, "its queue is full, and its publisher is the task that reads the queue")
+            return
+        reason = "its queue was closed while its publisher waited for room"
+        pending.future = asyncio.get_running_loop().create_future()
+        timer = None
+        if self._block_timeout is not None:
+            timer = self._clock.call_later(self._block_timeout, pending.wake)
+        try:
+            if pending.accepted is None:  # checked after the future is set, so that no result is missed
+                await pending.future
+            if pending.accepted is None:
+                reason = f"its queue had no room for {self._block_timeout} s (block_timeout)"
+        except BaseException:
+            reason = "its publisher was cancelled while it waited for room"
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self.withdraw(pending, reason)
 
 
-class PutLater(Generic[T]):
-    """A put in line for room, from the moment of publishing on. To be awaited, or else given up."""
+class PendingPut(PublishWait, Generic[T]):
+    """A put that is in line for room from the moment of publishing; it has to be awaited or skipped."""
 
-    __slots__ = ("_accepted", "_future", "_queue", "item")
+    __slots__ = ("_queue", "accepted", "future", "item")
 
     def __init__(self, queue: BoundedQueue[T], item: T) -> None:
         self.item = item
+        self.accepted: bool | None = None
+        self.future: asyncio.Future[None] | None = None
         self._queue = queue
-        self._accepted: bool | None = None
-        self._future: asyncio.Future[None] | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
+        return self._queue.wait_for_room(self).__await__()
 
-    def give_up(self, reason: str = "a publish that cannot wait found its queue full") -> None:
-        """Leave the line and drop the item, if it is not in yet."""
-        if self._queue._withdraw(self) or self._accepted is False:
-            self._queue._on_drop(self.item, reason)
+    def skip(self) -> None:
+        """Drop the item unless it has been accepted."""
+        self._queue.withdraw(self, "its queue is full, and publish_nowait cannot wait")
 
-    def finish(self, *, accepted: bool) -> None:
-        """Note, from any thread, that the item is in or never will be, and tell who waits for that."""
-        self._accepted = accepted
-        future = self._future
-        if future is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
-                future.get_loop().call_soon_threadsafe(_set, future)
+    def settle(self, *, accepted: bool) -> None:
+        """Record the result, from any thread, and wake the publisher."""
+        self.accepted = accepted
+        self.wake()
 
-    async def _wait(self) -> None:
-        queue = self._queue
-        # Only a reader in another task can make room. Waiting for ourselves would be for ever.
-        if queue.reader is None:
-            self.give_up("its queue is full and nobody reads it")
-        elif asyncio.current_task() is (queue.owner if queue.reader.done() else queue.reader):
-            self.give_up("its queue is full and the publisher is the very task that reads it")
-        elif queue.reader_waits and id(queue) in _reading.get():
-            self.give_up("its queue is full and the publisher is part of what reads it")
-        else:
-            self._future = asyncio.get_running_loop().create_future()
-            try:
-                await self._wait_in_line(self._future)
-            except BaseException:
-                self.give_up("its publisher was cancelled while it waited for room")
-                raise
-
-    async def _wait_in_line(self, news: asyncio.Future[None]) -> None:
-        """Wait for room, but not for a reader that is gone, or that seems to wait for us in turn."""
-        queue = self._queue
-        may_be_awaited_by_a_reader = bool(_reading.get())
-        while self._accepted is None:  # looked at after the future was set, so that no news is missed
-            taken = queue.taken
-            await asyncio.wait({news}, timeout=_PATIENCE)
-            if self._accepted is not None or queue.taken != taken:
-                continue
-            if not _can_read(queue.reader):
-                self.give_up("its queue is full and nobody reads it any more")
-                return
-            if may_be_awaited_by_a_reader:
-                self.give_up(
-                    "its queue is full, its reader reads nothing, and the publisher belongs to a reader "
-                    "itself: they seem to wait for each other"
-                )
-                return
-        if not self._accepted:
-            self.give_up("its queue was closed, or left by its reader, while it waited for room")
+    def wake(self) -> None:
+        """Make the publisher look at the result."""
+        if self.future is not None:
+            complete(self.future)
 
 
-def _can_read(reader: asyncio.Task[Any] | None) -> bool:
-    return reader is not None and not reader.done() and reader.get_loop().is_running()
+def complete(future: asyncio.Future[None]) -> None:
+    """Complete a future from any thread, if it is not done."""
+    with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+        future.get_loop().call_soon_threadsafe(_complete, future)
 
 
-def _set(future: asyncio.Future[None]) -> None:
+def _complete(future: asyncio.Future[None]) -> None:
     if not future.done():
-        future.set_result(None)
+        with contextlib.suppress(RuntimeError):  # as above
+            future.set_result(None)
 
 
 def ring(size: int) -> deque[Any]:
-    """Make a buffer of the newest `size` items.
-
-    Raises:
-        ValueError: the size is negative.
-    """
+    """Return a buffer of the newest `size` items, or raise a `ValueError` if that is negative."""
     if size < 0:
-        raise ValueError(f"a buffer size is 0 or more, not {size}")
+        raise ValueError(f"buffer_size: must be at least 0, got {size}")
     return deque(maxlen=size)
 
 
 def newest(buffer: deque[T], count: int) -> list[T]:
-    """Give the newest `count` items, oldest first; none if `count` is 0 or less."""
+    """Return the newest `count` items, oldest first; an empty list if `count` is 0 or less."""
     return list(buffer)[-count:] if count > 0 else []

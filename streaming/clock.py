@@ -1,4 +1,4 @@
-"""Heartbeats and batches take their time from a clock, so that tests do not sleep."""
+"""The clock that everything that waits takes its time from, so that tests need not sleep."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """A call that is to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Take it back."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
-    """What code that waits asks for the time; `codomyrmex.streaming.testing.FakeClock` is another."""
+    """The source of time; `codomyrmex.streaming.testing.FakeClock` is one for tests."""
 
     def monotonic(self) -> float:
-        """Give seconds that never go back."""
+        """Return seconds that never go backwards, for elapsed time."""
 
     def time(self) -> float:
-        """Give seconds since 1970, for what has to do with calendars or outlives the process."""
+        """Return seconds since 1970, for calendar time and for what outlives the process."""
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` after `delay` seconds on the running event loop."""
 
 
 class SystemClock:
-    """The real time, on the running event loop."""
+    """The system's time, on the running event loop."""
 
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)

@@ -1,4 +1,4 @@
-"""The package's own log lines: to stdlib loggers, and never more than a few."""
+"""Rate-limited log lines of the package, written to stdlib loggers."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ _MAX_KEYS = 1_000
 
 
 class Diagnostics:
-    """Logs the first of a kind at once, then at most one in ten seconds with the count between.
+    """Logs the first line of a kind at once, then at most one in ten seconds with the number held back.
 
     Args:
-        name: the logger's name, that of the module.
-        now: gives seconds; for tests.
+        name: the name of the logger, usually that of the module.
+        now: returns monotonic seconds.
     """
 
     def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logging.getLogger(name)
         self._now = now
-        self._kinds: dict[str, tuple[float, int]] = {}  # key -> last logged, held back since
+        self._kinds: dict[
+            str, tuple[float, int]
+        ] = {}  # key -> (time of the last line, lines held back since)
         self.after_fork()
         renew_in_children(self)
 
     def after_fork(self) -> None:
-        """Take a lock that no thread of the parent process holds."""
+        """Replace the lock, which a thread of the parent process may have held."""
         self._lock = threading.RLock()
 
     def warning(self, key: str, message: str, *args: object, error: BaseException | None = None) -> None:
         """Log a warning.
 
         Args:
-            key: the kind; lines of one kind share the limit.
-            message: a %-format for `args`.
+            key: the kind of the line; each kind has its own limit.
+            message: a %-format string for `args`.
             *args: its values.
-            error: the exception whose traceback goes along.
+            error: an exception to log with its traceback.
         """
         now = self._now()
         with self._lock:
@@ -49,12 +51,12 @@ class Diagnostics:
             if not due:
                 self._kinds[key] = (last, held_back + 1)
                 return
-            self._kinds.pop(key, None)  # so that the first of the dict is the longest ago
+            self._kinds.pop(key, None)  # so that the first key is the oldest
             if len(self._kinds) >= _MAX_KEYS:
                 del self._kinds[next(iter(self._kinds))]
             self._kinds[key] = (now, 0)
         if held_back:
             message += " (and %d more since the last such line)"
             args = (*args, held_back)
-        with contextlib.suppress(Exception):  # a filter or handler that raises is not ours to mend
+        with contextlib.suppress(Exception):  # a logging filter or handler may raise
             self._logger.warning(message, *args, exc_info=error, stacklevel=2)

@@ -1,499 +1,325 @@
-"""`LocalStream`: tables, interceptors and dispatch, which all streams inside a process share."""
+"""`LocalStream`: publishing and subscribing inside one process, shared by all local streams."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from inspect import isawaitable
-from operator import length_hint
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
-from codomyrmex.streaming.buffers import PutLater
-from codomyrmex.streaming.counters import Counter, DeliveryCounters
+from codomyrmex.streaming.buffers import PublishWait
+from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.errors import HandlerLoopError, StreamClosedError, shorten
-from codomyrmex.streaming.events import Event, new_id
+from codomyrmex.streaming.errors import StreamClosedError, shorten
+from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.forks import renew_in_children
-from codomyrmex.streaming.instrument import Instrumentation, within
-from codomyrmex.streaming.mailbox import InLine, Mailbox, run_on
+from codomyrmex.streaming.mailbox import Mailbox
+from codomyrmex.streaming.routes import Route, RouteEntry, TopicIndex
 from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics
 from codomyrmex.streaming.subscriptions import (
     FilterFunction,
     Handler,
     Subscription,
-    bind,
     close_awaitable,
-    count_drop,
-    deactivate,
     is_plain_function,
     name_of,
 )
-from codomyrmex.streaming.topics import EVERYTHING, Audience, Recipient, TopicIndex
-
-
-class _Rest:
-    """What is left of a publish from an async handler on: to be awaited, or else closed."""
-
-    __slots__ = ("_audience", "_calls", "_event", "_result", "_stream")
-
-    def __init__(
-        self,
-        stream: LocalStream,
-        result: Any,
-        event: Event,
-        audience: Audience,
-        calls: Iterator[Callable[[Event], Any]],
-    ) -> None:
-        self._stream = stream
-        self._result = result
-        self._event = event
-        self._audience = audience
-        self._calls = calls
-
-    def __await__(self) -> Generator[Any, None, None]:
-        rest = self._stream._finish_publish(self._result, self._event, self._audience, self._calls)
-        return rest.__await__()
-
-    def close(self) -> None:
-        """Give it up; those who do not get the event are counted."""
-        close_awaitable(self._result)
-        self._stream._abandoned(self._calls)
-
+from codomyrmex.streaming.topics import EVERYTHING
 
 ErrorHandler = Callable[[Exception, Event, Subscription], None]
 
-_MAILBOX_SIZE = 10_000
+
+class _Pending(NamedTuple):
+    """A dispatch that has come to an async handler, and what that has returned."""
+
+    event: Event
+    entries: Iterator[RouteEntry]
+    entry: RouteEntry
+    awaitable: Awaitable[Any]
 
 
 class LocalStream(Stream):
     """Base of the streams inside one process.
 
-    `threading.RLock` guards the tables and no user code; publishing takes no lock at all. (Reentrant,
-    because any allocation may run the garbage collector, and so a finalizer that uses the stream.)
+    A lock guards the tables, never user code, and publishing does not take it. It is reentrant, because any
+    allocation may run the garbage collector, and so a finalizer that uses the stream.
     """
 
     def __init__(self, remember: Callable[[Event], object], on_error: ErrorHandler | None = None) -> None:
-        super().__init__()
         if on_error is not None and not is_plain_function(on_error):
-            raise TypeError(f"on_error is a plain function, not {shorten(on_error)}")
+            raise TypeError(f"on_error: must be a plain function, got {shorten(on_error)}")
         self._remember = remember  # puts an event into the buffer
         self._on_error = on_error
-        self._log = Diagnostics(__name__)  # of its own, so that no other stream uses up its lines
-        self._counters = DeliveryCounters()
-        self._index = TopicIndex(self._counters)
-        self._recipients: dict[str, Recipient] = {}
+        self._log = Diagnostics(__name__)  # per stream, so that no other stream uses up its lines
+        self._published = Counter()
+        self._dropped = Counter()
+        self._errors = Counter()
+        self._index = TopicIndex()
+        self._entries: dict[str, RouteEntry] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
         self._closed = False
-        self._instruments: tuple[Instrumentation, ...] = ()
-        # What `publish` looks into first. Found there: the stream is open, has no interceptors, and
-        # the audience of the topic is known, all with one lookup.
-        self._direct: Mapping[str | None, Audience] = self._index.audiences
+        # A route found here means that the stream is open and has no interceptors: one lookup for all.
+        self._routes: Mapping[str | None, Route] = self._index.routes
         self._lock = threading.RLock()
         renew_in_children(self)
 
     def after_fork(self) -> None:
-        """Take locks that no thread of the parent process holds."""
+        """Replace the lock, which a thread of the parent process may have held."""
         self._lock = threading.RLock()
-        self._listeners_lock = threading.RLock()
 
     @abstractmethod
     def _buffered(self) -> int:
-        """Count the events in the buffer."""
+        """Return the number of buffered events."""
 
-    # Publishing, the hot path: no lock, one lookup, one count, one append, and then a bare loop over the
-    # handlers. After a handler that raises, the same iterator goes on with the next one, and it also
-    # tells whose turn it was. The loop stands three times, for those who wait, those who cannot, and
-    # for what comes behind an async handler, as one call more for each handler would double the cost.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = next(kind for kind in cls.__mro__ if {"publish", "start_publish"} & vars(kind).keys())
+        if "start_publish" not in vars(owner):  # it has to go through the subclass's own `publish`
+            cls.start_publish = Stream.start_publish  # type: ignore[method-assign]
 
     async def publish(self, event: Event) -> None:
-        rest = self._start_publish(event)
-        if rest is not None:
-            await rest
+        pending = self._dispatch(event)
+        if pending is not None:
+            await self._finish(pending)
 
-    _known_publish = publish  # the one that is nothing but `_start_publish` and the await
-
-    def _starter(self) -> Callable[[Event], Awaitable[None] | None]:
-        if type(self).publish is type(self)._known_publish:
-            return self._start_publish
-        return self.publish  # a subclass has one of its own
-
-    def _start_publish(self, event: Event) -> Awaitable[None] | None:
-        try:
-            audience = self._direct.get(event.metadata.get("topic"))
-        except (AttributeError, TypeError):  # no event, or a topic that cannot be a key
-            audience = None
-        if audience is None or event.__class__ is not Event:
-            admitted = self._admit(event)
-            if admitted is None:
-                return None
-            event, audience = admitted
-        self._remember(event)
-        next(audience.published)
-        calls = iter(audience.calls)
-        try:
-            while True:
-                try:
-                    for call in calls:
-                        result = call(event)
-                        if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                            return _Rest(self, result, event, audience, calls)
-                except Exception as error:  # noqa: BLE001 - a handler's failure is its own
-                    self._failed(error, event, audience.recipient_at(calls).subscription)
-                else:
-                    return None
-        except BaseException:
-            self._abandoned(calls)
-            raise
-
-    async def _finish_publish(
-        self,
-        result: Any,
-        event: Event,
-        audience: Audience,
-        calls: Iterator[Callable[[Event], Any]],
-    ) -> None:
-        """Await an async handler and go on behind it."""
-        try:
-            while True:
-                try:
-                    if result is not None and isawaitable(result):
-                        await self._await_handler(result, audience.recipient_at(calls), event)
-                    for call in calls:
-                        result = call(event)
-                        if result is not None:
-                            break
-                    else:
-                        return
-                except Exception as error:  # noqa: BLE001 - as above
-                    result = None
-                    self._failed(error, event, audience.recipient_at(calls).subscription)
-        except BaseException:
-            self._abandoned(calls)
-            raise
-
-    async def _await_handler(self, result: Awaitable[Any], recipient: Recipient, event: Event) -> None:
-        if not recipient.subscription.active:
-            close_awaitable(result)
-            self._counters.skipped.tick()
-            return
-        waiting = self._at_home(result, recipient, event)
-        try:
-            await waiting
-        except Exception:
-            raise
-        except BaseException:
-            if isinstance(waiting, (PutLater, InLine)):  # these count what becomes of the event
-                self._counters.settled.tick()
-            raise
+    def start_publish(self, event: Event) -> Awaitable[None] | None:
+        pending = self._dispatch(event)
+        return None if pending is None else self._finish(pending)
 
     def publish_nowait(self, event: Event) -> None:
-        try:
-            audience = self._direct.get(event.metadata.get("topic"))
-        except (AttributeError, TypeError):
-            audience = None
-        if audience is None or event.__class__ is not Event:
-            admitted = self._admit(event)
-            if admitted is None:
-                return
-            event, audience = admitted
-        self._remember(event)
-        next(audience.published)
-        calls = iter(audience.calls)
-        try:
-            while True:
-                try:
-                    for call in calls:
-                        result = call(event)
-                        if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                            self._defer(result, audience.recipient_at(calls), event)
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._failed(error, event, audience.recipient_at(calls).subscription)
-                else:
-                    return
-        except BaseException:
-            self._abandoned(calls)
-            raise
+        pending = self._dispatch(event)
+        while pending is not None:
+            self._defer(pending)
+            pending = self._dispatch(pending.event, pending.entries)
 
-    def _admit(self, event: Event) -> tuple[Event, Audience] | None:
-        """Take an event the thorough way: checked, intercepted, its audience looked up."""
-        checked = self._check(event)
+    def _dispatch(self, event: Event, entries: Iterator[RouteEntry] | None = None) -> _Pending | None:
+        """Call handlers up to the first one that returns an awaitable.
+
+        Args:
+            event: the event.
+            entries: the subscriptions that have not received it yet; None for all, for a new event.
+        """
+        if entries is None:
+            try:
+                route = self._routes.get(event.metadata.get("topic"))
+            except (AttributeError, TypeError):  # not an event, or a topic that cannot be a key
+                route = None
+            if route is None or event.__class__ is not Event:
+                event, entries = self._admit(event)
+            else:
+                self._remember(event)
+                next(self._published.steps)
+                entries = iter(route)
+        for entry in entries:
+            try:
+                result = entry.call(event)
+                if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
+                    return _Pending(event, entries, entry, result)
+            except Exception as error:  # noqa: BLE001 - a failing handler must not affect the others
+                self._failed(error, event, entry.subscription)
+        return None
+
+    def _admit(self, event: Event) -> tuple[Event, Iterator[RouteEntry]]:
+        """Check, buffer and count an event, and return it with the subscriptions that are to receive it."""
+        checked = self._intercept(event)
         if checked is None:
-            return None
+            return event, iter(())
         with self._lock:
-            return checked, self._index.audience(checked.topic)
+            route = self._index.route(checked.topic)
+        self._remember(checked)
+        self._published.tick()
+        return checked, iter(route)
 
-    def _check(self, event: Event) -> Event | None:
-        """Give the event that the interceptors make of it, or None if one drops it."""
+    async def _finish(self, pending: _Pending | None) -> None:
+        """Wait for the handlers of this loop, one after another, and call the remaining ones."""
+        loop = asyncio.get_running_loop()
+        while pending is not None:
+            event, entries, entry, awaitable = pending
+            if entry.loop in (loop, None) or isinstance(awaitable, PublishWait):
+                try:
+                    await awaitable
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._failed(error, event, entry.subscription)
+            else:
+                self._defer(pending)
+            pending = self._dispatch(event, entries)
+
+    def _defer(self, pending: _Pending) -> None:
+        """Leave an awaitable to the event loop of its handler."""
+        event, _, entry, awaitable = pending
+        if isinstance(awaitable, PublishWait):
+            awaitable.skip()
+            return
+        if entry.loop is None or entry.context is None:
+            close_awaitable(awaitable)
+            error = RuntimeError("handler: an async handler needs a running event loop when it subscribes")
+            self._failed(error, event, entry.subscription)
+            return
+        with self._lock:
+            if entry.mailbox is None:
+                entry.mailbox = Mailbox(
+                    entry.loop,
+                    entry.context,
+                    partial(self._failed, subscription=entry.subscription),
+                    entry.subscription.drop,
+                )
+        entry.mailbox.put(awaitable, event)
+
+    def _intercept(self, event: Event) -> Event | None:
+        """Check an event and return what the interceptors make of it, or None if one drops it."""
         if self._closed:
             raise StreamClosedError(f"{type(self).__name__} is closed")
         if not isinstance(event, Event):
-            raise TypeError(f"only an Event can be published, not {shorten(event)}")
+            raise TypeError(f"event: must be an Event, got {shorten(event)}")
         for interceptor in self._interceptors:
             try:
                 result = interceptor(event)
                 if result is None:
-                    self._counters.other_drops.tick()
+                    self._dropped.tick()
                     return None
                 if not isinstance(result, Event):
                     close_awaitable(result)
-                    raise TypeError(f"an interceptor gives an Event or None, not {shorten(result)}")  # noqa: TRY301
+                    raise TypeError(f"an interceptor must return an Event or None, got {shorten(result)}")  # noqa: TRY301
                 event = result
-            except Exception as error:  # noqa: BLE001 - an interceptor must not lose an event
-                self._counters.other_errors.tick()
+            except Exception as error:  # noqa: BLE001 - a failing interceptor must not lose the event
+                self._errors.tick()
                 name = name_of(interceptor)
-                self._log.warning(name, "interceptor %s raised; the event goes on", name, error=error)
+                self._log.warning(name, "interceptor %s failed; the event goes on", name, error=error)
         return event
 
-    # What an async handler returned
+    def _failed(self, error: Exception, event: Event, subscription: Subscription) -> None:
+        """Count, log and report an exception of a handler or filter."""
+        self._errors.tick()
+        with suppress(Exception):  # the stack may be exhausted
+            name = name_of(subscription.handler or subscription.filter_fn)
+            self._log.warning(name, "handler %s failed on event %s", name, event.id, error=error)
+        if self._on_error is not None:
+            try:
+                self._on_error(error, event, subscription)
+            except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
+                name = name_of(self._on_error)
+                self._log.warning(name, "on_error %s failed", name, error=second)
 
-    def _at_home(self, awaitable: Awaitable[Any], recipient: Recipient, event: Event) -> Awaitable[Any]:
-        """Give what to await so that an async handler runs on its own loop and in its turn."""
-        if awaitable.__class__ is PutLater:
-            return awaitable
-        mailbox, loop = recipient.mailbox, recipient.loop
-        if mailbox is not None and mailbox.must_wait_in_line():
-            return InLine(mailbox, awaitable, event)
-        if loop is None or loop is asyncio.get_running_loop():
-            return awaitable
-        return run_on(loop, awaitable)
-
-    def _defer(self, awaitable: Awaitable[Any], recipient: Recipient, event: Event) -> None:
-        if isinstance(awaitable, PutLater):
-            awaitable.give_up()
-            return
-        if recipient.loop is None:
-            close_awaitable(awaitable)
-            raise HandlerLoopError("the async handler was subscribed without an event loop")
-        if recipient.mailbox is None:
-            with self._lock:
-                if recipient.mailbox is None:
-                    recipient.mailbox = self._mailbox(recipient, recipient.loop)
-        recipient.mailbox.put(awaitable, event)
-
-    def _mailbox(self, recipient: Recipient, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        subscription = recipient.subscription
-        errors = self._counters.other_errors if recipient.queued else None
-        drops = self._counters.other_drops if recipient.queued else None
-        return Mailbox(
-            loop,
-            recipient.context,
-            _MAILBOX_SIZE,
-            lambda error, event: self._failed(error, event, subscription, errors),
-            lambda event, reason: self._count_drop(subscription, event, reason, drops),
-        )
-
-    # What goes wrong
-
-    def _failed(
-        self,
-        error: Exception,
-        event: Event,
-        subscription: Subscription,
-        counter: Counter | None = None,
-    ) -> None:
-        (counter or self._counters.handler_errors).tick()
-        with suppress(Exception):  # at the end of the stack there may be no way left to say it
-            name = name_of(subscription.handler)
-            self._log.warning(
-                name, "handler %s failed on event %s; the others go on", name, event.id, error=error
-            )
-        if self._on_error is None:
-            return
-        try:
-            self._on_error(error, event, subscription)
-        except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
-            name = name_of(self._on_error)
-            self._log.warning(name, "on_error %s raised", name, error=second)
-        except BaseException:
-            self._counters.settled.tick()  # the publish that this ends counts it once more
-            raise
-
-    def _abandoned(self, calls: Iterator[object]) -> None:
-        """Count those who did not get the event because the publisher was interrupted."""
-        for _ in range(length_hint(calls) + 1):
-            self._counters.skipped.tick()
-
-    def _count_drop(
-        self,
-        subscription: Subscription,
-        event: Event,
-        reason: str | None,
-        counter: Counter | None = None,
-    ) -> None:
-        (counter or self._counters.dropped_at_queue).tick()
-        count_drop(subscription)
+    def _count_drop(self, subscription: Subscription, event: Event, reason: str | None) -> None:
+        self._dropped.tick()
         if reason is not None:
-            self._log.warning(reason, "event %s dropped for %r: %s", event.id, subscription, reason)
+            self._log.warning(reason, "event %s was dropped for %r: %s", event.id, subscription, reason)
 
-    # Tables
+    async def subscribe(
+        self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
+    ) -> Subscription:
+        return self.subscribe_nowait(handler, topic, filter_fn)
+
+    def subscribe_nowait(
+        self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
+    ) -> Subscription:
+        if handler is None:
+            raise TypeError("handler: must be a function of one event, got None")
+        subscription = Subscription(None, topic, handler, filter_fn)
+        self._add(subscription, handler if filter_fn is None else _filtered(handler, filter_fn))
+        return subscription
+
+    def _add(self, subscription: Subscription, call: Handler) -> None:
+        """Add a subscription to the tables; `call` is its handler, behind its filter."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None  # a plain handler needs none
+        entry = RouteEntry(subscription, call, loop, copy_context())
+        with self._lock:
+            if self._closed:
+                raise StreamClosedError(f"{type(self).__name__} is closed")
+            subscription.on_drop = self._count_drop
+            subscription.on_end(self._leave)
+            self._entries[subscription.id] = entry
+            self._index.add(entry)
 
     async def unsubscribe(self, subscription_id: str) -> bool:
         with self._lock:
-            recipient = self._recipients.get(subscription_id)
-        if recipient is None:
+            entry = self._entries.get(subscription_id)
+        if entry is None:
             return False
-        recipient.subscription.cancel()
+        entry.subscription.cancel()
         return True
+
+    def _leave(self, subscription: Subscription) -> None:
+        """Remove a subscription that has ended from the tables."""
+        with self._lock:
+            entry = self._entries.pop(subscription.id, None)
+            if entry is not None:
+                self._index.remove(entry)
+        if entry is not None and entry.mailbox is not None and not self._closed:
+            entry.mailbox.clear()
 
     def add_interceptor(self, fn: Interceptor) -> None:
         if getattr(fn, "makes_an_interceptor", False):
-            raise TypeError(f"{name_of(fn)} makes an interceptor: call it, add_interceptor({fn.__name__}())")
+            raise TypeError(f"{name_of(fn)} returns an interceptor: add_interceptor({fn.__name__}())")
         if not is_plain_function(fn):
-            raise TypeError(f"an interceptor is a plain function of one event, not {shorten(fn)}")
+            raise TypeError(f"fn: an interceptor must be a plain function of one event, got {shorten(fn)}")
         with self._lock:
             self._interceptors = (*self._interceptors, fn)
-            self._redirect()
+            self._update_routes()
 
     def remove_interceptor(self, fn: Interceptor) -> bool:
         with self._lock:
-            left = list(self._interceptors)
-            if fn not in left:
+            remaining = list(self._interceptors)
+            if fn not in remaining:
                 return False
-            left.remove(fn)
-            self._interceptors = tuple(left)
-            self._redirect()
+            remaining.remove(fn)
+            self._interceptors = tuple(remaining)
+            self._update_routes()
             return True
 
+    def _update_routes(self) -> None:
+        self._routes = {} if self._closed or self._interceptors else self._index.routes
+
     def statistics(self) -> StreamStatistics:
-        counters = self._counters
         return StreamStatistics(
-            published=counters.published,
-            delivered=counters.delivered,
-            dropped=counters.dropped,
-            handler_errors=counters.errors,
-            subscribers=len(self._index),
+            published=self._published.value(),
+            dropped=self._dropped.value(),
+            handler_errors=self._errors.value(),
+            subscribers=len(self._entries),
             buffered=self._buffered(),
         )
 
     async def aclose(self) -> None:
         with self._lock:
             self._closed = True
-            self._redirect()
-            recipients = list(self._recipients.values())
-        await super().aclose()
+            self._update_routes()
+            entries = list(self._entries.values())
+        mailboxes = [entry.mailbox for entry in entries if entry.mailbox is not None]
         try:
-            for recipient in recipients:  # what was published is still handled
-                if recipient.mailbox is not None:
-                    await recipient.mailbox.join()
+            if not any(mailbox.runs_current_task() for mailbox in mailboxes):
+                for mailbox in mailboxes:  # what was published is still handled
+                    await mailbox.join()
         finally:
-            for recipient in recipients:
-                self._retire(recipient.subscription)
-
-    def subscribe_nowait(
-        self,
-        handler: Handler,
-        topic: str = EVERYTHING,
-        filter_fn: FilterFunction | None = None,
-    ) -> Subscription:
-        """Subscribe from code that cannot await; arguments and errors as for `subscribe`.
-
-        An async handler runs on the event loop that runs now; without one, only plain handlers work.
-        """
-        if handler is None:
-            raise TypeError("subscribe needs a handler, a function of one event")
-        subscription = Subscription(new_id(), topic, handler, filter_fn)
-        call = within(self, handler) if self._instruments else handler
-        with self._lock:
-            self._enter(subscription, self._entry(subscription, call))
-            self._recipients[subscription.id].handler = handler
-        return subscription
-
-    async def _subscribe_listener(
-        self, handler: Handler, topic: str, filter_fn: FilterFunction | None
-    ) -> Subscription:
-        subscription = Subscription(new_id(), topic, handler, filter_fn)
-        with self._lock:
-            self._enter(subscription, self._entry(subscription, handler))
-        return subscription
-
-    def _entry(self, subscription: Subscription, call: Handler) -> Callable[[Any], object]:
-        """Give what a dispatch calls so that `call` is called for a subscription."""
-        return _filtered(call, subscription.filter_fn, self._counters.skipped.tick)
-
-    def _wrap_handlers(self) -> None:
-        """Let the handlers that are there run within what is put around the stream: see `instrument`."""
-        with self._lock:
-            for recipient in self._recipients.values():
-                if recipient.handler is not None:
-                    call = within(self, recipient.handler)
-                    recipient.entry = self._entry(recipient.subscription, call)
-            self._index.rebuild()
-
-    def _enter(
-        self, subscription: Subscription, entry: Callable[[Any], object], *, queued: bool = False
-    ) -> None:
-        """Put a subscription into the tables; the caller holds the lock."""
-        if self._closed:
-            raise StreamClosedError(f"{type(self).__name__} is closed")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None  # a plain handler needs none
-        recipient = Recipient(subscription, entry, loop, copy_context(), queued)
-        bind(subscription, self._leave)
-        self._recipients[subscription.id] = recipient
-        self._index.add(recipient)
-
-    async def _let_finish(self, subscription: Subscription) -> None:
-        with self._lock:
-            recipient = self._recipients.get(subscription.id)
-            if recipient is not None:
-                self._index.remove(recipient)
-        if recipient is not None and recipient.mailbox is not None:
-            await recipient.mailbox.join()
-        subscription.cancel()
-
-    def _retire(self, subscription: Subscription) -> None:
-        """End a subscription from the side of the stream."""
-        deactivate(subscription)
-        LocalStream._leave(self, subscription)
-
-    def _leave(self, subscription: Subscription) -> None:
-        """Take a subscription out of the tables: what its `cancel` calls."""
-        with self._lock:
-            recipient = self._recipients.pop(subscription.id, None)
-            if recipient is None:
-                return
-            self._index.remove(recipient)
-        if recipient.mailbox is not None:
-            for _ in range(recipient.mailbox.clear()):
-                if not recipient.queued:
-                    self._counters.skipped.tick()
-
-    def _redirect(self) -> None:
-        self._direct = {} if self._closed or self._interceptors else self._index.audiences
+            for entry in entries:
+                entry.subscription.cancel()
 
 
-def wants(filter_fn: FilterFunction, event: Event) -> bool:
-    """Ask a filter.
+def _filtered(handler: Handler, filter_fn: FilterFunction) -> Handler:
+    """Return a handler that is called only with the events that its filter accepts."""
+
+    def call(event: Event) -> Any:
+        return handler(event) if passes(filter_fn, event) else None
+
+    return call
+
+
+def passes(filter_fn: FilterFunction, event: Event) -> bool:
+    """Return whether a filter accepts an event.
 
     Raises:
-        TypeError: it gave an awaitable, which would be true whatever it comes to.
+        TypeError: it returned an awaitable, which would always be true.
     """
-    wanted = filter_fn(event)
-    if wanted is not True and isawaitable(wanted):
-        close_awaitable(wanted)
-        raise TypeError(f"a filter is a plain function, but {name_of(filter_fn)} gave an awaitable")
-    return bool(wanted)
-
-
-def _filtered(
-    call: Callable[[Event], object],
-    filter_fn: FilterFunction | None,
-    skipped: Callable[[], None],
-) -> Callable[[Event], object]:
-    if filter_fn is None:
-        return call
-
-    def call_if_wanted(event: Event) -> object:
-        if wants(filter_fn, event):
-            return call(event)
-        skipped()
-        return None
-
-    return call_if_wanted
+    result = filter_fn(event)
+    if result is not True and isawaitable(result):
+        close_awaitable(result)
+        raise TypeError(f"a filter must be a plain function, but {name_of(filter_fn)} returned an awaitable")
+    return bool(result)

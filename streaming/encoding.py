@@ -1,7 +1,7 @@
-"""JSON for any payload: what JSON does not know is converted, nothing raises.
+"""JSON for any payload: unknown types are converted, and nothing raises.
 
-msgspec encodes the usual payload in one C call. Only what it refuses (lone surrogates, cycles, an
-object whose conversion fails) takes the slow way through `_Walk`.
+msgspec encodes the usual payload in one C call. Only what it refuses (lone surrogates, cycles, an object
+whose conversion fails) is rebuilt by `_Walk` first.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque, Mapping)
 def to_json(value: Any) -> str:
     """Encode `value` as JSON text on one line.
 
-    Never raises an `Exception`: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
+    It never raises an `Exception`: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
     collections objects and arrays, and any other object its `repr`. U+0085, U+2028 and U+2029 are
-    written as escapes because many SSE clients take them for line ends.
+    escaped, because many SSE clients treat them as line ends.
 
     Args:
         value: any object.
@@ -40,7 +40,7 @@ def to_json(value: Any) -> str:
     raw = _encode(value)
     if raw.isascii():
         return raw.decode("ascii")
-    # Inside JSON these three can only stand in a string, so a plain replacement is safe.
+    # In JSON these three can only occur in strings, so plain replacement is safe.
     return (
         raw.decode("utf-8")
         .replace("\x85", "\\u0085")
@@ -50,32 +50,32 @@ def to_json(value: Any) -> str:
 
 
 def to_builtins(value: Any) -> Any:
-    """Convert `value` to what its JSON text reads back as: dict, list, str, int, float, bool, None."""
+    """Convert `value` to what its JSON text decodes to: dict, list, str, int, float, bool, None."""
     try:
         return decode_usual(encode_usual(value))
-    except Exception:  # noqa: BLE001 - whatever it was, the slow way can take it
+    except Exception:  # noqa: BLE001 - the walk handles whatever it was
         return decode_usual(_encoder.encode(_Walk().plain(value)))
 
 
 def replace_surrogates(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot carry, by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, with U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _encode(value: Any) -> bytes:
     try:
         return _encoder.encode(value)
-    except Exception:  # noqa: BLE001 - whatever it was, the slow way can take it
+    except Exception:  # noqa: BLE001 - the walk handles whatever it was
         return _encoder.encode(_Walk().plain(value))
 
 
 def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of value
-    """Convert what msgspec does not know; also called for unusual keys, such as None and True."""
+    """Convert a type that msgspec does not know; also called for keys such as None and True."""
     if value is None:
-        return "null"  # only a key: as a value msgspec writes it itself, like the next one
+        return "null"  # only as a key, like the next one; msgspec encodes the values
     if isinstance(value, bool):
         return "true" if value else "false"
-    for base in (str, int, float):  # subclasses are not taken by msgspec
+    for base in (str, int, float):  # msgspec does not encode subclasses
         if isinstance(value, base):
             return base.__str__(value) if base is str else base(value)
     if isinstance(value, uuid_utils.UUID):
@@ -91,21 +91,21 @@ def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of 
 
 _encoder = msgspec.json.Encoder(enc_hook=_convert)
 
-# The two halves of `to_builtins` where all goes well, for who cannot spare the call.
+# The two halves of the usual case of `to_builtins`, for hot paths.
 encode_usual = _encoder.encode
 decode_usual = msgspec.json.Decoder().decode
 
 
 class _Walk:
-    """Rebuilds a payload from what any JSON encoder takes. Bounded, so that cycles end.
+    """Rebuilds a payload from types that any JSON encoder knows, within bounds.
 
-    The depth has a limit; what contains itself is cut where it does; and as mutual references can
-    still be walked in a great many orders, so is how often what was written once is written again.
+    The depth is limited, cycles are cut, and so is the number of repetitions, because objects that refer
+    to each other can be walked in a great many orders.
     """
 
     def __init__(self) -> None:
         self._path: set[int] = set()
-        self._seen: dict[int, object] = {}  # holds what it has seen, so that no id is used twice
+        self._seen: dict[int, object] = {}  # keeps the objects alive, so that no id is reused
         self._again = 0
 
     def plain(self, value: Any, depth: int = 0) -> Any:

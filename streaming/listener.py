@@ -3,123 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from collections.abc import Callable
+from typing import Self
 
-from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PutLater
+from codomyrmex.streaming.buffers import BoundedQueue, Overflow, PublishWait
+from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
-from codomyrmex.streaming.subscriptions import FilterFunction, Subscription, when_ended
-
-if TYPE_CHECKING:
-    from codomyrmex.streaming.events import Event
-    from codomyrmex.streaming.stream import Stream
-
-
-class _Caused(NamedTuple):
-    """An event in the queue that was published because of something."""
-
-    event: Event
-    cause: str
+from codomyrmex.streaming.subscriptions import FilterFunction, Subscription
 
 
 class Listener:
-    """What `Stream.listen` gives: `async with stream.listen() as events: async for event in events`.
+    """The result of `Stream.listen`: `async with stream.listen() as events: async for event in events`.
 
-    It ends when the stream closes, when `Overflow.DISCONNECT` ended it, or with its context.
+    The iteration ends when the stream closes, when `Overflow.DISCONNECT` ends it, or with its context.
 
     Attributes:
-        subscription: its place on the stream, from the entering of the context on.
+        subscription: its subscription, once the context has been entered.
     """
 
     def __init__(
         self,
-        stream: Stream,
+        subscribe: Callable[[Callable[[Event], object], str, FilterFunction | None], Subscription],
         topic: str,
         filter_fn: FilterFunction | None,
         queue_size: int,
         overflow: Overflow,
+        block_timeout: float | None,
     ) -> None:
-        self._stream = stream
+        self._subscribe = subscribe
         self._topic = topic
         self._filter_fn = filter_fn
-        self._queue: BoundedQueue[Event | _Caused] = BoundedQueue(
-            queue_size, overflow, self._dropped, self._disconnected
+        # Each event with the cause of its publishing.
+        self._queue: BoundedQueue[tuple[Event, str | None]] = BoundedQueue(
+            queue_size, overflow, self._dropped, self._disconnected, block_timeout
         )
-        self._caused = False
+        self._has_cause = False
         self.subscription: Subscription | None = None
 
-    def put(self, event: Event) -> PutLater[Event | _Caused] | None:
-        """Take an event from the stream; it is the handler of the subscription."""
-        led_here = cause.get()
-        return self._queue.put(event if led_here is None else _Caused(event, led_here))
-
-    def close(self) -> None:
-        """End the iteration after what is queued; from any thread."""
-        self._queue.close()
+    def put(self, event: Event) -> PublishWait | None:
+        """Queue an event; this is the handler of the subscription."""
+        return self._queue.put((event, cause.get()))
 
     async def __aenter__(self) -> Self:
         if self.subscription is not None:
-            raise RuntimeError("a listener is entered once; call `listen` again for another one")
-        stream = self._stream
-        if self._queue.blocks:
-            self._queue.read_here()
-            self._queue.owner = asyncio.current_task()
-        with stream._listeners_lock:
-            stream._listeners.add(self)
-        self.subscription = await stream._subscribe_listener(self.put, self._topic, self._filter_fn)
-        when_ended(self.subscription, self.close)
+            raise RuntimeError("a listener can be entered once; call `listen` again for another one")
+        self._queue.reader = asyncio.current_task()
+        self.subscription = self._subscribe(self.put, self._topic, self._filter_fn)
+        self.subscription.on_end(lambda _: self._queue.close())
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._stream._listeners_lock:
-            self._stream._listeners.discard(self)
-        self._say_cause(None)
-        self._queue.close(discard=True)
-        if self._queue.blocks:
-            self._queue.read_no_more()
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._set_cause(None)
         if self.subscription is not None:
             self.subscription.cancel()
-            await self._stream.unsubscribe(self.subscription.id)
+        self._queue.close(discard=True)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
+        if self.subscription is None:
+            raise RuntimeError("a listener has to be entered first: async with stream.listen() as events")
         queue = self._queue
-        if queue.blocks:
-            queue.read_here()
+        queue.reader = asyncio.current_task()
         while True:
             if queue.items:
                 try:
-                    item = queue.take()
-                except IndexError:  # it was dropped by a thread that needed the room
+                    event, origin = queue.get()
+                except IndexError:  # dropped by a publisher that needed the room
                     continue
-                event, origin = item if isinstance(item, _Caused) else (item, None)
-                if self._caused or origin is not None or ORIGIN in event.metadata:
-                    self._say_cause(origin_of(event) or origin)
+                self._set_cause(origin_of(event) or origin if ORIGIN in event.metadata else origin)
                 return event
             if queue.closed:
-                self._say_cause(None)
+                self._set_cause(None)
                 raise StopAsyncIteration
-            news = queue.waiting(asyncio.get_running_loop())
-            if news is not None:
-                await news
+            waiter = queue.wait(asyncio.get_running_loop())
+            if waiter is not None:
+                await waiter
 
-    def _say_cause(self, origin: str | None) -> None:
-        """Let the code that reads, up to the next event, be known as caused by this one."""
-        if self._caused or origin is not None:
-            self._caused = origin is not None
+    def _set_cause(self, origin: str | None) -> None:
+        """Mark what the reader does until the next event as caused by this one."""
+        if self._has_cause or origin is not None:
+            self._has_cause = origin is not None
             cause.set(origin)
 
-    def _dropped(self, item: Event | _Caused, reason: str | None) -> None:
-        event = item.event if isinstance(item, _Caused) else item
+    def _dropped(self, item: tuple[Event, str | None], reason: str | None) -> None:
         if self.subscription is not None:
-            self._stream._count_drop(self.subscription, event, reason)
+            self.subscription.drop(item[0], reason)
 
     def _disconnected(self) -> None:
         if self.subscription is not None:

@@ -7,22 +7,20 @@ from collections import deque
 from codomyrmex.streaming.buffers import newest, ring
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
 from codomyrmex.streaming.events import Event
-from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
-from codomyrmex.streaming.topics import EVERYTHING
 
 
 class InMemoryStream(LocalStream):
     """A stream inside the process.
 
-    Plain handlers run during publish, in the order of subscription; async handlers are awaited in the
-    same order, one after another, on the loop that they were subscribed on. When `await publish()`
-    returns, all of them are done. What a handler or filter raises never reaches the publisher or
-    another handler: it is counted, logged, and given to `on_error`.
+    Plain handlers run during publish, in the order of subscription. Async handlers are awaited in the same
+    order, one after another; those that were subscribed on another event loop run there and are not waited
+    for. An exception of a handler or filter never reaches the publisher or another handler: it is counted,
+    logged, and passed to `on_error`.
 
-    Publish, subscribe and cancel from any thread and any event loop, from handlers too.
+    Publish, subscribe and cancel from any thread and any event loop, and from handlers.
 
     Args:
-        buffer_size: how many of the newest events `get_recent_events` can give.
+        buffer_size: the number of newest events kept for `get_recent_events`.
         on_error: a plain function called with the exception, the event and the subscription.
 
     Raises:
@@ -33,16 +31,8 @@ class InMemoryStream(LocalStream):
         self._buffer: deque[Event] = ring(buffer_size)
         super().__init__(self._buffer.append, on_error)
 
-    async def subscribe(
-        self,
-        handler: Handler,
-        topic: str = EVERYTHING,
-        filter_fn: FilterFunction | None = None,
-    ) -> Subscription:
-        return self.subscribe_nowait(handler, topic, filter_fn)
-
     def get_recent_events(self, count: int = 10) -> list[Event]:
-        """Give the newest `count` events, oldest first; none if `count` is 0 or less."""
+        """Return the newest `count` events, oldest first; an empty list if `count` is 0 or less."""
         return newest(self._buffer, count)
 
     def _buffered(self) -> int:

@@ -1,44 +1,53 @@
-"""`StreamProcessor`: a chain of stages between a stream and others."""
+"""`StreamProcessor`: a chain of steps between a stream and others."""
 
 from __future__ import annotations
 
 import asyncio
+from asyncio.events import _get_running_loop  # it returns None where there is none
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterable
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context, copy_context
+from functools import partial
 from inspect import isawaitable
-from threading import get_ident
 from typing import Any, NamedTuple, Self
 
+from codomyrmex.streaming.buffers import PublishWait
+from codomyrmex.streaming.chain import (
+    BATCH,
+    FILTER,
+    FLAT_MAP,
+    MAP,
+    SINK,
+    Chain,
+    FilterStep,
+    FlatMapFunction,
+    MapFunction,
+)
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.errors import StageResultError, shorten
+from codomyrmex.streaming.errors import shorten
 from codomyrmex.streaming.events import Event, EventType
 from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
 from codomyrmex.streaming.stream import Stream
-from codomyrmex.streaming.subscriptions import Subscription, close_awaitable, name_of
-from codomyrmex.streaming.topics import EVERYTHING
-from codomyrmex.streaming.turns import Turnstile
+from codomyrmex.streaming.subscriptions import Subscription, name_of
 
-MapFunction = Callable[[Event], Event | Awaitable[Event | None] | None]
-FilterStage = Callable[[Event], bool | Awaitable[bool]]
-FlatMapFunction = Callable[[Event], Iterable[Event] | AsyncIterable[Event] | Awaitable[Iterable[Event]]]
-StageErrorHandler = Callable[[Exception, Event], Awaitable[None] | None]
+StepErrorHandler = Callable[[Exception, Event], Awaitable[None] | None]
+_Work = Callable[[], Awaitable[None] | None]
 
-_MAX_FED_BACK = 10_000
+_MAX_BACKLOG = 10_000
 
 _log = Diagnostics(__name__)
 
 
 class ProcessorStatistics(NamedTuple):
-    """What a processor has done.
+    """The counters of a processor.
 
     Attributes:
         received: events from the source.
-        emitted: events that all stages up to the end have taken.
-        filtered: events that a filter or a map has dropped.
-        errors: failures of stages and sinks.
-        dropped: events fed back to the source that were too many to wait.
+        emitted: events that reached the end of the chain.
+        filtered: events that a filter or a map dropped.
+        errors: exceptions of steps and sinks.
+        dropped: events that arrived while too many others were waiting.
     """
 
     received: int
@@ -48,428 +57,280 @@ class ProcessorStatistics(NamedTuple):
     dropped: int
 
 
-# The kinds of stages. Plain strings, as the members of an Enum are slow to look up.
-_MAP, _FILTER, _FLAT_MAP, _BATCH, _SINK = "map", "filter", "flat_map", "batch", "sink"
+class _Processed(PublishWait):
+    """Makes a publisher wait for its event, unless it is on another loop or part of the processor."""
 
+    __slots__ = ("_processor", "_result")
 
-class _Stage(NamedTuple):
-    kind: str
-    call: Callable[[Event], Any]
-    name: str
-    place: int
-
-
-class _Tail:
-    """What is left of an event's way when the stages that need not wait are done.
-
-    Awaiting it is one turn of the processor; it may also be closed without ever having begun.
-    """
-
-    __slots__ = ("_processor", "_rest")
-
-    def __init__(self, processor: StreamProcessor, rest: Awaitable[None]) -> None:
+    def __init__(self, processor: StreamProcessor) -> None:
         self._processor = processor
-        self._rest = rest
+        self._result: asyncio.Future[None] | bool = False
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._processor._in_turn(self._rest).__await__()
+        if self._result is False and self._processor.can_be_awaited():
+            self._result = asyncio.get_running_loop().create_future()
+            yield from self._result
 
-    def close(self) -> None:
-        """Give it up."""
-        close_awaitable(self._rest)
-        self._processor._unbegun -= 1
-        self._processor._dropped += 1
-
-
-class _Rest:
-    """What comes behind a stage that has given something to await; it too may be closed unbegun."""
-
-    __slots__ = ("_awaitable", "_go_on", "_where")
-
-    def __init__(
-        self,
-        go_on: Callable[[Any, _Stage, Event, Event], Coroutine[Any, Any, None]],
-        awaitable: Any,
-        stage: _Stage,
-        event: Event,
-        origin: Event,
-    ) -> None:
-        self._go_on = go_on
-        self._awaitable = awaitable
-        self._where = (stage, event, origin)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._go_on(self._awaitable, *self._where).__await__()
-
-    def close(self) -> None:
-        """Give it up."""
-        close_awaitable(self._awaitable)
+    def complete(self) -> None:
+        """Wake the publisher."""
+        if isinstance(self._result, asyncio.Future) and not self._result.done():
+            self._result.set_result(None)
+        self._result = True
 
 
 class StreamProcessor:
-    """A chain of stages, compiled into one loop when it starts.
+    """A chain of steps from a source stream to sink streams.
 
-    Events go through one at a time and in order. A stage that raises loses only that event. Stages are
-    plain or async functions, and run on the event loop that `start` was called on.
+    Events pass through one at a time and in the order of publishing. A step that raises loses only that
+    event. Steps are plain or async functions and run on the event loop that `start` was called on.
+
+    If processors form a cycle, their author must see to it that no event waits for itself, for example with
+    `publish_nowait` or with bounded queues that have a `block_timeout`.
 
     Args:
-        source: where the events come from.
-        clock: where the time comes from.
+        source: the stream to subscribe to.
+        clock: measures the age of batches.
     """
 
     def __init__(self, source: Stream, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._source = _require_stream(source)
         self._clock = clock
-        self._stages: list[_Stage] = []
-        self._batches: list[_Batch] = []
-        self._on_error: StageErrorHandler | None = None
+        self._chain = Chain()
+        self._flushes: list[_Work] = []
+        self._on_error: StepErrorHandler | None = None
         self._dead_letters: Stream | None = None
         self._subscription: Subscription | None = None
-        self._compiled: tuple[_Stage, ...] = ()
-        self._thread = 0  # where the event loop runs that the stages run on
-        self._turns = Turnstile()
-        self._starting = False
-        self._flush_when_through = False
-        self._task: asyncio.Task[None] | None = None
-        self._unbegun = 0  # events whose tail nobody has begun to await
-        self._fed_back: deque[Event] = deque()
-        self._received = self._emitted = self._filtered = self._errors = self._dropped = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._busy = False
+        self._task: asyncio.Task[None] | None = None  # finishes the event in progress, if it has to wait
+        self._backlog: deque[tuple[_Work, Context, _Processed]] = deque()
+        self._received = self._dropped = 0
 
     def map(self, fn: MapFunction) -> Self:
-        """Let `fn` replace each event; None drops it."""
-        return self._add(_MAP, fn)
+        """Replace each event by the result of `fn`; None drops it."""
+        return self._add(MAP, fn)
 
-    def filter(self, fn: FilterStage) -> Self:
-        """Keep the events that `fn` is true for."""
-        return self._add(_FILTER, fn)
+    def filter(self, fn: FilterStep) -> Self:
+        """Keep the events that `fn` returns true for."""
+        return self._add(FILTER, fn)
 
     def flat_map(self, fn: FlatMapFunction) -> Self:
-        """Let `fn` make any number of events of each: an iterable, plain or async."""
-        return self._add(_FLAT_MAP, fn)
+        """Replace each event by those that `fn` returns: an iterable, plain or async."""
+        return self._add(FLAT_MAP, fn)
 
     def batch(self, size: int, age: float) -> Self:
-        """Gather events into one, whose data is the list of them.
+        """Collect events into one whose data is the list of them.
 
-        It has the topic of its events if they share one, and their number as `count` in its metadata.
+        Its metadata has their number as `count`, and their topic if they share one.
 
         Args:
-            size: how many make it complete.
-            age: seconds after the first of them when it goes on, complete or not.
+            size: the number of events that complete a batch.
+            age: seconds after which a batch goes on, counted from its first event.
 
         Raises:
             ValueError: the size is below 1 or the age not above 0.
         """
-        if size < 1 or not age > 0:
-            raise ValueError(f"a batch has a size of 1 or more and an age above 0: {size}, {age}")
-        batch = _Batch(self, size, age, len(self._stages))
-        self._batches.append(batch)
-        return self._add(_BATCH, batch.add)
+        if size < 1:
+            raise ValueError(f"size: must be at least 1, got {size}")
+        if not age > 0:
+            raise ValueError(f"age: must be greater than 0, got {age}")
+        send = partial(self._send_batch, len(self._chain))
+        batch = _Batch(size, age, self._clock, lambda event: self._submit(partial(send, event)))
+        self._flushes.append(lambda: send(batch.complete()))
+        return self._add(BATCH, batch.add)
 
     def sink(self, stream: Stream) -> Self:
-        """Publish each event to a stream; it also goes on to the next stage.
+        """Publish each event to a stream, which must not be the source; it also goes on to the next step."""
+        return self._add(SINK, self._require_sink(stream).start_publish, type(stream).__name__)
 
-        Raises:
-            ValueError: the stream is the source, which would be an endless circle.
-        """
-        if _require_stream(stream) is self._source:
-            raise ValueError("the source of a processor cannot be its sink as well")
-        return self._add(_SINK, stream._starter(), type(stream).__name__)
-
-    def on_error(self, fn: StageErrorHandler) -> Self:
-        """Call `fn` with each exception of a stage and the event that came from the source."""
-        self._refuse_changes()
+    def on_error(self, fn: StepErrorHandler) -> Self:
+        """Call `fn` with each exception of a step and the event from the source."""
+        self._require_stopped()
         if not callable(fn):
-            raise TypeError(f"on_error takes a function of the error and the event, not {shorten(fn)}")
+            raise TypeError(f"on_error: must be a function of the error and the event, got {shorten(fn)}")
         self._on_error = fn
         return self
 
     def dead_letters(self, stream: Stream) -> Self:
-        """Publish an ERROR event for each failure.
+        """Publish each failure to a stream as an ERROR event with the topic `dead_letter`.
 
-        Its data has `event` (the one that came from the source), `reason` and `stage`; its topic is
-        `dead_letter`.
+        Its data has `event` (the one from the source), `reason` and `step`.
         """
-        self._refuse_changes()
-        if _require_stream(stream) is self._source:
-            raise ValueError("the source of a processor cannot be where its dead letters go")
-        self._dead_letters = stream
+        self._require_stopped()
+        self._dead_letters = self._require_sink(stream)
         return self
 
     async def start(self) -> Subscription:
-        """Compile the chain and begin.
+        """Subscribe to the source.
 
         Returns:
-            The subscription to the source. Its `cancel` ends the processor at once for new events;
-            what is in a batch still goes on when its age is over. `stop` is the orderly end.
+            The subscription. After its `cancel`, unfinished batches go on when their age is over; `stop`
+            flushes them.
 
         Raises:
-            RuntimeError: it runs already.
+            RuntimeError: it is running.
             StreamClosedError: the source is closed.
         """
-        self._refuse_changes()
-        self._thread = get_ident()
-        self._compiled = tuple(self._stages)
-        self._starting = True
-        try:
-            self._subscription = await self._source._subscribe_listener(self._handle, EVERYTHING, None)
-        finally:
-            self._starting = False
+        self._require_stopped()
+        self._loop = asyncio.get_running_loop()
+        if self._on_error is not None or self._dead_letters is not None:
+            self._chain.on_failure = self._report_failure
+        self._subscription = self._source.subscribe_nowait(self._handle)
         return self._subscription
 
     async def stop(self) -> None:
-        """End it: nothing more is taken, and what is in batches goes through the rest of the chain."""
+        """Accept no more events, finish those that have arrived, and send unfinished batches on."""
         if self._subscription is None:
             return
         subscription, self._subscription = self._subscription, None
-        if self._turns.is_inside():  # a stage or a sink has stopped it: when its event is through
-            subscription.cancel()
-            self._flush_when_through = True
-            return
-        await self._source._let_finish(subscription)
-        for batch in self._batches:
-            await batch.flush()
+        subscription.cancel()
+        for work in (lambda: None, *self._flushes):
+            processed = self._submit(work)
+            if processed is not None:
+                await processed
 
     def statistics(self) -> ProcessorStatistics:
-        """Give the counts up to now."""
-        return ProcessorStatistics(self._received, self._emitted, self._filtered, self._errors, self._dropped)
+        """Return the current counters."""
+        chain = self._chain
+        return ProcessorStatistics(self._received, chain.emitted, chain.filtered, chain.errors, self._dropped)
 
-    def _add(self, kind: str, call: Callable[[Event], Any], name: str = "") -> Self:
-        self._refuse_changes()
-        if not callable(call):
-            raise TypeError(f"a stage is a function of one event, not {shorten(call)}")
-        place = len(self._stages)
-        self._stages.append(_Stage(kind, call, f"{kind} {name or name_of(call)}", place))
+    def can_be_awaited(self) -> bool:
+        """Return whether the current task may wait for events: it is on this loop, and not part of it."""
+        return _get_running_loop() is self._loop and asyncio.current_task() is not self._task
+
+    def _add(self, kind: str, call: Callable[[Event], Any], name: str | None = None) -> Self:
+        self._require_stopped()
+        self._chain.add(kind, call, name)
         return self
 
-    def _refuse_changes(self) -> None:
-        if self._starting or (self._subscription is not None and self._subscription.active):
-            raise RuntimeError("the processor runs already; stop it first")
+    def _require_stopped(self) -> None:
+        if self._subscription is not None and self._subscription.active:
+            raise RuntimeError("the processor is running; stop it first")
 
-    # One event at a time, in order
+    def _require_sink(self, stream: Stream) -> Stream:
+        if _require_stream(stream) is self._source:
+            raise ValueError("stream: the source of a processor cannot be its sink")
+        return stream
 
-    def _handle(self, event: Event) -> Awaitable[None] | None:
-        """Take an event from the source: at once as far as nothing has to wait, else as a tail."""
-        turns = self._turns
-        if turns.busy or self._unbegun or get_ident() != self._thread:
-            if get_ident() == self._thread and turns.leads_back():
-                self._feed_back(event)
-                return None
-            return self._handle_later(event)
-        self._received += 1
-        turns.busy = True
+    # One event at a time: what arrives while another one is in progress waits in the backlog.
+
+    def _handle(self, event: Event) -> PublishWait | None:
+        """Process an event from the source; return what an awaited publish waits for."""
+        if self._busy or _get_running_loop() is not self._loop:
+            return self._submit(partial(self._process, event))
+        self._busy = True
+        rest = None
         try:
-            rest = self._step(event, 0, event)
-        finally:
-            turns.busy = False  # nobody can have lined up: nothing else ran on this loop
-        if rest is None:
-            return None
-        self._unbegun += 1
-        return _Tail(self, rest)
+            rest = self._process(event)
+        finally:  # something like KeyboardInterrupt may pass
+            if rest is None:
+                self._end_turn()
+        return None if rest is None else self._wait_for(rest, copy_context(), _Processed(self))
 
-    async def _handle_later(self, event: Event) -> None:
-        if self._turns.leads_back():
-            self._feed_back(event)
-            return
+    def _process(self, event: Event) -> Awaitable[None] | None:
         self._received += 1
-        self._unbegun += 1
-        await self._in_turn(self._run(event, 0, event))
+        return self._chain.apply(event)
 
-    def _feed_back(self, event: Event) -> None:
-        self._received += 1
-        if len(self._fed_back) < _MAX_FED_BACK:
-            self._fed_back.append(event)
-        else:
+    def _submit(self, work: _Work) -> PublishWait | None:
+        """Do something in its turn, from any thread."""
+        if len(self._backlog) >= _MAX_BACKLOG:
             self._dropped += 1
-            _log.warning("fed back", "event %s, fed back to the source, dropped", event.id)
-
-    async def _in_turn(self, rest: Awaitable[None], place: asyncio.Future[None] | None = None) -> None:
-        """Await the rest of an event's way after those that came before it."""
-        self._unbegun -= 1
+            _log.warning("backlog", "an event was dropped: %d others are waiting", _MAX_BACKLOG)
+            return None
+        processed = _Processed(self)
+        self._backlog.append((work, copy_context(), processed))
         try:
-            await self._turns.enter(place)
-        except BaseException:
-            close_awaitable(rest)
-            raise
-        try:
-            await rest
-            await self._run_fed_back()
-        finally:
-            if self._fed_back:  # interrupted; but their publishers believe them to be on their way
-                self._unbegun += 1
-                self._task = asyncio.get_running_loop().create_task(self._in_turn(self._run_fed_back()))
-            self._turns.leave()
+            if _get_running_loop() is self._loop:
+                self._begin_turn()
+            elif self._loop is not None:
+                self._loop.call_soon_threadsafe(self._begin_turn)
+        except RuntimeError:  # the loop is closed
+            self._discard_backlog()
+        return processed
 
-    async def _run_fed_back(self) -> None:
-        while self._fed_back:
-            event = self._fed_back.popleft()
-            await self._run(event, 0, event)
-        while self._flush_when_through:
-            self._flush_when_through = False
-            for batch in self._batches:
-                await batch.send_on()
+    def _begin_turn(self) -> None:
+        while self._backlog and not self._busy:
+            self._busy = True
+            work, context, processed = self._backlog.popleft()
+            rest = None
+            try:
+                rest = context.run(work)
+            finally:
+                if rest is None:
+                    self._busy = False
+                    processed.complete()
+            if rest is not None:
+                self._wait_for(rest, context, processed)
 
-    async def _run(self, event: Event, start: int, origin: Event) -> None:
-        rest = self._step(event, start, origin)
-        if rest is not None:
-            await rest
+    def _end_turn(self) -> None:
+        self._busy = False
+        if self._backlog:
+            self._begin_turn()
 
-    def _step(  # noqa: C901, PLR0911, PLR0912 - the one loop that all stages are compiled into
-        self, event: Event, start: int, origin: Event
-    ) -> Awaitable[None] | None:
-        """Run an event through the stages from `start` on; give what to await where one has to wait.
+    def _wait_for(self, rest: Awaitable[None], context: Context, processed: _Processed) -> _Processed:
+        """Finish what is in progress in a task of its own."""
 
-        The usual results are told by identity, before anything is asked of the others.
-        """
-        stage: _Stage | None = None
-        try:
-            for stage in self._compiled[start:] if start else self._compiled:
-                kind, call, _, _ = stage
-                result = call(event)
-                if kind is _SINK:
-                    if result is not None:
-                        return _Rest(self._after_sink, result, stage, event, origin)
-                elif kind is _MAP:
-                    if result.__class__ is Event:
-                        event = result
-                    elif result is None:
-                        self._filtered += 1
-                        return None
-                    else:
-                        return _Rest(self._after, result, stage, event, origin)
-                elif kind is _FILTER:
-                    if result is not True:
-                        if not result:
-                            self._filtered += 1
-                            return None
-                        if isawaitable(result):
-                            return _Rest(self._after, result, stage, event, origin)
-                elif kind is _BATCH:
-                    if result is None:
-                        return None
-                    event = origin = result
-                else:
-                    return _Rest(self._flat_map, result, stage, event, origin)
-        except Exception as error:
-            if stage is None:
-                raise
-            if stage.kind is _SINK:
-                return _Rest(self._after_sink, _raising(error), stage, event, origin)
-            return self._failed(error, origin, stage)
-        self._emitted += 1
-        return None
+        def finished(task: asyncio.Task[None]) -> None:
+            self._task = None
+            processed.complete()
+            if task.cancelled():  # the loop ends
+                self._discard_backlog()
+            self._end_turn()
 
-    async def _after(self, result: Any, stage: _Stage, event: Event, origin: Event) -> None:
-        """Go on behind a map or filter that gave something unusual, most likely to be awaited."""
-        try:
-            if isawaitable(result):
-                result = await result
-            if stage.kind is _FILTER:
-                wanted = bool(result)
-            else:
-                wanted = result is not None
-                if wanted:
-                    _require_event(result, stage)
-                    event = result
-        except Exception as error:  # noqa: BLE001 - a stage that raises loses only this event
-            await self._failed(error, origin, stage)
-            return
-        if wanted:
-            await self._run(event, stage.place + 1, origin)
-        else:
-            self._filtered += 1
+        self._task = asyncio.get_running_loop().create_task(_finish(rest), context=context)
+        self._task.add_done_callback(finished)
+        return processed
 
-    async def _after_sink(self, rest: Awaitable[None], stage: _Stage, event: Event, origin: Event) -> None:
-        """Go on behind a sink that has to be waited for, also when it fails."""
-        try:
-            await rest
-        except Exception as error:  # noqa: BLE001 - the other sinks go on
-            await self._failed(error, origin, stage)
-        await self._run(event, stage.place + 1, origin)
+    def _discard_backlog(self) -> None:
+        while self._backlog:
+            self._backlog.popleft()[2].complete()
+            self._dropped += 1
 
-    async def _flat_map(self, made: Any, stage: _Stage, _: Event, origin: Event) -> None:
-        try:
-            if isawaitable(made):
-                made = await made
-            if isinstance(made, AsyncIterable):
-                async for event in made:
-                    _require_event(event, stage)
-                    await self._run(event, stage.place + 1, origin)
-                return
-            for event in made:
-                _require_event(event, stage)
-                await self._run(event, stage.place + 1, origin)
-        except Exception as error:  # noqa: BLE001 - what it made before the error has gone on
-            await self._failed(error, origin, stage)
+    def _send_batch(self, place: int, event: Event | None) -> Awaitable[None] | None:
+        if event is None:
+            return None
+        cause.set(origin_of(event))
+        return self._chain.apply(event, place + 1)
 
-    async def _failed(self, error: Exception, origin: Event, stage: _Stage) -> None:
-        self._errors += 1
-        _log.warning(stage.name, "%s failed on event %s", stage.name, origin.id, error=error)
+    async def _report_failure(self, error: Exception, origin: Event, step: str) -> None:
         try:
             if self._on_error is not None:
                 result = self._on_error(error, origin)
                 if isawaitable(result):
                     await result
         except Exception as second:  # noqa: BLE001 - the last resort must not stop the chain
-            _log.warning("on_error", "on_error %s raised", name_of(self._on_error), error=second)
+            _log.warning("on_error", "on_error %s failed", name_of(self._on_error), error=second)
         try:
             if self._dead_letters is not None:
-                await self._dead_letters.publish(_dead_letter(error, origin, stage))
+                data = {"event": origin, "reason": f"{type(error).__name__}: {error}", "step": step}
+                letter = Event(type=EventType.ERROR, data=data, metadata={"topic": "dead_letter"})
+                await self._dead_letters.publish(letter)
         except Exception as second:  # noqa: BLE001 - as above
-            _log.warning("dead letter", "the dead letter of event %s is lost", origin.id, error=second)
+            _log.warning("dead letter", "the dead letter of event %s was lost", origin.id, error=second)
 
 
 class _Batch:
-    """A batch that fills up, and the timer that ends it early."""
+    """A batch in progress, and the timer that ends it."""
 
-    def __init__(self, processor: StreamProcessor, size: int, age: float, place: int) -> None:
-        self._processor = processor
+    def __init__(self, size: int, age: float, clock: Clock, on_age: Callable[[Event | None], object]) -> None:
         self._size = size
         self._age = age
-        self._place = place
+        self._clock = clock
+        self._on_age = on_age
         self._events: list[Event] = []
         self._timer: Timer | None = None
-        self._task: asyncio.Task[None] | None = None
 
     def add(self, event: Event) -> Event | None:
-        """Take an event; gives the batch if that completes it."""
+        """Add an event; return the batch if that completes it."""
         self._events.append(event)
         if len(self._events) >= self._size:
-            return self._complete()
+            return self.complete()
         if self._timer is None:
-            clock = self._processor._clock
-            self._timer = clock.call_later(self._age, self._come_of_age)
+            self._timer = self._clock.call_later(self._age, lambda: self._on_age(self.complete()))
         return None
 
-    async def flush(self) -> None:
-        """Send on what there is, in its turn."""
-        processor = self._processor
-        processor._unbegun += 1
-        await processor._in_turn(self.send_on())
-
-    async def send_on(self) -> None:
-        """Send on what there is; the caller has the turn."""
-        event = self._complete()
-        if event is not None:
-            token = cause.set(origin_of(event))
-            try:
-                await self._processor._run(event, self._place + 1, event)
-            finally:
-                cause.reset(token)
-
-    def _come_of_age(self) -> None:
-        self._timer = None
-        event = self._complete()
-        if event is not None:
-            processor = self._processor
-            processor._unbegun += 1
-            rest = processor._run(event, self._place + 1, event)
-            # The reference keeps the task from being collected while it runs.
-            turn = processor._in_turn(rest, processor._turns.line_up())
-            context = copy_context()
-            context.run(cause.set, origin_of(event))
-            self._task = asyncio.get_running_loop().create_task(turn, context=context)
-
-    def _complete(self) -> Event | None:
+    def complete(self) -> Event | None:
+        """End the batch and return it, if it has events."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -481,31 +342,16 @@ class _Batch:
         if len(topics) == 1 and None not in topics:
             metadata["topic"] = topics.pop()
         origin = next((event.metadata[ORIGIN] for event in events if ORIGIN in event.metadata), None)
-        if origin is not None:  # what comes of the batch comes of that event too
+        if origin is not None:  # what the batch causes is caused by that event too
             metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
 
 
-async def _raising(error: Exception) -> None:
-    raise error
+async def _finish(rest: Awaitable[None]) -> None:
+    await rest
 
 
 def _require_stream(stream: Stream) -> Stream:
     if not isinstance(stream, Stream):
-        raise TypeError(f"a stream is needed here, not {shorten(stream)}")
+        raise TypeError(f"stream: must be a Stream, got {shorten(stream)}")
     return stream
-
-
-def _require_event(result: object, stage: _Stage) -> None:
-    if not isinstance(result, Event):
-        close_awaitable(result)
-        raise StageResultError(f"{stage.name} must give events, not {shorten(result)}")
-
-
-def _dead_letter(error: Exception, origin: Event, stage: _Stage) -> Event:
-    reason = f"{type(error).__name__}: {error}"
-    return Event(
-        type=EventType.ERROR,
-        data={"event": origin, "reason": reason, "stage": stage.name},
-        metadata={"topic": "dead_letter"},
-    )

@@ -1,37 +1,34 @@
-"""What led to an event, so that its consequences do not lead to it again.
+"""The provenance of events, so that the consequences of an event do not cause it again.
 
-A log line that becomes an event, and whose delivery writes log lines, would go round for ever. The
-event says in its metadata where it comes from, and the context says it of the code that runs because
-of it. The context variable goes where Python takes it (tasks, `asyncio.to_thread`); mailboxes and
-listeners hand it on, and a thread that is started by hand gets it from the event's metadata.
+A log line that becomes an event whose delivery writes log lines would never end. The event's metadata
+therefore names its origin, and a context variable marks the code that runs because of it. The variable
+follows Python's contexts (tasks, `asyncio.to_thread`); mailboxes and listeners pass it on.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from codomyrmex.streaming.events import Event
+from codomyrmex.streaming.events import Event
 
 ORIGIN = "codomyrmex.origin"  # the key in an event's metadata
-LOGS = "logs"  # its value for what log records became
+LOGS = "logs"  # the origin of events made from log records
 
-# The origin of the event that the running code deals with, where it has one.
+# The origin of the event that the running code processes, if it has one.
 cause: ContextVar[str | None] = ContextVar("codomyrmex.streaming.cause", default=None)
 
 
 def origin_of(event: Event) -> str | None:
-    """Give what an event says of where it comes from: one word, or several with spaces between."""
+    """Return the origin in an event's metadata: one word, or several separated by spaces."""
     origin = event.metadata.get(ORIGIN)
     return origin if isinstance(origin, str) else None
 
 
 def stems_from_logs(origin: str | None) -> bool:
-    """Tell whether an origin, or a cause, is a log record."""
+    """Return whether an origin, or a cause, is a log record."""
     return origin is not None and LOGS in origin.split()
 
 
 def marked(origin: str) -> str:
-    """Give an origin with the word for logs, where what led here is a log record."""
+    """Return an origin, marked as coming from logs if the running code is caused by a log record."""
     return f"{LOGS} {origin}" if stems_from_logs(cause.get()) else origin

@@ -1,4 +1,4 @@
-"""The wire format of server-sent events: frames out, and an incremental decoder for what comes in.
+"""The wire format of server-sent events: an encoder of frames and an incremental decoder.
 
 Source: WHATWG HTML, section 9.2 "Server-sent events".
 """
@@ -9,28 +9,29 @@ import re
 from typing import Any, NamedTuple
 
 from codomyrmex.streaming.encoding import replace_surrogates, to_json
-from codomyrmex.streaming.errors import SSEDecodeError
+from codomyrmex.streaming.errors import StreamingError
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_MAX_RETRY_DIGITS = 18  # more would be longer than anyone waits
+_MAX_RETRY_DIGITS = 18
 _BOM = b"\xef\xbb\xbf"
 _REMOVED_FROM_ID = str.maketrans("", "", "\r\n\0")
 
 
 def wire_id(event_id: str) -> str:
-    """Give an event's id as it stands on the wire: without CR, LF, NUL and lone surrogates."""
-    if event_id.isprintable():  # one pass in C over what is a UUID nearly always
+    """Return an event's id as it is sent: without CR, LF, NUL and lone surrogates."""
+    if event_id.isprintable():  # one pass in C; nearly all ids are UUIDs
         return event_id
     return replace_surrogates(event_id.translate(_REMOVED_FROM_ID))
 
 
 def encode_frame(event_id: str | None, event_type: str, data: Any) -> str:
-    """Encode one frame; without an id the client's Last-Event-ID stays as it is.
+    """Return one frame of an event stream.
 
     Args:
-        event_id: what the client sends back as `Last-Event-ID`, or None for no id line.
+        event_id: what the client returns as `Last-Event-ID`; None for no id line, which leaves the
+            client's `Last-Event-ID` unchanged.
         event_type: the name that the browser dispatches the event under.
-        data: any object; it becomes JSON on one line.
+        data: any object; it is encoded as JSON on one line.
     """
     if event_id is None:
         return f"event: {event_type}\ndata: {to_json(data)}\n\n"
@@ -38,12 +39,12 @@ def encode_frame(event_id: str | None, event_type: str, data: Any) -> str:
 
 
 class SSERecord(NamedTuple):
-    """One event as a client dispatches it.
+    """An event as a client dispatches it.
 
     Attributes:
-        event: the type, `message` where the stream names none.
+        event: the type; `message` if the frame has none.
         data: the data lines, joined by LF.
-        id: the last event id, sticky: an event without an id keeps the one before.
+        id: the last event id; an event without an id keeps the previous one.
         retry: the reconnection time in milliseconds that came with this event, if any.
     """
 
@@ -53,25 +54,40 @@ class SSERecord(NamedTuple):
     retry: int | None
 
 
+class SSEDecodeError(StreamingError, ValueError):
+    """An event of an event stream is larger than the decoder allows.
+
+    Attributes:
+        records: the events that the same call had decoded before the error.
+    """
+
+    def __init__(self, message: str, records: list[SSERecord]) -> None:
+        super().__init__(message)
+        self.records = records
+
+
 class SSEDecoder:
-    """Decodes an event stream from chunks that may be split anywhere.
+    """An incremental decoder of event streams; chunks may be split anywhere.
 
     Args:
-        max_event_size: how many bytes the lines of one event may have together.
+        max_event_size: the maximum number of bytes of the lines of one event.
 
     Attributes:
         last_event_id: what a client sends as `Last-Event-ID` when it reconnects.
-        retry: the last reconnection time seen, in milliseconds.
+        retry: the last reconnection time received, in milliseconds.
+
+    Raises:
+        ValueError: the maximum is below 1.
     """
 
     def __init__(self, max_event_size: int = 1024 * 1024) -> None:
         if max_event_size < 1:
-            raise ValueError(f"max_event_size must be at least 1, not {max_event_size}")
+            raise ValueError(f"max_event_size: must be at least 1, got {max_event_size}")
         self.last_event_id = ""
         self.retry: int | None = None
         self._max_event_size = max_event_size
-        self._line = bytearray()  # the line that is not ended yet
-        self._after_cr = False  # an LF that comes next belongs to that CR
+        self._line = bytearray()  # the line in progress
+        self._after_cr = False  # an LF that comes next belongs to the CR
         self._at_start = True
         self._failed: str | None = None
         self._id = ""
@@ -84,22 +100,23 @@ class SSEDecoder:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[SSERecord]:
-        """Take the next bytes and give the events that they complete.
+        """Decode the next bytes and return the events that they complete.
 
-        An event that the stream's end leaves unfinished is never given, as the standard asks.
+        An event that the end of the stream leaves incomplete is never returned, as the standard requires.
 
         Args:
-            chunk: any number of bytes, split anywhere.
+            chunk: any number of bytes.
 
         Raises:
-            SSEDecodeError: an event is larger than `max_event_size`; its `records` hold what the same
-                chunk had completed before. The decoder takes nothing after that.
+            SSEDecodeError: an event is larger than `max_event_size`; `records` has the events completed
+                before it. Every later call raises too.
+            TypeError: the chunk is not bytes.
         """
         records: list[SSERecord] = []
         if self._failed is not None:
             raise SSEDecodeError(self._failed, records)
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
-            raise TypeError(f"feed takes bytes, not {type(chunk).__name__}; encode text as UTF-8")
+            raise TypeError(f"chunk: must be bytes, got {type(chunk).__name__}; encode text as UTF-8")
         if not chunk:
             return records
         position = 1 if self._after_cr and chunk.startswith(b"\n") else 0
@@ -107,17 +124,17 @@ class SSEDecoder:
         for end in _LINE_END.finditer(chunk, position):
             self._line += chunk[position : end.start()]
             position = end.end()
-            self._take_line(records)
+            self._end_line(records)
         self._after_cr = chunk.endswith(b"\r")
         self._line += chunk[position:]
         begin = len(_BOM) if self._at_start and self._line.startswith(_BOM) else 0
         if self._line.startswith(b":", begin):
-            del self._line[begin + 1 :]  # a comment says nothing, so a long one costs nothing
+            del self._line[begin + 1 :]  # comments are ignored, so a long one needs no memory
         elif not (self._at_start and _BOM.startswith(self._line)):
             self._check_size(len(self._line) - begin, records)
         return records
 
-    def _take_line(self, records: list[SSERecord]) -> None:
+    def _end_line(self, records: list[SSERecord]) -> None:
         line = bytes(self._line)
         self._line.clear()
         if self._at_start:
@@ -128,9 +145,9 @@ class SSEDecoder:
         elif not line.startswith(b":"):
             self._check_size(len(line), records)
             self._size += len(line)
-            self._take_field(line.decode("utf-8", "replace"))
+            self._set_field(line.decode("utf-8", "replace"))
 
-    def _take_field(self, line: str) -> None:
+    def _set_field(self, line: str) -> None:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
@@ -144,7 +161,7 @@ class SSEDecoder:
             self.retry = self._event_retry = int(value.lstrip("0")[:_MAX_RETRY_DIGITS] or "0")
 
     def _dispatch(self, records: list[SSERecord]) -> None:
-        self.last_event_id = self._id  # before the data is looked at: an id alone moves the cursor
+        self.last_event_id = self._id  # even without data: an id alone counts
         if self._data:
             data = "\n".join(self._data)
             records.append(SSERecord(self._event or "message", data, self._id, self._event_retry))
@@ -153,8 +170,8 @@ class SSEDecoder:
     def _check_size(self, more: int, records: list[SSERecord]) -> None:
         if self._size + more > self._max_event_size:
             self._failed = (
-                f"an event of more than {self._max_event_size} bytes (max_event_size); "
-                f"the last complete one had the id {self.last_event_id!r}"
+                f"event: more than {self._max_event_size} bytes (max_event_size); "
+                f"the last complete event has the id {self.last_event_id!r}"
             )
             self._line.clear()
             self._reset()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Awaitable, Callable
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.errors import shorten
-from codomyrmex.streaming.events import Event
+from codomyrmex.streaming.events import Event, new_id
 from codomyrmex.streaming.topics import EVERYTHING, check_pattern, matches
 
-_making = threading.RLock()
-
-# A handler gives nothing, or something to await; any other result is ignored.
+# A handler returns nothing, or something to await; any other result is ignored.
 Handler = Callable[[Event], Awaitable[Any] | Any]
 FilterFunction = Callable[[Event], bool]
 
@@ -24,11 +21,12 @@ class Subscription:
     """One subscriber's place on a stream.
 
     Args:
-        id: what `unsubscribe` takes.
-        topic: the pattern of the topics that it gets; `"*"` is everything.
+        id: the argument of `unsubscribe`; generated if left out.
+        topic: a topic or a pattern; `"*"` matches everything.
         handler: called with each event.
-        filter_fn: called with each event of these topics; only those it is true for are delivered.
-        active: whether it gets events.
+        filter_fn: called with each event of these topics; only the events that it returns true for are
+            delivered.
+        active: whether it receives events.
 
     Raises:
         TopicError: the topic pattern is malformed; a `ValueError`.
@@ -39,36 +37,36 @@ class Subscription:
         "__weakref__",
         "_active",
         "_drops",
-        "_on_cancel",
         "_on_end",
         "filter_fn",
         "handler",
         "id",
+        "on_drop",
         "topic",
     )
 
     def __init__(
         self,
-        id: str,
+        id: str | None = None,
         topic: str = EVERYTHING,
         handler: Handler | None = None,
         filter_fn: FilterFunction | None = None,
         active: bool = True,  # noqa: FBT001, FBT002 - a field like the others
     ) -> None:
         if handler is not None and not callable(handler):
-            raise TypeError(f"a handler is a function of one event, not {shorten(handler)}")
+            raise TypeError(f"handler: must be a function of one event, got {shorten(handler)}")
         if isgeneratorfunction(handler) or isasyncgenfunction(handler):
-            raise TypeError(f"a handler must not yield, as nobody would run it: {shorten(handler)}")
+            raise TypeError(f"handler: must not be a generator, as nothing would run it: {shorten(handler)}")
         if filter_fn is not None and not is_plain_function(filter_fn):
-            raise TypeError(f"a filter is a plain function of one event, not {shorten(filter_fn)}")
-        self.id = id
+            raise TypeError(f"filter_fn: must be a plain function of one event, got {shorten(filter_fn)}")
+        self.id = new_id() if id is None else id
         self.topic = check_pattern(topic)
         self.handler = handler
         self.filter_fn = filter_fn
+        self.on_drop: Callable[[Subscription, Event, str | None], object] | None = None  # set by the stream
+        self._drops = Counter()
         self._active = active
-        self._on_cancel: Callable[[Subscription], None] | None = None
-        self._on_end: Callable[[], None] | None = None
-        self._drops: Counter | None = None
+        self._on_end: tuple[Callable[[Subscription], object], ...] = ()
 
     def __repr__(self) -> str:
         state = "" if self._active else " cancelled"
@@ -76,64 +74,46 @@ class Subscription:
 
     @property
     def active(self) -> bool:
-        """Whether it gets events; False from `cancel` on."""
+        """Whether it receives events; False once it has been cancelled."""
         return self._active
 
     @property
     def dropped(self) -> int:
-        """How many of its events were discarded because its queue was full."""
-        return 0 if self._drops is None else self._drops.value()
+        """The number of its events that were dropped because a queue was full."""
+        return self._drops.value()
 
     def cancel(self) -> None:
-        """End it at once, in its stream too. From any thread, from a handler, and more than once."""
+        """End it at once; from any thread, from a handler, and more than once."""
         self._active = False
-        if self._on_cancel is not None:
-            self._on_cancel(self)
-        if self._on_end is not None:
-            self._on_end()
+        for callback in self._on_end:
+            callback(self)
+
+    def on_end(self, callback: Callable[[Subscription], object]) -> None:
+        """Call `callback` with the subscription when it ends, whoever ends it."""
+        self._on_end = (*self._on_end, callback)
+
+    def drop(self, event: Event, reason: str | None = None) -> None:
+        """Count an event as dropped; a reason other than the overflow policy is logged."""
+        self._drops.tick()
+        if self.on_drop is not None:
+            self.on_drop(self, event, reason)
 
     def should_receive(self, event: Event) -> bool:
-        """Tell whether this event is for it: active, of its topics, and passed by its filter."""
+        """Return whether this event is for it: it is active, and the topic and the filter match."""
         if not self._active or not matches(self.topic, event.topic):
             return False
         return self.filter_fn is None or bool(self.filter_fn(event))
 
 
-def bind(subscription: Subscription, on_cancel: Callable[[Subscription], None]) -> None:
-    """Tie a subscription to its stream, which is told when it ends."""
-    subscription._on_cancel = on_cancel
-
-
-def when_ended(subscription: Subscription, on_end: Callable[[], None]) -> None:
-    """Have something called when a subscription ends, whoever ends it."""
-    subscription._on_end = on_end
-
-
 def is_plain_function(function: object) -> bool:
-    """Tell whether something can be called and is no async function, as a function or as an object."""
+    """Return whether an object is callable and neither an async function nor has an async `__call__`."""
     return callable(function) and not (
         iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
     )
 
 
-def deactivate(subscription: Subscription) -> None:
-    """Mark a subscription as ended without telling its stream, which is the one that asks."""
-    subscription._active = False
-    if subscription._on_end is not None:
-        subscription._on_end()
-
-
-def count_drop(subscription: Subscription) -> None:
-    """Count an event that this subscription lost."""
-    if subscription._drops is None:
-        with _making:  # two threads that drop the first ones at the same time must not make two
-            if subscription._drops is None:
-                subscription._drops = Counter()
-    subscription._drops.tick()
-
-
 def name_of(function: object) -> str:
-    """Name a handler or stage for a person: its module and qualified name."""
+    """Return the module and qualified name of a handler or step."""
     target = getattr(function, "func", function)  # functools.partial
     name = getattr(target, "__qualname__", None) or type(target).__qualname__
     module = getattr(target, "__module__", None) or type(target).__module__
@@ -141,7 +121,7 @@ def name_of(function: object) -> str:
 
 
 def close_awaitable(awaitable: object) -> None:
-    """Dispose of something that nobody will await, without a warning that it never was."""
+    """Close something that nobody will await, so that Python does not warn about it."""
     close = getattr(awaitable, "close", None)
     if callable(close):
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What tests of streams need: collect events, and a clock that is moved by hand."""
+"""Helpers for tests of streams: `collect` and `FakeClock`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import heapq
 from collections.abc import Callable
 from itertools import count
-from types import TracebackType
 from typing import Self
 
-from codomyrmex.streaming.dispatch import LocalStream
+from codomyrmex.streaming.buffers import complete
 from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.stream import Stream
 from codomyrmex.streaming.subscriptions import Subscription
@@ -17,13 +16,12 @@ from codomyrmex.streaming.topics import EVERYTHING
 
 
 class collect(list[Event]):  # noqa: N801 - used like a function
-    """The list of what arrives on a stream while the context lasts.
+    """A list of the events that a stream delivers inside the context.
 
-    `with collect(stream) as events:` in plain code as in async code; `async with` for streams whose
-    subscribing has to be awaited.
+    Use `with collect(stream) as events:`, in plain and in async code.
 
     Args:
-        stream: where from.
+        stream: the stream.
         topic: a topic or a pattern.
     """
 
@@ -32,82 +30,51 @@ class collect(list[Event]):  # noqa: N801 - used like a function
         self._stream = stream
         self._topic = topic
         self._subscription: Subscription | None = None
-        self._waiters: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiters: list[asyncio.Future[None]] = []
 
     def __enter__(self) -> Self:
-        if not isinstance(self._stream, LocalStream):
-            raise TypeError(f"{type(self._stream).__name__} needs `async with collect(...)`")
-        self._subscription = self._stream.subscribe_nowait(self._arrived, self._topic)
+        self._subscription = self._stream.subscribe_nowait(self._add, self._topic)
         return self
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._stream._subscribe_listener(self._arrived, self._topic, None)
-        return self
+        return self.__enter__()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__(*exc_info)
+
+    def __exit__(self, *exc_info: object) -> None:
         if self._subscription is not None:
             self._subscription.cancel()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(exc_type, exc_value, traceback)
-
     async def wait_for(self, n: int, timeout: float = 5.0) -> list[Event]:  # noqa: ASYNC109 - a test wants one line
-        """Wait until `n` events have arrived, and give them.
-
-        Args:
-            n: how many events.
-            timeout: seconds.
+        """Wait for the first `n` events and return them.
 
         Raises:
-            TimeoutError: fewer came in time; the message says how many.
+            TimeoutError: fewer events arrived within `timeout` seconds.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        waiter = (n, loop, future)
-        self._waiters.append(waiter)
-        self._tell()
         try:
             async with asyncio.timeout(timeout):
-                await future
+                while len(self) < n:
+                    arrived = asyncio.get_running_loop().create_future()
+                    self._waiters.append(arrived)
+                    if len(self) < n:  # an event from another thread may have come in between
+                        await arrived
         except TimeoutError:
-            raise TimeoutError(f"{len(self)} of {n} events arrived in {timeout} s") from None
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            raise TimeoutError(f"{len(self)} of {n} events arrived within {timeout} s") from None
         return self[:n]
 
-    def _arrived(self, event: Event) -> None:
+    def _add(self, event: Event) -> None:
         self.append(event)
-        if self._waiters:
-            self._tell()
-
-    def _tell(self) -> None:
-        for n, loop, future in tuple(self._waiters):
-            if len(self) >= n:
-                loop.call_soon_threadsafe(_resolve, future)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+        while self._waiters:
+            complete(self._waiters.pop())
 
 
 class FakeClock:
-    """A clock that stands still until `advance` moves it.
+    """A clock that stands still until `advance` is called.
 
     Args:
-        start: what `monotonic` gives at first.
-        epoch: what `time` gives when `monotonic` gives 0; if left out, Monday 2026-01-05 12:00 UTC.
+        start: the first value of `monotonic`, in seconds.
+        epoch: the value of `time` when `monotonic` is 0; by default Monday 2026-01-05 12:00 UTC.
     """
 
     def __init__(self, start: float = 0.0, epoch: float = 1_767_614_400.0) -> None:
@@ -117,47 +84,43 @@ class FakeClock:
         self._timers: list[tuple[float, int, _FakeTimer]] = []
 
     def monotonic(self) -> float:
-        """Give seconds."""
+        """Return the seconds that have been advanced."""
         return self._now
 
     def time(self) -> float:
-        """Give seconds since 1970."""
+        """Return seconds since 1970."""
         return self._epoch + self._now
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> _FakeTimer:
-        """Call `callback` when the clock has been moved by `delay` seconds."""
+        """Call `callback` when the clock has advanced by `delay` seconds."""
         timer = _FakeTimer(callback)
         heapq.heappush(self._timers, (self._now + delay, next(self._order), timer))
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Move the clock and make the calls that are due on the way, each at its own time.
+        """Move the clock forward, and make the calls that become due, each at its own time.
 
         Raises:
-            ValueError: the time would go back.
+            ValueError: the number of seconds is negative.
         """
         if seconds < 0:
-            raise ValueError(f"time does not go back, so not by {seconds} s")
+            raise ValueError(f"seconds: must be at least 0, got {seconds}")
         end = self._now + seconds
         while self._timers and self._timers[0][0] <= end:
             due, _, timer = heapq.heappop(self._timers)
             self._now = max(self._now, due)
-            timer.fire()
-        self._now = max(self._now, end)  # a call may itself have moved it
+            if timer.callback is not None:
+                timer.callback()
+        self._now = max(self._now, end)  # a callback may have moved it further
 
     def pending(self) -> int:
-        """Count the calls that are still to come."""
-        return sum(not timer.cancelled for _, _, timer in self._timers)
+        """Return the number of scheduled calls."""
+        return sum(timer.callback is not None for _, _, timer in self._timers)
 
 
 class _FakeTimer:
     def __init__(self, callback: Callable[[], object]) -> None:
-        self._callback = callback
-        self.cancelled = False
+        self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        self.cancelled = True
-
-    def fire(self) -> None:
-        if not self.cancelled:
-            self._callback()
+        self.callback = None

@@ -1,8 +1,9 @@
-"""What tests of `AlertSink` have in common: channels that keep what they get, alerts, a sink that runs."""
+"""Helpers of the tests of `AlertSink`: channels that record notifications, alerts, and a running sink."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from codomyrmex.integrations import Sink, attach
 from codomyrmex.integrations.notification import AlertSink
-from codomyrmex.integrations.notification.alerts import outbox
+from codomyrmex.integrations.notification.apprise_channel import AppriseConfig
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from codomyrmex.streaming.testing import FakeClock
 from helpers import settle
@@ -21,17 +22,17 @@ WAIT, INTERVAL, REPEAT = 30, 300, 4 * 3600  # Alertmanager's defaults
 
 
 class Inbox(Sink):
-    """A channel that keeps what it gets, or fails or hangs as it is told to."""
+    """A channel that records events, or fails or hangs on request."""
 
     name = "inbox"
 
     def __init__(self, error: Exception | None = None, *, hangs: bool = False) -> None:
         self.error = error
         self.hangs = hangs
-        self.taken: list[Event] = []
+        self.received: list[Event] = []
         self.calls: list[str] = []
-        self.tried = 0
-        self.refusals = 0  # times that it does not open
+        self.attempts = 0
+        self.refusals = 0  # how often it fails to open
 
     async def open(self) -> None:
         if self.refusals:
@@ -43,24 +44,24 @@ class Inbox(Sink):
         self.calls.append("close")
 
     async def send(self, events: Sequence[Event]) -> None:
-        self.tried += 1
+        self.attempts += 1
         if self.hangs:
             await asyncio.Event().wait()
         if self.error is not None:
             raise self.error
-        self.taken += events
+        self.received += events
 
     @property
-    def told(self) -> list[str]:
-        """What arrived, in short: the status, and the names of the alerts."""
-        return [told(event.data) for event in self.taken]
+    def summaries(self) -> list[str]:
+        """The status and the names of the alerts of each notification."""
+        return [summary_of(event.data) for event in self.received]
 
     async def wait_for(self, count: int) -> list[str]:
-        await until(lambda: len(self.taken) >= count)
-        return self.told
+        await until(lambda: len(self.received) >= count)
+        return self.summaries
 
 
-def told(notification: Mapping[str, Any]) -> str:
+def summary_of(notification: Mapping[str, Any]) -> str:
     names = sorted(alert["labels"].get("alertname", "?") for alert in notification["alerts"])
     return f"{notification['status']}: {' '.join(names)}"
 
@@ -68,7 +69,7 @@ def told(notification: Mapping[str, Any]) -> str:
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         await asyncio.sleep(0.002)
 
 
@@ -78,19 +79,19 @@ def fires(name: str, data: Any = None, **metadata: Any) -> Event:
 
 
 def ends(name: str, **metadata: Any) -> Event:
-    """Tell that it is over; with another type, as an event that resolves is seldom an ERROR."""
+    """Return an event that resolves an alert; its type differs, as it is seldom an ERROR."""
     return fires(name, status="resolved", **metadata).replace(type=EventType.MESSAGE)
 
 
 def routing(*receivers: Any, **more: Any) -> dict[str, Any]:
-    """Give a configuration that groups by name and sends to the first receiver."""
+    """Return a configuration that groups by name and sends to the first receiver."""
     named = [{"name": each} if isinstance(each, str) else each for each in receivers or ["ops"]]
     route = {"receiver": named[0]["name"], "group_by": ["alertname"], **more.pop("route", {})}
     return {"route": route, "receivers": named, "global": {"resolve_timeout": "1d"}, **more}
 
 
 class Running:
-    """A sink on a stream with a clock that is moved by hand."""
+    """A sink on a stream with a clock that the test advances."""
 
     def __init__(self, config: Any, channels: Any, clock: FakeClock | None = None, **options: Any) -> None:
         self.stream, self.clock = InMemoryStream(), clock or FakeClock()
@@ -98,14 +99,14 @@ class Running:
         self.attachment = attach(self.stream, self.sink)
 
     async def publish(self, *events: Event) -> None:
-        """Publish events that happen now, and let the engine take them in."""
+        """Publish events with the current time, and wait until the engine has them."""
         now = datetime.fromtimestamp(self.clock.time(), UTC)
         for event in events:
             await self.stream.publish(event.replace(timestamp=now))
         await self.sink.flush()
 
     async def pass_time(self, seconds: float) -> None:
-        """Move the clock, and let what is due go to its channels and be told back."""
+        """Advance the clock, and wait until what is due is delivered and its outcome known."""
         self.clock.advance(seconds)
         await self.sink.flush()
         await settle()
@@ -120,14 +121,27 @@ async def running(config: Any, channels: Any, **options: Any) -> AsyncIterator[R
 
 
 def instead_of_apprise(monkeypatch: pytest.MonkeyPatch) -> dict[str, Inbox]:
-    """Give the channels of the file by their names, as they are opened; or put them there before."""
+    """Return the channels of the file by their names, which are created on demand."""
     inboxes: dict[str, Inbox] = {}
-    monkeypatch.setattr(outbox, "_apprise", lambda channel: inboxes.setdefault(channel.name, Inbox()))
+    monkeypatch.setattr(AppriseConfig, "create", lambda channel: inboxes.setdefault(channel.name, Inbox()))
     return inboxes
 
 
+def record_connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """Return a list that collects the connections to databases, in the order in which they are opened."""
+    connections: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def recorded(*args: Any, **options: Any) -> sqlite3.Connection:
+        connections.append(connect(*args, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
+    return connections
+
+
 def urls(*channels: Mapping[str, Any], name: str = "ops", **more: Any) -> dict[str, Any]:
-    """Give a receiver with channels of the file."""
+    """Return a receiver with channels of the file."""
     given = [
         {"url": f"json://127.0.0.1:{number + 1}", **each} for number, each in enumerate(channels or [{}])
     ]

@@ -13,7 +13,7 @@ from codomyrmex.integrations.notification import (
     load_alert_config,
     simulate,
 )
-from codomyrmex.integrations.notification.alerts.simulation import Happening
+from codomyrmex.integrations.notification.alerts.simulation import Step
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 NIGHT = {  # from 22:00 to 07:00 UTC; second 0 of the tests is midnight
@@ -62,18 +62,18 @@ def fires(name: str, *, since: float | None = None, **labels: str) -> Alert:
     return Alert({"n": name, **labels}, starts_at=since)
 
 
-def ends(name: str, **labels: str) -> Happening:
+def ends(name: str, **labels: str) -> Step:
     return lambda engine, now: engine.observe([Alert({"n": name, **labels}, ends_at=now)], now)
 
 
 def run(
     of: AlertConfig,
-    *steps: tuple[float, Happening],
+    *steps: tuple[float, Step],
     until: float,
     failing: Collection[str] = (),
     engine: AlertEngine | None = None,
 ) -> list[str]:
-    """Run in virtual time and give a line for each notification; `line` says how to read it."""
+    """Run in virtual time, and return a line for each notification; see `line` for its format."""
     return lines(simulate(of, steps, until, failing=failing, engine=engine))
 
 
@@ -82,14 +82,14 @@ def lines(sent: Iterable[Sent]) -> list[str]:
 
 
 def line(sent: Sent) -> str:
-    """Give such as `10 a: first notification of x y, end of z`; the channel is given from the second on."""
-    told = sent.notification
-    where = told.channel.removesuffix("[0]")
-    kind = "" if told.kind == "group" else f" ({told.kind})"
-    firing = sorted(each.labels.get("n", "-") for each in told.alerts if each.status == "firing")
-    gone = sorted(each.labels.get("n", "-") for each in told.alerts if each.status == "resolved")
+    """Return a line like `10 a: first notification: x y, end of z`; a second channel is `a[1]`."""
+    notification = sent.notification
+    where = notification.channel.removesuffix("[0]")
+    kind = "" if notification.kind == "group" else f" ({notification.kind})"
+    firing = sorted(each.labels.get("n", "-") for each in notification.alerts if each.status == "firing")
+    gone = sorted(each.labels.get("n", "-") for each in notification.alerts if each.status == "resolved")
     alerts = ", ".join(
         f"{what}{' '.join(names)}" for what, names in (("", firing), ("end of ", gone)) if names
     )
     lost = "" if sent.delivered else ", lost"
-    return f"{sent.at:g} {where}{kind}: {told.reason}: {alerts}{lost}"
+    return f"{sent.at:g} {where}{kind}: {notification.reason}: {alerts}{lost}"

@@ -1,4 +1,4 @@
-"""The examples run as a person runs them."""
+"""The examples, each run as a program."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FIRST_LIGHT = EXAMPLES / "first_light.py"
 DATA = ROOT.parent / "shared" / "data"
 
 COUNT = re.compile(r"^ *([\d,]+) ([a-z][a-z ]+)$", re.MULTILINE)
-LINES, FAILURES = "lines came in", "failures and state changes"
-LOGGED, ON_A_SPAN, NOTIFIED, DROPPED = "logged", "put on a span", "notified", "dropped"
+LINES, FAILURES = "lines received", "failures and state changes"
+LOGGED, ON_A_SPAN, NOTIFIED, DROPPED = "logged", "added to a span", "notified", "dropped"
 
 LOG = """\
 Dec 10 06:55:46 LabSZ sshd[24200]: Invalid user webmaster from 10.0.0.6
@@ -72,7 +72,7 @@ def expected(lines: int, failures: int) -> dict[str, int]:
     }
 
 
-def test_by_itself_it_serves_fails_and_tells_everywhere_the_same():
+def test_without_input_it_runs_a_service_and_reports_its_failures_everywhere():
     done = run()
     counts = counts_of(done)
     assert counts == expected(counts[LINES], counts[FAILURES])
@@ -80,15 +80,10 @@ def test_by_itself_it_serves_fails_and_tells_everywhere_the_same():
     opened = done.stdout.index("'to_state': 'open'")
     closed = done.stdout.rindex("'to_state': 'closed'")
     assert opened < done.stdout.index("'to_state': 'half_open'") < closed
-    assert done.stdout.count("http.failure ") >= 4  # one of the customer's making, three of the service's
+    assert done.stdout.count("http.failure ") >= 4  # one by the customer's fault, three by the service's
     refused = re.search(r"refused (\d+) requests", done.stdout)
     assert refused is not None
     assert counts[LINES] + int(refused[1]) == 30
-
-
-def test_the_spans_it_shows_have_all_the_events():
-    done = run()
-    counts = counts_of(done)
     shown = [int(number) for number in re.findall(r"^span '.*': (\d+) events", done.stdout, re.MULTILINE)]
     assert sum(shown) == counts[ON_A_SPAN]
 
@@ -105,61 +100,45 @@ def test_a_file_is_read_and_its_failures_are_explained(tmp_path):
     assert "'status': 503" in done.stdout
 
 
-def test_standard_input_is_read_like_a_file():
-    assert counts_of(run("-", standard_input=LOG.encode())) == expected(10, 5)
-
-
-def test_a_last_line_without_an_end_counts():
+def test_standard_input_is_read_like_a_file_and_its_last_line_needs_no_end():
     assert counts_of(run("-", standard_input=LOG.rstrip().encode())) == expected(10, 5)
 
 
-@pytest.mark.parametrize("through", ["file", "standard input"])
-def test_bytes_that_are_no_text_do_no_harm(tmp_path, through):
+def test_invalid_utf_8_does_no_harm():
     raw = b"sshd[1]: Failed password for root\xff\xfe from 10.0.0.1 port 1 ssh2\n\xff\x00\x1b[31m\n"
-    log = tmp_path / "raw.log"
-    log.write_bytes(raw)
-    if through == "file":
-        done = run(str(log))
-    else:  # as strict as Python is where the locale is one of a person
-        done = run("-", standard_input=raw, PYTHONIOENCODING="utf-8:strict")
+    done = run("-", standard_input=raw, PYTHONIOENCODING="utf-8:strict")  # as in a UTF-8 locale
     assert counts_of(done) == expected(2, 1)
 
 
-def test_nothing_to_read_is_nothing_to_tell():
+def test_an_empty_input_has_no_failures():
     assert counts_of(run("-")) == expected(0, 0)
 
 
-def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(tmp_path):
-    done = run(str(tmp_path / "nothing.log"))
-    assert done.returncode == 2
-    assert "nothing.log" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-
-
-def test_a_folder_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_file_is_exit_code_2(tmp_path):
     done = run(str(tmp_path))
     assert done.returncode == 2
+    assert f"there is no file {tmp_path}" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
     ("name", "failures"),
     [("openssh_2k.log", 520), ("apache_access_2k.log", 35)],
 )
-def test_real_logs_give_the_exact_counts(name, failures):
+def test_real_logs_have_the_exact_counts(name, failures):
     log = DATA / name
     if not log.is_file():
         pytest.skip(f"there is no ../shared/data/{name} beside the project")
     assert counts_of(run(str(log))) == expected(2_000, failures)
 
 
-# The applications: each is started, used over HTTP, and ended as a service manager does it
+# The applications: each is started, used over HTTP, and stopped with SIGTERM
 
 
 @contextmanager
 def serving(example: str, *arguments: str) -> Iterator[tuple[httpx.Client, list[str]]]:
-    """Run an application; afterwards the list holds what it has printed, line by line."""
+    """Run an application; afterwards the list holds the lines that it printed."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -228,7 +207,7 @@ def test_a_flask_application_delivers_on_a_thread_and_drains_at_its_end():
     assert sum("orders.created" in line for line in printed) == 3
 
 
-def test_logs_and_traces_are_tied_together_and_nothing_goes_round():
+def test_logs_and_traces_are_correlated_without_a_loop():
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "logging_and_tracing.py")],
         capture_output=True,
@@ -266,7 +245,7 @@ def test_a_circuit_breaker_is_logged_alerted_and_on_the_board():
     assert any("shop/orders" in line and "closed" in line for line in lines)
 
 
-def test_alerts_arrive_at_those_who_are_to_know():
+def test_alerts_arrive_at_their_receivers():
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "alert_routing" / "alert_routing.py")],
         capture_output=True,

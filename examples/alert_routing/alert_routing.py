@@ -1,9 +1,9 @@
-"""Alert routing from an event to a notification that arrives, and to its end.
+"""Alert routing, from events to the notifications that arrive.
 
     python examples/alert_routing/alert_routing.py
 
-Starts a receiver on this machine, attaches an `AlertSink` with `shop.alerts.yaml` beside this file, and
-publishes what a shop might: a storm, money, and the end of both. Prints what arrives.
+Starts a receiver on this machine, attaches an `AlertSink` with `shop.alerts.yaml`, publishes alerts about
+latency and payments, and prints the notifications.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ arrived: SimpleQueue[tuple[str, dict[str, str]]] = SimpleQueue()
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Takes what Apprise posts: who it is for is the path, what it says is JSON."""
+    """Receives the requests of Apprise: the path is the receiver, the body is JSON."""
 
     def do_POST(self) -> None:
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,13 +37,13 @@ class Receiver(BaseHTTPRequestHandler):
         self.send_response(204)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        """Keep quiet."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Log nothing."""
 
 
 @contextmanager
 def receiver() -> Iterator[str]:
-    """Listen on this machine, and give the address."""
+    """Listen on this machine, and yield the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -54,7 +54,7 @@ def receiver() -> Iterator[str]:
 
 
 def alert(summary: str, labels: dict[str, str], *, resolved: bool = False) -> Event:
-    """Make an event that is an alert: labels say which one, and `status` whether it is over."""
+    """Return an event for an alert, which is identified by its labels."""
     return create_event(
         summary,
         EventType.MESSAGE if resolved else EventType.ERROR,
@@ -64,38 +64,38 @@ def alert(summary: str, labels: dict[str, str], *, resolved: bool = False) -> Ev
     )
 
 
-def show_what_arrived(count: int) -> None:
-    """Wait for so many notifications and print them."""
+def print_notifications(count: int) -> None:
+    """Wait for `count` notifications and print them."""
     for _ in range(count):
         try:
-            who, message = arrived.get(timeout=10)
+            receiver_name, message = arrived.get(timeout=10)
         except Empty:
             raise SystemExit("a notification did not arrive within 10 s") from None
-        print(f"\n{who} gets [{message['type']}] {message['title']}")
+        print(f"\n{receiver_name} gets [{message['type']}] {message['title']}")
         print(textwrap.indent(message["message"], "    "))
 
 
 async def main() -> None:
-    """Run the play."""
+    """Publish the alerts."""
     with receiver() as address:
         os.environ["RECEIVER"] = address
-        stream, decided = InMemoryStream(), InMemoryStream()
+        stream, audit = InMemoryStream(), InMemoryStream()
         try:
             config = load_alert_config(CONFIG)
         except AlertConfigError as error:
             raise SystemExit(str(error)) from None
-        async with attach(stream, AlertSink(config, audit=decided)):
-            money = {"alertname": "CardsDeclined", "service": "payments", "severity": "critical"}
+        async with attach(stream, AlertSink(config, audit=audit)):
+            declined = {"alertname": "CardsDeclined", "service": "payments", "severity": "critical"}
+            latency = {"alertname": "HighLatency", "service": "cart", "severity": "warning"}
             for instance in "abc":
-                storm = {"alertname": "HighLatency", "service": "cart", "severity": "warning"}
-                await stream.publish(alert("p99 is 3 s", {**storm, "instance": instance}))
-            await stream.publish(alert("1 of 5 cards is declined", money))
-            await asyncio.to_thread(show_what_arrived, 1)  # the pager, at once
-        # At the end nothing waits any longer, as this configuration keeps no state.
-        await asyncio.to_thread(show_what_arrived, 2)
+                await stream.publish(alert("p99 is 3 s", {**latency, "instance": instance}))
+            await stream.publish(alert("1 of 5 cards is declined", declined))
+            await asyncio.to_thread(print_notifications, 1)  # the pager, at once
+        # When the sink closes, pending notifications are sent, as this configuration has no state file.
+        await asyncio.to_thread(print_notifications, 2)
 
         print("\nWhat the sink decided:")
-        for event in decided.get_recent_events():
+        for event in audit.get_recent_events():
             print(f"  {event.topic}: {event.data.get('receiver')}, {event.data.get('reason')}")
 
 

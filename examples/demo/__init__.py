@@ -1,7 +1,7 @@
-"""The demonstration: a shop whose back end fails now and then, and what is told of it, and to whom.
+"""The demo: a shop whose backend fails now and then, with its log, traces, alerts and live page.
 
     codomyrmex-streaming demo
 
-One process, only the public API. Read `main.py` first; `service.py`, `client.py` and `receiver.py` are the
-world around it, `demo.alerts.yaml` says who is told.
+One process that uses only the public API. Read `main.py` first. `service.py`, `client.py` and `receiver.py`
+are the world around it; `demo.alerts.yaml` routes the alerts.
 """

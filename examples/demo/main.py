@@ -1,4 +1,4 @@
-"""The demo itself: it ties the shop to its log, its traces, its alerts and its live page."""
+"""The demo itself: connects the shop to its log, its traces, its alerts and its live page."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from structlog.typing import EventDict
 
 ALERTS = Path(__file__).with_name("demo.alerts.yaml")
-SHOWN = ("order", "error", "summary", "from_state", "to_state")  # of a payload, in the log
+LOGGED = ("order", "error", "summary", "from_state", "to_state")  # fields of a payload
 GREETING = """
-A shop takes orders. Its back end fails for a while every {cycle:g} seconds, for the first time in {begin:g}.
+A shop takes orders. Its backend fails for a while every {cycle:g} seconds, for the first time in {begin:g}.
 
 The live page:  {url}
-  Events            every order, and what comes of it; click on one to see all of it
+  Events            every order and its result; click on one for its details
   Circuit breakers  "orders" opens when orders fail, tries again, and closes
-  Alerts            what fires, who is told, and why not: an open circuit explains that orders fail
-  Silences          may be added here with the token  {token}
+  Alerts            what fires, who is notified, and why not: an open circuit inhibits failing orders
+  Silences          can be added with the token  {token}
 
 In another terminal:  codomyrmex-streaming tail {url}api/events
-Below is the log, and what pager and chat get. Ctrl-C ends the demo.
+Below are the log and the notifications of pager and chat. Press Ctrl-C to end the demo.
 """
 
 
@@ -48,13 +48,13 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
     """Run the demo until Ctrl-C, SIGTERM or the end of its time.
 
     Args:
-        port: of the live page.
-        cycle: seconds from one failure of the back end to the next.
-        duration: seconds until it ends by itself.
+        port: the port of the live page.
+        cycle: seconds from one failure of the backend to the next.
+        duration: seconds until the demo ends; None for no limit.
         browser: whether to open the page in a browser.
 
     Returns:
-        Whether every event arrived everywhere.
+        Whether every sink received every event.
 
     Raises:
         OSError: the port cannot be used.
@@ -71,8 +71,12 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
     traces.add_span_processor(SimpleSpanProcessor(exporter))
     token = secrets.token_urlsafe(6)
 
-    with receiver(say) as (address, arrived), order_service(cycle) as host, CircuitBoard(stream) as board:
-        os.environ["DEMO_RECEIVER"] = address  # which stands in the alert file
+    with (
+        receiver(print_line) as (address, notifications),
+        order_service(cycle) as host,
+        CircuitBoard(stream) as board,
+    ):
+        os.environ["DEMO_RECEIVER"] = address  # used by the alert file
         alerts = AlertSink(ALERTS, audit=decisions)
         client = Client(host, stream, traces.get_tracer("demo"), retry_after=cycle / 6)
         only_alerts = Binding(alerts, filter_fn=lambda event: "labels" in event.metadata)
@@ -88,7 +92,7 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
                 signals=False,
             )
             async with serving(page, port=port) as url:
-                say(GREETING.format(url=url, token=token, begin=cycle * FAILS_FROM, cycle=cycle))
+                print_line(GREETING.format(url=url, token=token, begin=cycle * FAILS_FROM, cycle=cycle))
                 if browser:
                     await asyncio.to_thread(webbrowser.open, url)
                 ordering = asyncio.create_task(asyncio.to_thread(client.run))
@@ -99,23 +103,23 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
                 await ordering
             report = await attachment.aclose()
     traces.shutdown()
-    say("")
-    say(f"orders: {in_words(client.orders)}")
-    say(f"spans: {exporter.spans}, with {exporter.events} events")
-    say(f"notifications: {in_words(arrived)}")
+    print_line("")
+    print_line(f"orders: {format_counts(client.orders)}")
+    print_line(f"spans: {exporter.spans}, with {exporter.events} events")
+    print_line(f"notifications: {format_counts(notifications)}")
     for name, sink in report.sinks.items():
-        say(f"{name}: {sink.delivered} events delivered, {sink.given_up + sink.lost} lost")
+        print_line(f"{name}: {sink.delivered} events delivered, {sink.given_up + sink.lost} lost")
     return report.complete
 
 
-def say(text: str) -> None:
-    """Print, in one write, as several threads do."""
+def print_line(text: str) -> None:
+    """Print a line in one write, because several threads print."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def in_words(counts: Counter[str]) -> str:
-    """Give counts in a line."""
+def format_counts(counts: Counter[str]) -> str:
+    """Return counts as one line."""
     return ", ".join(f"{number} {what}" for what, number in counts.most_common()) or "none"
 
 
@@ -123,7 +127,7 @@ def in_words(counts: Counter[str]) -> str:
 
 
 def configure_log() -> None:
-    """Have structlog write short lines to the console."""
+    """Configure structlog to write short lines to the console."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -136,12 +140,12 @@ def configure_log() -> None:
 
 
 def shorten(_logger: Any, _method: str, line: EventDict) -> EventDict:
-    """Leave out the many orders that are placed or refused, and of the other lines what would be too wide."""
+    """Drop the many orders that succeed or are refused, and shorten the other lines."""
     data = line["data"]
     if line["event"] == "orders.placed" or data.get("kind") == "rejected":
         raise structlog.DropEvent
     kept = {name: line[name] for name in ("timestamp", "level", "event")}
-    kept |= {name: data[name] for name in SHOWN if data.get(name) is not None}
+    kept |= {name: data[name] for name in LOGGED if data.get(name) is not None}
     return {**kept, "trace": line["trace_id"][:8]}
 
 
@@ -149,13 +153,13 @@ def shorten(_logger: Any, _method: str, line: EventDict) -> EventDict:
 
 
 class CountingExporter(SpanExporter):
-    """Stands where the exporter to a collector would be, and counts."""
+    """Counts spans, in place of an exporter to a collector."""
 
     def __init__(self) -> None:
         self.spans = self.events = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Take spans."""
+        """Count spans and their events."""
         self.spans += len(spans)
         self.events += sum(len(span.events) for span in spans)
         return SpanExportResult.SUCCESS

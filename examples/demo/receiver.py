@@ -1,4 +1,4 @@
-"""The receiver: takes the notifications, in place of a pager and a chat."""
+"""The receiver: accepts notifications, in place of a pager and a chat."""
 
 from __future__ import annotations
 
@@ -10,42 +10,48 @@ from http.server import BaseHTTPRequestHandler
 
 from codomyrmex.demo.service import serving
 
-WORDS = {"failure": "FIRING", "warning": "FIRING", "success": "RESOLVED"}  # by Apprise's word for an urgency
+WORDS = {
+    "failure": "FIRING",
+    "warning": "FIRING",
+    "success": "RESOLVED",
+}  # by Apprise's type
 
-Arrived = Callable[[str, dict[str, str]], None]
+OnNotification = Callable[[str, dict[str, str]], None]
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Takes what Apprise posts: who it is for is the path, what it says is JSON."""
+    """Accepts what Apprise posts: the path is the receiver, the body is JSON."""
 
-    arrived: Arrived
+    on_notification: OnNotification
 
     def do_POST(self) -> None:
-        """Take a notification."""
+        """Accept a notification."""
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(204)
         self.end_headers()
-        type(self).arrived(self.path.strip("/"), message)
+        type(self).on_notification(self.path.strip("/"), message)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
-        """Say nothing: what arrives is printed."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Log nothing: notifications are printed."""
 
 
 @contextmanager
-def receiver(say: Callable[[str], None]) -> Iterator[tuple[str, Counter[str]]]:
-    """Listen, and say what arrives.
+def receiver(print_line: Callable[[str], None]) -> Iterator[tuple[str, Counter[str]]]:
+    """Serve the receivers and print their notifications.
 
     Args:
-        say: prints a line.
+        print_line: prints a line.
 
     Yields:
-        The address, and how many notifications have arrived, by whom they were for.
+        The address, and the number of notifications by receiver.
     """
-    arrived: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
-    def tell(who: str, message: dict[str, str]) -> None:
-        arrived[who] += 1
-        say(f"===> the {who} gets: {WORDS.get(message['type'], message['type'])} {message['title']}")
+    def on_notification(name: str, message: dict[str, str]) -> None:
+        counts[name] += 1
+        print_line(f"===> the {name} gets: {WORDS.get(message['type'], message['type'])} {message['title']}")
 
-    with serving(type("OurReceiver", (Receiver,), {"arrived": staticmethod(tell)})) as address:
-        yield address, arrived
+    with serving(
+        type("OurReceiver", (Receiver,), {"on_notification": staticmethod(on_notification)})
+    ) as address:
+        yield address, counts

@@ -1,4 +1,4 @@
-"""The service: it takes orders over HTTP, and its back end fails for a while in every cycle."""
+"""The service: takes orders over HTTP. Its backend fails for a while in every cycle."""
 
 from __future__ import annotations
 
@@ -8,64 +8,64 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# A cycle: all is well, the back end is away, it is back and slow, all is well.
+# A cycle, in fractions: the backend works, is unavailable, is slow, and works again.
 FAILS_FROM, FAILS_UNTIL, SLOW_UNTIL = 0.25, 0.6, 0.85
 SLOW = 0.4  # seconds
 
 
-class BackEnd:
-    """What the service needs to do its work.
+class Backend:
+    """The storage of the service.
 
     Args:
-        cycle: seconds from one failure to the next; it begins with the first order.
+        cycle: seconds from one failure to the next, starting with the first order.
     """
 
     def __init__(self, cycle: float) -> None:
         self._cycle = cycle
-        self._began: float | None = None
+        self._started_at: float | None = None
 
     def store(self, order: str) -> None:
         """Store an order.
 
         Raises:
-            ConnectionError: it is away.
+            ConnectionError: it is unavailable.
         """
-        self._began = self._began or time.monotonic()
-        now = (time.monotonic() - self._began) % self._cycle / self._cycle
+        self._started_at = self._started_at or time.monotonic()
+        now = (time.monotonic() - self._started_at) % self._cycle / self._cycle
         if FAILS_FROM <= now < FAILS_UNTIL:
             raise ConnectionError(f"{order} was not stored: no connection to the database")
         time.sleep(SLOW if FAILS_UNTIL <= now < SLOW_UNTIL else 0.01)
 
 
 class Orders(BaseHTTPRequestHandler):
-    """Takes an order: `POST /orders/7`. Without its back end it answers 503."""
+    """Accepts an order, `POST /orders/7`. Without its backend it responds with 503."""
 
-    back_end: BackEnd
+    backend: Backend
 
     def do_POST(self) -> None:
-        """Take an order."""
+        """Accept an order."""
         try:
-            self.back_end.store(self.path)
+            self.backend.store(self.path)
         except ConnectionError:
-            self.send_response(503, "Back end is away")
+            self.send_response(503, "Backend unavailable")
         else:
             self.send_response(201)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as it is called there
-        """Say nothing: the client's events tell."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        """Log nothing: the client publishes events."""
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve on a free port of this machine, on threads.
+    """Serve on threads on a free local port.
 
     Args:
-        handler: what to serve.
+        handler: handles the requests.
 
     Yields:
-        The host with the port.
+        The host and port.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -78,10 +78,13 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @contextmanager
 def order_service(cycle: float) -> Iterator[str]:
-    """Run the service, and give its host with the port.
+    """Run the service.
 
     Args:
         cycle: seconds from one failure to the next.
+
+    Yields:
+        The host and port.
     """
-    with serving(type("OurOrders", (Orders,), {"back_end": BackEnd(cycle)})) as host:
+    with serving(type("OurOrders", (Orders,), {"backend": Backend(cycle)})) as host:
         yield host

@@ -1,8 +1,8 @@
-"""A processor of one's own: bursts of events become one that fires, and one that says it is over.
+"""Your own step: turns a burst of events into one event when it starts and one when it ends.
 
-The time is that of the log lines and not that of a clock, so a recorded file gives what a live one gave. A
-burst ends when it has been quiet for as long as its window, or at the next line after that; where no line
-comes any more, the alert file's `resolve_timeout` ends the alert.
+Times are those of the log lines, not of a clock, so that a recorded file has the same result as a live one.
+A burst ends with the first line after its window has passed without events; if there are no further lines,
+the `resolve_timeout` of the alert file ends the alert.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 from codomyrmex.streaming import Event, create_event
 
-MAX_KEYS = 1_000  # clients that are kept in mind; the one that was quiet for longest is forgotten first
+MAX_WINDOWS = 1_000  # the one without events for the longest time is removed first
 
 
 class Rule(NamedTuple):
-    """So many events of one kind in so long are a burst."""
+    """How many events of one kind within which time are a burst."""
 
     name: str
     severity: str
-    least: int
+    threshold: int
     window: timedelta
 
 
@@ -33,7 +33,7 @@ RULES = {
 
 
 class Window:
-    """When the newest events of one kind and client happened, and whether they are a burst."""
+    """The times of the latest events of one kind and client, and whether they are a burst."""
 
     def __init__(self) -> None:
         self.times: deque[datetime] = deque()
@@ -41,34 +41,34 @@ class Window:
 
 
 windows: OrderedDict[tuple[str, str], Window] = OrderedDict()
-newest: dict[str, datetime] = {}  # by topic: each log has a time of its own
+latest: dict[str, datetime] = {}  # by topic, because each log has its own time
 
 
 def count(event: Event) -> list[Event]:
-    """Take an error or a failed login; give what begins and what ends by it."""
-    kind, client, moment = what_is_it(event)
-    now = newest[event.topic or ""] = max(moment, newest.get(event.topic or "", moment))
+    """Count an error or a failed login; return the bursts that it starts and ends."""
+    kind, client, moment = classify(event)
+    now = latest[event.topic or ""] = max(moment, latest.get(event.topic or "", moment))
     changes = []
-    for (other, who), window in list(windows.items()):
-        if now - window.times[-1] > RULES[other].window and of_topic(other) == event.topic:
-            del windows[other, who]
+    for (other, other_client), window in list(windows.items()):
+        if now - window.times[-1] > RULES[other].window and topic_of(other) == event.topic:
+            del windows[other, other_client]
             if window.firing:
-                changes.append(change(other, who, "resolved", window, now))
+                changes.append(change(other, other_client, "resolved", window, now))
     window = windows.setdefault((kind, client), Window())
     windows.move_to_end((kind, client))
     window.times += [moment] * int(event.data.get("times") or 1)
     while window.times[0] < now - RULES[kind].window and len(window.times) > 1:
         window.times.popleft()
-    if len(window.times) >= RULES[kind].least and not window.firing:
+    if len(window.times) >= RULES[kind].threshold and not window.firing:
         window.firing = True
         changes.append(change(kind, client, "firing", window, now))
-    if len(windows) > MAX_KEYS:
+    if len(windows) > MAX_WINDOWS:
         windows.popitem(last=False)
     return changes
 
 
-def what_is_it(event: Event) -> tuple[str, str, datetime]:
-    """Give the kind of an event, whose doing it is, and when it happened."""
+def classify(event: Event) -> tuple[str, str, datetime]:
+    """Return the kind of an event, its client, and its time."""
     data = event.data
     if event.topic == "web.access":
         return (
@@ -76,22 +76,22 @@ def what_is_it(event: Event) -> tuple[str, str, datetime]:
             data["client"],
             datetime.strptime(data["time"], "%d/%b/%Y:%H:%M:%S %z"),
         )
-    year = event.timestamp.year  # this format has none
+    year = event.timestamp.year  # the format has none
     return "login", data["client"], datetime.strptime(f"{year} {data['time']} +0000", "%Y %b %d %H:%M:%S %z")
 
 
-def of_topic(kind: str) -> str:
-    """Give the log in which a kind of event stands."""
+def topic_of(kind: str) -> str:
+    """Return the topic of a kind of event."""
     return "auth.login" if kind == "login" else "web.access"
 
 
 def change(kind: str, client: str, status: str, window: Window, now: datetime) -> Event:
-    """Make the event that begins or ends an alert."""
+    """Return the event that starts or ends an alert."""
     rule = RULES[kind]
     return create_event(
         {"seen": len(window.times), "last": window.times[-1].isoformat(), "at": now.isoformat()},
         topic=f"burst.{status}",
         labels={"alertname": rule.name, "severity": rule.severity, "client": client},
-        annotations={"summary": f"{rule.least} or more from {client} in {rule.window}"},
+        annotations={"summary": f"{rule.threshold} or more from {client} in {rule.window}"},
         status=status,
     )

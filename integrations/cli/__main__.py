@@ -1,4 +1,4 @@
-"""`python -m codomyrmex.integrations.cli` is the command too."""
+"""Runs the command as `python -m codomyrmex.integrations.cli`."""
 
 from codomyrmex.integrations.cli import main
 

@@ -1,61 +1,103 @@
-"""The command and what is below it; each group of subcommands is one more line here."""
+"""The subcommands. Each is imported when it is used, and a new one is one line in a table here."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any, ClassVar
 
 from codomyrmex.integrations._extras import MissingExtraError
 
 try:
-    import rich  # noqa: F401 - the modules below need it
+    import rich  # noqa: F401 - the modules of the subcommands need it
     import typer
+    from typer.core import TyperCommand, TyperGroup
 except ImportError as error:
-    raise MissingExtraError(
-        "the command codomyrmex-streaming", (error.name or "typer").split(".")[0], "cli"
-    ) from error
+    package = (error.name or "typer").split(".")[0]
+    raise MissingExtraError("the command codomyrmex-streaming", package, "cli") from error
 
-from codomyrmex.integrations.cli import (
-    alerts_reading,
-    alerts_running,
-    alerts_silences,
-    demo_command,
-    pipeline_commands,
-    tail_command,
-)
+EXIT_CODES = "Exit code: 0 for success, 1 for problems, 2 for wrong usage."
 
-CODES = "Exit code: 0 if all is good, 1 if there are problems, 2 if the command was used wrongly."
+
+class _LazyGroup(TyperGroup):
+    """A group of subcommands that are imported when they are used, not when help is shown."""
+
+    lazy: ClassVar[Mapping[str, tuple[str, str]]] = {}  # the function and the summary of each subcommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        summaries = {name: TyperCommand(name, help=summary) for name, (_, summary) in self.lazy.items()}
+        self.commands = {**summaries, **self.commands}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, remaining = super().resolve_command(ctx, args)
+        if name is not None and name in self.lazy:
+            command = _import_command(name, self.lazy[name][0])
+        return name, command, remaining
+
+
+def _import_command(name: str, path: str) -> Any:
+    module, _, function = path.partition(":")
+    try:
+        found = getattr(import_module(f"{__package__}.{module}"), function)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name)(found)
+    return typer.main.get_command(single)
+
+
+def _group(commands: Mapping[str, tuple[str, str]]) -> type[_LazyGroup]:
+    class Group(_LazyGroup):
+        lazy = commands
+
+    return Group
+
 
 app = typer.Typer(
-    help=f"Events from streams to logs, traces and alerts. {CODES}",
+    cls=_group(
+        {
+            "run": ("pipelines:run", "Run a pipeline until its sources end or it is stopped."),
+            "check": ("pipelines:check", "Check the file of a pipeline and the alert files that it names."),
+            "tail": ("tail:tail", "Show the events of a server as they happen, until Ctrl-C."),
+            "demo": ("demo:demo", "Watch a shop whose backend fails now and then."),
+        }
+    ),
+    help=f"Send events from streams to logs, traces and alerts. {EXIT_CODES}",
     add_completion=False,
-    rich_markup_mode=None,  # plain: a sentence is not broken into a box
+    rich_markup_mode=None,  # plain text: no boxes
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-alerts = typer.Typer(help=f"Check, understand and test a configuration of alert routing. {CODES}")
-silence = typer.Typer(
-    help="Keep alerts back for some time. A running sink with the state sees it in seconds."
+alerts = typer.Typer(
+    cls=_group(
+        {
+            "check": ("alerts:check", "Check alert configurations."),
+            "show": ("alerts:show", "Show the routing tree."),
+            "route": ("alerts:route", "Show the receivers of an alert."),
+            "explain": ("alerts:explain", "Explain which receivers an alert reaches, and why."),
+            "test": ("alert_runs:run", "Run the `tests:` of configurations in virtual time."),
+            "replay": ("alert_runs:replay", "Show the notifications for recorded events, in virtual time."),
+        }
+    ),
+    help=f"Check, understand and test a configuration of alert routing. {EXIT_CODES}",
 )
-
-app.command("run")(pipeline_commands.run)
-app.command("check")(pipeline_commands.check)
-app.command("tail")(tail_command.tail)
-app.command("demo")(demo_command.demo)
+silence = typer.Typer(
+    cls=_group(
+        {
+            "add": ("silences:add", "Add a silence and print its id."),
+            "list": ("silences:list_", "List the silences that are active or pending."),
+            "expire": ("silences:expire", "End silences now."),
+        }
+    ),
+    help="Mute alerts for some time. An alert sink that uses the same state file follows within seconds.",
+)
 app.add_typer(alerts, name="alerts", no_args_is_help=True)
-alerts.command("check")(alerts_reading.check)
-alerts.command("show")(alerts_reading.show)
-alerts.command("route")(alerts_reading.route)
-alerts.command("explain")(alerts_reading.explain)
-alerts.command("test")(alerts_running.run)
-alerts.command("replay")(alerts_running.replay)
 alerts.add_typer(silence, name="silence", no_args_is_help=True)
-silence.command("add")(alerts_silences.add)
-silence.command("list")(alerts_silences.list_)
-silence.command("expire")(alerts_silences.expire)
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it
-    if wanted:
+def _show_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it
+    if requested:
         from importlib.metadata import version  # slow to import
 
         typer.echo(version("codomyrmex-streaming"))

@@ -1,9 +1,10 @@
-"""What the commands say: results on stdout, messages on stderr, colours only in a terminal."""
+"""What the commands print: results on stdout, messages on stderr, colours only on a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,23 +12,22 @@ from typing import Any, NamedTuple
 import typer
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
-from codomyrmex.integrations.delivery.errors import DeliveryError
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-_PIPE_WIDTH = 1_000  # nobody wants lines that are broken in what another program reads
+_PIPE_WIDTH = 1_000  # lines for another program are not wrapped
 PROBLEMS = 1
-USED_WRONGLY = 2
+WRONG_USAGE = 2
 
 
-def out() -> Console:
-    """Give the console for results."""
+def stdout() -> Console:
+    """Return the console for results."""
     return _console(stderr=False)
 
 
-def err() -> Console:
-    """Give the console for messages."""
+def stderr() -> Console:
+    """Return the console for messages."""
     return _console(stderr=True)
 
 
@@ -38,18 +38,18 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def say(text: str | Text, style: str = "") -> None:
-    """Write a message to stderr."""
-    err().print(text, style=style, soft_wrap=True)
+def print_message(text: str | Text, style: str = "") -> None:
+    """Print a message to stderr."""
+    stderr().print(text, style=style, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
-    """Write a result for another program."""
+    """Print a result for another program."""
     typer.echo(json.dumps(data, indent=2))
 
 
-def shown(text: str) -> str:
-    """Give text from outside as it can be printed: no control characters."""
+def printable(text: str) -> str:
+    """Return text with its control characters escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -58,34 +58,38 @@ def shown(text: str) -> str:
     )
 
 
-def labels_shown(labels: Iterable[tuple[str, str]]) -> str:
-    """Give labels in one line."""
-    return shown(" ".join(f"{name}={value}" for name, value in labels))
+def format_labels(labels: Iterable[tuple[str, str]]) -> str:
+    """Return labels as one line."""
+    return printable(" ".join(f"{name}={value}" for name, value in labels))
 
 
 def print_problems(console: Console, problems: Iterable[Problem], word: str, style: str) -> None:
-    """Write problems, one in a line that editors and CI can read: `file:line:column: word: message`."""
+    """Print problems in the format that editors and CI read: `file:line:column: word: message`."""
     for problem in problems:
-        place = ":".join(
-            str(part) for part in (problem.file, problem.line, problem.column) if part is not None
-        )
-        line = Text(shown(place), style="bold")
-        line.append(": " if place else "", style="not bold")
+        position = [str(part) for part in (problem.file, problem.line, problem.column) if part is not None]
+        line = Text(printable(":".join(position)), style="bold")
+        line.append(": " if position else "", style="not bold")
         line.append(word, style=f"not bold {style}")
         path = f"{problem.path}: " if problem.path else ""
-        line.append(shown(f": {path}{problem.message}"), style="not bold")
+        line.append(printable(f": {path}{problem.message}"), style="not bold")
         kind = getattr(problem, "kind", "note")
         line.append("" if kind == "note" else f" [{kind}]", style="not bold dim")
         console.print(line, soft_wrap=True)
 
 
-def counted(number: int, what: str) -> str:
-    """Give a number with the word for it: `1 error`, `2 errors`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def plural(number: int, word: str) -> str:
+    """Return a number with a word: `1 error`, `2 errors`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 class Row(NamedTuple):
-    """A line of a table, and what may stand in lines of its own below it."""
+    """A row of a table.
+
+    Attributes:
+        cells: the first columns.
+        details: the last columns, which may be printed below the row.
+        style: how the row is printed.
+    """
 
     cells: Sequence[str]
     details: Sequence[str]
@@ -93,18 +97,18 @@ class Row(NamedTuple):
 
 
 def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write a table to stdout.
+    """Print a table to stdout.
 
-    Where the terminal is too narrow for it, the details stand below, indented, so that nothing is cut off
-    and no column is a few characters wide.
+    If the terminal is too narrow, the details are printed below their row, indented, so that nothing is cut
+    off.
 
     Args:
-        names: those of all columns, details last.
-        rows: their lines.
+        names: of all columns, those of the details last.
+        rows: the rows; nothing is printed if there are none.
     """
     if not rows:
         return
-    console = out()
+    console = stdout()
     in_line = [[*row.cells, *row.details] for row in rows]
     widths = [max(cell_len(cell) for cell in column) for column in zip(names, *in_line, strict=True)]
     lines: list[tuple[list[str], list[str], str]]
@@ -121,25 +125,27 @@ def print_table(names: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 @contextmanager
-def telling(*, as_json: bool) -> Iterator[None]:
-    """Turn what is wrong with files into messages and exit codes."""
+def reporting_errors(*, as_json: bool) -> Iterator[None]:
+    """Print the errors of files and exit with the right code."""
+    from codomyrmex.integrations.delivery.errors import DeliveryError
+
     try:
         yield
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "errors": [problem.to_dict() for problem in error.problems]})
         else:
-            print_problems(err(), error.problems, "error", "red")
+            print_problems(stderr(), error.problems, "error", "red")
         raise typer.Exit(PROBLEMS) from None
     except DeliveryError as error:
         fail(str(error), as_json=as_json)
     except MissingExtraError as error:
-        say(str(error))
-        raise typer.Exit(USED_WRONGLY) from None
+        print_message(str(error))
+        raise typer.Exit(WRONG_USAGE) from None
 
 
 def fail(message: str, *, as_json: bool) -> None:
-    """Tell of a problem that has no place in a file, and end.
+    """Print a problem that has no position in a file, and exit.
 
     Raises:
         typer.Exit: always.
@@ -147,5 +153,10 @@ def fail(message: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"ok": False, "errors": [Problem(message).to_dict()]})
     else:
-        say(shown(message), "red")
+        print_message(printable(message), "red")
     raise typer.Exit(PROBLEMS)
+
+
+def discard_stdout() -> None:
+    """Discard the rest of stdout, so that Python does not report a broken pipe when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

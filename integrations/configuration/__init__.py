@@ -1,4 +1,4 @@
-"""Strict configuration: plain data into typed structs, with every problem found and where it stands.
+"""Strict configuration files: YAML to typed structs, every problem with its position, and shared value types.
 
-Knows nothing of what is configured; alert routing and pipelines use it.
+Knows nothing about what is configured; alert routing and pipelines use it.
 """

@@ -1,28 +1,39 @@
-"""Values of the environment in a text: `${NAME}` and `${NAME:-default}`."""
+"""`expand`: `${NAME}` and `${NAME:-default}` in a text; and `Secret`, text that is never shown."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from typing import ClassVar, Self
 
-# A `${` that is not the beginning of one of the forms matches as the last and is refused.
-_PLACE = re.compile(
-    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}|(?P<bad>\$\{)",
+# The last alternative matches a `${` that starts none of the valid forms.
+_REFERENCE = re.compile(
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}|(?P<invalid>\$\{)",
     re.ASCII,
 )
 
 
+class Secret(str):
+    """Text that its `repr` does not show."""
+
+    __slots__ = ()
+    expects: ClassVar[str] = "text"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(text)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+
 class ExpansionError(ValueError):
-    """A text with places for values of the environment could not be filled in; the text is not shown."""
+    """A text could not be expanded; the message does not show the text."""
 
 
 class MissingVariableError(ExpansionError):
-    """A text names a variable of the environment that is not set, and gives no default.
-
-    Args:
-        variable: its name.
-    """
+    """A text refers to an environment variable that is not set, without a default."""
 
     def __init__(self, variable: str) -> None:
         super().__init__(f"the environment variable {variable} is not set")
@@ -30,44 +41,42 @@ class MissingVariableError(ExpansionError):
 
 
 def expand(text: str, environ: Mapping[str, str] | None = None) -> str:
-    """Put values of the environment into a text, as they are: what belongs into a URL is encoded already.
+    """Replace references to environment variables by their values, which are not encoded or expanded again.
 
-    `${NAME}` is the value of a variable, `${NAME:-default}` the default where it is not set or empty, and
-    `$${` stands for `${` itself. A default cannot have another place in it.
+    `${NAME}` is the value of a variable, `${NAME:-default}` the default if it is unset or empty, and
+    `$${` a literal `${`. A default cannot contain a reference.
 
     Args:
-        text: what holds the places.
-        environ: the variables; those of the process if left out.
+        text: the text.
+        environ: the variables; `os.environ` if None.
 
     Raises:
         MissingVariableError: a variable is not set.
-        ExpansionError: a `${` begins none of these forms.
+        ExpansionError: a `${` starts none of these forms.
     """
-    filled, error = _fill(text, os.environ if environ is None else environ)
+    expanded, error = _expand(text, os.environ if environ is None else environ)
     if error is not None:
-        del text, environ, filled  # some reports of errors show the variables of a frame
+        del text, environ, expanded  # some error reports show the variables of a frame
         raise error
-    return filled
+    return expanded
 
 
-def _fill(text: str, environ: Mapping[str, str]) -> tuple[str, ExpansionError | None]:
+def _expand(text: str, environ: Mapping[str, str]) -> tuple[str, ExpansionError | None]:
     errors: list[ExpansionError] = []
 
-    def value(place: re.Match[str]) -> str:
-        name, default = place["name"], place["default"]
-        if place["escaped"]:
+    def value_of(reference: re.Match[str]) -> str:
+        name, default = reference["name"], reference["default"]
+        if reference["escaped"]:
             return "${"
         if name is None:
-            errors.append(
-                ExpansionError("a ${ is not followed by a name and }; write $${ for the characters")
-            )
+            errors.append(ExpansionError("a ${ is not followed by a name and }; write $${ for a literal ${"))
             return ""
-        found = environ.get(name)
+        value = environ.get(name)
         if default is not None:
-            return found or default
-        if found is None:
+            return value or default
+        if value is None:
             errors.append(MissingVariableError(name))
-        return found or ""
+        return value or ""
 
-    filled = _PLACE.sub(value, text)
-    return filled, errors[0] if errors else None
+    expanded = _REFERENCE.sub(value_of, text)
+    return expanded, errors[0] if errors else None

@@ -1,4 +1,4 @@
-"""Files of configuration: their text, and whether they have changed."""
+"""Configuration files: their text, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,20 @@ Stamp = tuple[int, int, int]
 
 
 def read_text(path: Path, error_type: type[ConfigError]) -> str:
-    """Read a file.
-
-    Args:
-        path: the file.
-        error_type: what is raised.
-
-    Raises:
-        ConfigError: of the type given: it cannot be read, or is not UTF-8 text.
-    """
+    """Return the text of a file, or raise an `error_type` if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         message = f"the file is not UTF-8 text, at byte {error.start}"
-    except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
         message = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
     raise error_type([Problem(message, file=str(path))])
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Give what is another one when the file was changed or replaced; None while it is not there."""
+    """Return a value that differs after the file was changed or replaced; None while it does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

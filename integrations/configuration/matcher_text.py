@@ -1,65 +1,84 @@
-"""Matchers as text: `severity=~"warning|critical", team!=""`, in Alertmanager's two notations.
+"""`parse_matchers`: `severity=~"warning|critical", team!=""`, in Alertmanager's two notations.
 
-The classic one is that of Alertmanager up to 0.26, the UTF-8 one came with 0.27. `fallback` is what
-Alertmanager does unless told otherwise: both are tried, and where they differ the classic one holds.
+The classic notation is that of Alertmanager up to 0.26; 0.27 added the UTF-8 notation. `fallback` is
+Alertmanager's default: both are tried, and the classic one wins where they differ.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
 
 Notation = Literal["fallback", "classic", "utf8"]
 
 
-class ParsedMatchers(NamedTuple):
-    """What a text holds, and what there is to say about how it is written."""
+@dataclass(frozen=True, slots=True)
+class MatcherLine:
+    """One text of `matchers` in a configuration, which may hold several.
 
+    Args:
+        matchers: the matchers.
+        warning: how the notations differ, if they do.
+    """
+
+    expects: ClassVar[str] = 'a matcher like severity="critical"'
     matchers: list[Matcher]
-    warning: str | None
+    warning: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, notation: Notation = "fallback") -> Self:
+        if notation == "classic":
+            return cls(_classic(text))
+        try:
+            utf8 = _Utf8Parser(text).parse()
+        except MatcherError as error:
+            if notation == "utf8":
+                raise
+            try:
+                classic = _classic(text)
+            except MatcherError:
+                raise error from None  # it has the more precise column
+            return cls(classic, f"only the classic notation reads this ({error}); write {_join(classic)}")
+        if notation == "utf8":
+            return cls(utf8)
+        try:
+            classic = _classic(text)
+        except MatcherError:
+            return cls(utf8)
+        if classic == utf8:
+            return cls(utf8)
+        return cls(classic, f"read as {_join(classic)}, while the UTF-8 notation would read {_join(utf8)}")
 
 
 def parse_matchers(text: str, notation: Notation = "fallback") -> list[Matcher]:
-    """Read matchers, separated by commas and perhaps in braces.
+    """Parse matchers that are separated by commas, with or without braces.
 
     Args:
-        text: such as `{severity="critical", service=~"api-.*"}`; empty or `{}` has none, and so matches all.
+        text: such as `{severity="critical", service=~"api-.*"}`; an empty text and `{}` hold none, and so
+            match everything.
         notation: `classic`, `utf8`, or `fallback`: both, and the classic one where they differ.
 
     Raises:
-        MatcherError: it cannot be read; a `ValueError` with the column.
+        MatcherError: the text is invalid; a `ValueError` with the column.
     """
-    return parse_with_warning(text, notation).matchers
+    return MatcherLine.parse(text, notation).matchers
 
 
-def parse_with_warning(text: str, notation: Notation = "fallback") -> ParsedMatchers:
-    """Read matchers, and tell where the two notations read them differently."""
-    if notation == "classic":
-        return ParsedMatchers(_classic(text), None)
-    if notation == "utf8":
-        return ParsedMatchers(_Utf8(text).all(), None)
+def _join(matchers: list[Matcher]) -> str:
+    return ", ".join(map(str, matchers))
+
+
+def _matcher(name: str, op: str, value: str, column: int) -> Matcher:
     try:
-        new = _Utf8(text).all()
+        return Matcher(name, op, value)
     except MatcherError as error:
-        try:
-            old = _classic(text)
-        except MatcherError:
-            raise error from None  # it says where
-        better = ", ".join(str(matcher) for matcher in old)
-        return ParsedMatchers(old, f"only the classic notation reads this ({error}); write {better}")
-    try:
-        old = _classic(text)
-    except MatcherError:
-        return ParsedMatchers(new, None)
-    if old == new:
-        return ParsedMatchers(old, None)
-    shown = [", ".join(str(matcher) for matcher in each) for each in (old, new)]
-    return ParsedMatchers(old, f"read as {shown[0]}, while the UTF-8 notation would read {shown[1]}")
+        raise MatcherError(str(error), column) from None
 
 
-# What Go takes for space; Python takes U+001C to U+001F too.
+# Go's white space; Python's also has U+001C to U+001F.
 _GO_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
 _GO_SPACE += "".join(map(chr, range(0x2000, 0x200B)))
 
@@ -69,146 +88,132 @@ _CLASSIC = re.compile(
     r"[ \t\n\f\r]*([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t\n\f\r]*(=~|!=|!~|=)[ \t\n\f\r]*(.*?)[ \t\n\f\r]*", re.DOTALL
 )
 
+_CLASSIC_TEXT = re.compile(r'(?:[^"\\]|\\.|\\\Z)*', re.DOTALL)
+_CLASSIC_ESCAPE = re.compile(r'\\([n"\\])')
+
 
 def _classic(text: str) -> list[Matcher]:
     start = 1 if text.startswith("{") else 0
     inner = text[start:].removesuffix("}")
-    return [_classic_one(part, start + offset) for offset, part in _split(inner)]
+    return [_classic_matcher(part, start + offset) for offset, part in _split(inner)]
 
 
 def _split(text: str) -> list[tuple[int, str]]:
-    """Split at the commas outside quotes; a last part of nothing is none."""
+    """Split at commas outside quotes; an empty last part is left out."""
     parts, begin, quoted, escaped = [], 0, False, False
-    for place, char in enumerate(text):
+    for position, char in enumerate(text):
         if char == "," and not quoted:
-            parts.append((begin, text[begin:place]))
-            begin = place + 1
-            continue  # as there, an escape before it goes on
+            parts.append((begin, text[begin:position]))
+            begin = position + 1
+            continue  # as in Alertmanager, a preceding escape stays in effect
         if char == '"' and not escaped:
             quoted = not quoted
         escaped = char == "\\" and not escaped
-    rest = text[begin:].strip(_GO_SPACE)
-    if rest:
-        parts.append((begin, rest))
+    last = text[begin:].strip(_GO_SPACE)
+    if last:
+        parts.append((begin, last))
     return parts
 
 
-def _classic_one(text: str, column: int) -> Matcher:
+def _classic_matcher(text: str, column: int) -> Matcher:
     match = _CLASSIC.fullmatch(text)
     if match is None:
-        raise MatcherError(f'{text!r} is no matcher; one is name="value", with =, !=, =~ or !~', column)
+        raise MatcherError(f'{text!r} is not a matcher like name="value", with =, !=, =~ or !~', column)
     name, op, raw = match.groups()
-    return _make(name, op, _classic_value(raw, column + match.start(3)), column + match.start(3))
+    column += match.start(3)
+    return _matcher(name, op, _classic_value(raw, column), column)
 
 
 def _classic_value(raw: str, column: int) -> str:
     quoted = raw.startswith('"')
     body = raw[1:] if quoted else raw
-    value, escaped = "", False
-    for place, char in enumerate(body):
-        last = place == len(body) - 1
-        if escaped:
-            escaped = False
-            value += {"n": "\n", '"': '"', "\\": "\\"}.get(char, "\\" + char)
-        elif char == "\\" and not last:
-            escaped = True
-        elif char == '"':
-            if not (quoted and last):
-                raise MatcherError(f"{raw} has a double quote that is not escaped", column + place)
-            return value
-        else:
-            value += char
-    if quoted:
+    end = len(_CLASSIC_TEXT.match(body)[0])  # type: ignore[index] # it matches an empty text too
+    if body[end:] not in {"", '"' if quoted else ""}:
+        raise MatcherError(f"{raw} contains a double quote that is not escaped", column + end)
+    if quoted and not body[end:]:
         raise MatcherError(f"{raw} has no closing quote", column)
-    return value
+    return _CLASSIC_ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], body[:end])
 
 
 # The UTF-8 notation
 
-_SPACE = re.compile(f"[{_GO_SPACE}]*")
-_WORD = re.compile(rf"""[^{_GO_SPACE}{{}}!=~,\\"'`]+""")
-_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"', re.DOTALL)
-_OPS = ("=~", "!=", "!~", "=")
+_TOKEN = re.compile(
+    rf"""[{_GO_SPACE}]*(?:(?P<op>=~|!=|!~|=)|(?P<word>[^{_GO_SPACE}{{}}!=~,\\"'`]+)"""
+    r"""|(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<other>.)|(?P<end>\Z))""",
+    re.DOTALL,
+)
 _ESCAPE = re.compile(
     r"\\(?:([abfnrtv\\\"])|x([0-9a-fA-F]{2})|([0-7]{3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL
 )
-_SIMPLE = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
+_SIMPLE_ESCAPES = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
 
 
-class _Utf8:
+class _Utf8Parser:
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
+        self._tokens = _TOKEN.finditer(text)
+        self._advance()
 
-    def all(self) -> list[Matcher]:
-        found: list[Matcher] = []
-        braces = self._take("{")
-        while not self._over(braces):
-            found.append(self._one())
-            if not self._take(",") and not self._over(braces):
-                raise MatcherError(
-                    f"expected a comma{' or }' if braces else ''}, found {self._seen()}", self._at
-                )
-        if braces:
-            if not self._take("}"):
-                raise MatcherError("the opening brace has no closing one", 0)
-            self._skip()
-            if self._at < len(self._text):
-                raise MatcherError(f"expected nothing more, found {self._seen()}", self._at)
-        return found
+    def _advance(self) -> None:
+        match = next(self._tokens)
+        self._kind = match.lastgroup or ""
+        self._token = match[self._kind]
+        self._column, self._end = match.span(self._kind)
 
-    def _one(self) -> Matcher:
-        name = self._text_at("a label name")
+    def parse(self) -> list[Matcher]:
+        matchers: list[Matcher] = []
+        braces = self._accept("{")
+        ends = {"", "}"} if braces else {""}
+        while self._token not in ends:
+            matchers.append(self._matcher())
+            if not self._accept(",") and self._token not in ends:
+                raise self._unexpected("a comma or }" if braces else "a comma")
+        if braces and not self._accept("}"):
+            raise MatcherError("the opening brace is not closed", 0)
+        if self._token:
+            raise self._unexpected("the end")
+        return matchers
+
+    def _matcher(self) -> Matcher:
+        end = self._end
+        name = self._text("a label name")
         if not name:
-            raise MatcherError("a label has a name", self._at)
-        op = next((op for op in _OPS if self._take(op)), None)
-        if op is None:
-            raise MatcherError(f"expected =, !=, =~ or !~ after {name}, found {self._seen()}", self._at)
-        self._skip()
-        start = self._at
-        return _make(name, op, self._text_at("a label value"), start)
+            raise MatcherError("the label name is empty", end)
+        op = self._token
+        if self._kind != "op":
+            raise self._unexpected(f"=, !=, =~ or !~ after {name}")
+        self._advance()
+        column = self._column
+        return _matcher(name, op, self._text("a label value"), column)
 
-    def _text_at(self, expected: str) -> str:
-        self._skip()
-        start = self._at
-        match = _WORD.match(self._text, start)
-        if match is not None:
-            self._at = match.end()
-            return match[0]
-        match = _STRING.match(self._text, start)
-        if match is not None:
-            self._at = match.end()
-            return _unquote(match[0][1:-1], start + 1)
-        if self._text.startswith('"', start):
-            raise MatcherError("the opening quote has no closing one", start)
-        raise MatcherError(f"expected {expected}, found {self._seen()}", start)
+    def _text(self, expected: str) -> str:
+        kind, text = self._kind, self._token
+        if text == '"':
+            raise MatcherError("the opening quote is not closed", self._column)
+        if kind not in {"word", "string"}:
+            raise self._unexpected(expected)
+        if kind == "string":
+            text = _unquote(text[1:-1], self._column + 1)
+        self._advance()
+        return text
 
-    def _take(self, what: str) -> bool:
-        self._skip()
-        found = self._text.startswith(what, self._at)
+    def _accept(self, token: str) -> bool:
+        found = self._token == token
         if found:
-            self._at += len(what)
+            self._advance()
         return found
 
-    def _skip(self) -> None:
-        match = _SPACE.match(self._text, self._at)
-        self._at = self._at if match is None else match.end()
-
-    def _over(self, braces: bool) -> bool:  # noqa: FBT001 - private
-        self._skip()
-        return self._at == len(self._text) or (braces and self._text[self._at] == "}")
-
-    def _seen(self) -> str:
-        return repr(self._text[self._at]) if self._at < len(self._text) else "the end"
+    def _unexpected(self, expected: str) -> MatcherError:
+        found = repr(self._token[0]) if self._token else "the end"
+        return MatcherError(f"expected {expected}, found {found}", self._column)
 
 
 def _unquote(body: str, column: int) -> str:
-    """Read what stands between the quotes of a Go string literal."""
+    """Return the value of a Go string literal, given the text between its quotes."""
 
-    def read(match: re.Match[str]) -> bytes:
+    def unescape(match: re.Match[str]) -> bytes:
         simple, hexadecimal, octal, short, long, other = match.groups()
         if simple is not None:
-            return _SIMPLE.get(simple, simple).encode()
+            return _SIMPLE_ESCAPES.get(simple, simple).encode()
         if hexadecimal is not None:
             return bytes([int(hexadecimal, 16)])
         try:
@@ -218,21 +223,15 @@ def _unquote(body: str, column: int) -> str:
                 return chr(int(short or long, 16)).encode()
         except (ValueError, UnicodeEncodeError):
             other = match[0][1:]
-        raise MatcherError(f"\\{other} is no escape; a backslash is written \\\\", column + match.start())
+        message = f"\\{other} is not an escape; a backslash is written \\\\"
+        raise MatcherError(message, column + match.start())
 
     value, last = b"", 0
     for match in _ESCAPE.finditer(body):
-        value += body[last : match.start()].encode(errors="surrogatepass") + read(match)
+        value += body[last : match.start()].encode(errors="surrogatepass") + unescape(match)
         last = match.end()
     value += body[last:].encode(errors="surrogatepass")
     try:
         return value.decode()
     except UnicodeDecodeError:
         raise MatcherError("the value is not valid UTF-8", column) from None
-
-
-def _make(name: str, op: str, value: str, column: int) -> Matcher:
-    try:
-        return Matcher(name, op, value)
-    except MatcherError as error:
-        raise MatcherError(str(error), column) from None

@@ -10,7 +10,7 @@ from codomyrmex.integrations.configuration.durations import Duration
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """So many notifications in so long: `6/1m`."""
+    """A number of events per period, such as `6/1m`."""
 
     expects: ClassVar[str] = "a rate like 6/1m, six a minute"
     count: int
@@ -21,37 +21,31 @@ class RateLimit(msgspec.Struct, frozen=True):
         match = re.fullmatch(r"([1-9][0-9]{0,6})\s*/\s*(\S+)", text)
         if match is None:
             raise ValueError(f"{text!r} is not {cls.expects}")
-        unit = match[2] if match[2][0].isdigit() else f"1{match[2]}"  # 6/m
-        seconds = Duration.parse(unit)
+        seconds = Duration.parse(match[2] if match[2][0].isdigit() else f"1{match[2]}")  # 6/m is 6/1m
         if seconds <= 0:
-            raise ValueError(f"{text!r}: a rate is over more than 0 seconds")
+            raise ValueError(f"{text!r}: the period must be greater than 0")
         return cls(int(match[1]), seconds)
 
 
 class TokenBucket:
-    """Lets `count` through in `seconds`, and as many at once after a pause.
-
-    Args:
-        count: how many.
-        seconds: in how long.
-    """
+    """Allows `count` events per `seconds`, and at most `count` at once after a pause."""
 
     def __init__(self, count: int, seconds: float) -> None:
         self._count = count
-        self._each = seconds / count
-        self._full_at = 0.0  # when the bucket would be full again: one number says how much is in it
+        self._seconds_per_token = seconds / count
+        self._full_at = 0.0  # the time at which the bucket is full again determines its level
 
-    def take(self, now: float) -> bool:
-        """Take one, if there is one."""
+    def try_acquire(self, now: float) -> bool:
+        """Remove a token and return True, or return False if there is none."""
         if self.ready_at() > now:
             return False
         self.spend(now)
         return True
 
     def spend(self, now: float) -> None:
-        """Take one, whether or not there is one; there are fewer for others then."""
-        self._full_at = max(self._full_at, now) + self._each
+        """Remove a token even if there is none, at the expense of later ones."""
+        self._full_at = max(self._full_at, now) + self._seconds_per_token
 
     def ready_at(self) -> float:
-        """Give the moment from which there is one."""
-        return self._full_at - (self._count - 1) * self._each
+        """Return the time from which there is a token."""
+        return self._full_at - (self._count - 1) * self._seconds_per_token

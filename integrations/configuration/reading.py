@@ -1,21 +1,10 @@
-"""Plain data into typed structs: every problem is found, none stops the reading."""
+"""`Reader`: converts plain data to typed structs, and collects every problem on the way."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    Protocol,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from codomyrmex.integrations.configuration.problems import ProblemList, at, did_you_mean
@@ -30,47 +19,25 @@ _NAMES = {
     list: "a list",
     dict: "a mapping",
 }
-
-
-class Unreadable(ValueError):  # noqa: N818 - it is about the text
-    """A text is not what it should be.
-
-    Args:
-        message: what is wrong and what would be right.
-        column: where in the text, from 0 on.
-    """
-
-    def __init__(self, message: str, column: int | None = None) -> None:
-        super().__init__(message)
-        self.column = column
-
-
-class FromText(Protocol):
-    """A type that is written as text in a configuration."""
-
-    expects: ClassVar[str]  # such as `a duration like 30s`
-
-    @classmethod
-    def parse(cls, text: str) -> Any:
-        """Read it.
-
-        Raises:
-            ValueError: the text is none; `Unreadable` says where in it.
-        """
+_INVALID: Any = object()
 
 
 class Reader:
-    """Makes structs of plain data and collects what is wrong.
+    """Converts plain data to structs whose fields all have defaults.
 
-    A struct may have `__ignored__`, keys that are accepted and not used, with the reason for the notes.
+    A struct may have `__ignored__`: keys that are accepted but not used, with the note about each;
+    `__internal__`: fields that are not keys; and `__plugins__`: keys that hold lists of other structs, which
+    are collected in its field `plugins`, each with its path. A type that is written as text has a
+    classmethod `parse(text)` that raises a ValueError, perhaps with a `column`, and an attribute `expects`,
+    such as `a duration like 30s`.
 
     Args:
-        problems: where mistakes go.
-        notes: where keys go that are accepted and not used.
-        words: how values that are no text were written, by path.
+        problems: collects what is wrong.
+        notes: collects the keys that are accepted but not used.
+        words: the source text of values that are not text, by path.
 
     Attributes:
-        unreadable: the paths of what is not of the type that it should be.
+        unreadable: the paths of values of the wrong type.
     """
 
     def __init__(self, problems: ProblemList, notes: ProblemList, words: Mapping[str, str]) -> None:
@@ -81,74 +48,70 @@ class Reader:
         self._hints: dict[type, dict[str, Any]] = {}
 
     def struct(self, data: object, kind: type[S], path: str = "") -> S:
-        """Read a mapping; what cannot be read is left at its default, and is a problem.
-
-        Args:
-            data: what should be a mapping.
-            kind: the struct; each field has a default.
-            path: where the data stand.
-        """
+        """Return a struct from a mapping; a field that cannot be read keeps its default and is a problem."""
         if not isinstance(data, Mapping):
             if data is not None:
-                self._wrong(path, "a mapping", data)
+                self._wrong_type(path, "a mapping", data)
             return kind()
-        hints = self._hints_of(kind)
+        if kind not in self._hints:
+            self._hints[kind] = get_type_hints(kind, include_extras=True)
+        hints = self._hints[kind]
         ignored: Mapping[str, str] = getattr(kind, "__ignored__", {})
-        names = {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
-        values: dict[str, Any] = {}
+        internal: Collection[str] = getattr(kind, "__internal__", ())
+        fields = msgspec.structs.fields(kind)
+        names = {field.encode_name: field.name for field in fields if field.name not in internal}
+        plugins: Mapping[str, type[msgspec.Struct]] = getattr(kind, "__plugins__", {})
+        values: dict[str, Any] = {"plugins": []} if plugins else {}
         for key, value in data.items():
             where = at(path, str(key))
             if key in names:
-                read = self.value(value, hints[names[key]], where)
-                if read is not _NOTHING:
-                    values[names[key]] = read
+                parsed = self.value(value, hints[names[key]], where)
+                if parsed is not _INVALID:
+                    values[names[key]] = parsed
+            elif key in plugins:
+                items = self.value(value, list[plugins[key]], where)  # type: ignore[valid-type]
+                if items is not _INVALID:
+                    values["plugins"] += [(at(where, number), item) for number, item in enumerate(items)]
             elif key in ignored:
                 self._notes.add(where, ignored[key], key=True)
             else:
-                near = did_you_mean(str(key), names)
-                known = near or f"; known here: {', '.join(sorted(names))}"
-                self._problems.add(where, f"unknown key {key}{known}", key=True)
+                known = [*names, *plugins]
+                hint = did_you_mean(str(key), known) or f"; known here: {', '.join(sorted(known))}"
+                self._problems.add(where, f"unknown key {key}{hint}", key=True)
         return kind(**values)
 
     def tagged(self, data: object, kinds: Mapping[str, type[Any]], path: str) -> list[tuple[str, Any]]:
-        """Read a list of mappings whose `type` says what each is; give each with its path.
-
-        Args:
-            data: what should be a list; None is none.
-            kinds: the struct for each type.
-            path: where the data stand.
-        """
+        """Return the structs of a list of mappings, each with its path; the key `type` selects the struct."""
         if data is None:
             return []
         if not isinstance(data, (list, tuple)):
-            self._wrong(path, "a list", data)
+            self._wrong_type(path, "a list", data)
             return []
-        found = []
+        structs = []
         for number, item in enumerate(data):
             where = at(path, number)
             if not isinstance(item, Mapping):
-                self._wrong(where, "a mapping with a type", item)
+                self._wrong_type(where, "a mapping with a type", item)
                 continue
             name = item.get("type")
             kind = kinds.get(name) if isinstance(name, str) else None
             if kind is None:
-                said = "it has no type" if name is None else f"there is no type {name!r}"
-                near = did_you_mean(str(name), kinds)
-                known = near or f"; there are {', '.join(sorted(kinds))}"
-                self._problems.add(where if name is None else at(where, "type"), f"{said}{known}")
+                problem = "it has no type" if name is None else f"there is no type {name!r}"
+                hint = did_you_mean(str(name), kinds) or f"; there are {', '.join(sorted(kinds))}"
+                self._problems.add(where if name is None else at(where, "type"), f"{problem}{hint}")
                 continue
-            found.append((where, self.struct({k: v for k, v in item.items() if k != "type"}, kind, where)))
-        return found
+            structs.append((where, self.struct({k: v for k, v in item.items() if k != "type"}, kind, where)))
+        return structs
 
-    def value(self, value: object, kind: Any, path: str) -> Any:  # noqa: PLR0911 - one for each kind of type
-        """Read a value of any type; `_NOTHING` if it cannot be read, or is null where nothing may be."""
+    def value(self, value: object, kind: Any, path: str) -> Any:  # noqa: PLR0911 - one per kind of type
+        """Return a value of any type, or a sentinel if it is invalid or is null where that is not allowed."""
         origin, args = get_origin(kind), get_args(kind)
-        if origin is types.UnionType or origin is Union:  # T | None
-            return None if value is None else self._either(value, args, path)
-        if origin is Annotated:  # the type that it becomes, and the one that reads it
+        if origin is types.UnionType or origin is Union:
+            return None if value is None else self._union(value, args, path)
+        if origin is Annotated:  # the type of the result, and the one that parses it
             return self.value(value, args[1], path)
         if value is None:
-            return _NOTHING  # `key:` with nothing behind it is as if left out
+            return _INVALID  # `key:` without a value is the same as no key
         if kind is Any:
             return value
         if origin is list:
@@ -162,65 +125,46 @@ class Reader:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
-            self._wrong(path, _name(kind), value)
-            return _NOTHING
+            expected = " or ".join(map(str, args)) if origin is Literal else _NAMES.get(kind, str(kind))
+            return self._wrong_type(path, expected, value)
 
-    def _either(self, value: object, kinds: tuple[Any, ...], path: str) -> Any:
-        """Read one of two types: the first, or a number where that is the second."""
-        if int in kinds and isinstance(value, int):
-            return self.value(value, int, path)
-        return self.value(value, kinds[0], path)
+    def _union(self, value: object, kinds: tuple[Any, ...], path: str) -> Any:
+        """Return a value of `T | None` or `T | int`."""
+        return self.value(value, int if int in kinds and isinstance(value, int) else kinds[0], path)
 
     def _list(self, value: object, kind: Any, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
-            self._wrong(path, "a list", value)
-            return _NOTHING
+            return self._wrong_type(path, "a list", value)
         items = [self.value(item, kind, at(path, number)) for number, item in enumerate(value)]
-        return [item for item in items if item is not _NOTHING]
+        return [item for item in items if item is not _INVALID]
 
     def _dict(self, value: object, kind: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
-            self._wrong(path, "a mapping", value)
-            return _NOTHING
+            return self._wrong_type(path, "a mapping", value)
         items = {str(key): self.value(item, kind, at(path, str(key))) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item is not _NOTHING}
+        return {key: item for key, item in items.items() if item is not _INVALID}
 
     def _text(self, value: object, kind: Any, path: str) -> Any:
-        text = self._words.get(path) if not isinstance(value, str) else value
-        if text is None and not isinstance(value, (dict, list, tuple)) and self._words == {}:
-            text = str(value)  # from a mapping in Python: a number is as good as its text
+        text = value if isinstance(value, str) else self._words.get(path)
+        if text is None and not isinstance(value, (dict, list, tuple)) and not self._words:
+            text = str(value)  # a mapping in Python may hold numbers
         if text is None:
-            self._wrong(path, "text" if kind is str else kind.expects, value)
-            return _NOTHING
+            return self._wrong_type(path, "text" if kind is str else kind.expects, value)
         if kind is str:
             return text
         try:
-            read = kind.parse(text)
+            parsed = kind.parse(text)
         except ValueError as error:
             self._problems.add(path, str(error), getattr(error, "column", None))
-            return _NOTHING
-        warning = getattr(read, "warning", None)
+            return _INVALID
+        warning = getattr(parsed, "warning", None)
         if warning is not None:
             self._notes.add(path, warning)
-        return read
+        return parsed
 
-    def _hints_of(self, kind: type) -> dict[str, Any]:
-        hints = self._hints.get(kind)
-        if hints is None:
-            hints = self._hints[kind] = get_type_hints(kind, include_extras=True)
-        return hints
-
-    def _wrong(self, path: str, expected: str, value: object) -> None:
-        got = "nothing" if value is None else _NAMES.get(type(value), type(value).__name__)
+    def _wrong_type(self, path: str, expected: str, value: object) -> Any:
+        actual = "nothing" if value is None else _NAMES.get(type(value), type(value).__name__)
         shown = f" ({value})" if isinstance(value, (int, float, bool)) else ""
         self.unreadable.add(path)
-        self._problems.add(path, f"expected {expected}, found {got}{shown}")
-
-
-def _name(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(str(choice) for choice in get_args(kind))
-    return _NAMES.get(kind, str(kind))
-
-
-_NOTHING: Any = object()
+        self._problems.add(path, f"expected {expected}, found {actual}{shown}")
+        return _INVALID

@@ -1,4 +1,4 @@
-"""YAML text as plain data, with the position of each value. The one file that knows PyYAML."""
+"""YAML text as plain data, with the position of each value; the adapter of PyYAML."""
 
 from __future__ import annotations
 
@@ -13,59 +13,47 @@ try:
 except ImportError as error:
     raise MissingExtraError("a configuration in YAML", "PyYAML", "alerts") from error
 
-_MAX_VALUES = 500_000  # a few aliases can stand for any number of values
+_MAX_VALUES = 500_000  # a few aliases can expand to any number of values
 
 
 @dataclass(slots=True)
 class YamlText:
-    """What a text holds.
-
-    Args:
-        data: built-in types.
-        positions: the line and column of each value, by its path; both from 1 on.
-        words: how a value that is no text was written, by its path: `022` for 18, `yes` for true.
-        problems: what is wrong with the text as YAML.
-    """
+    """The content of a YAML text; positions and words are by the paths of values."""
 
     data: Any = None
-    positions: dict[str, tuple[int, int]] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, tuple[int, int]] = field(default_factory=dict)  # line and column, from 1
+    words: dict[str, str] = field(default_factory=dict)  # values that are not text: `022` for 18
     problems: list[Problem] = field(default_factory=list)
 
 
 def read_yaml(text: str, file: str | None = None) -> YamlText:
-    """Read YAML text (YAML 1.1 with its tags for built-in types, as the Go library of Prometheus reads it).
-
-    Args:
-        text: the text.
-        file: what it is called in problems.
-    """
+    """Parse YAML 1.1 with the tags of built-in types, as Prometheus does; `file` is for the problems."""
     result = YamlText()
     try:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
             if node is not None:
-                result.data = _Walk(loader, result, file).value(node, "")
+                result.data = _Converter(loader, result, file).value(node, "")
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
         result.problems.append(_problem(error, file))
     except RecursionError:
-        result.problems.append(Problem("it is nested too deep", file=file))
+        result.problems.append(Problem("the data is nested too deep", file=file))
     return result
 
 
-class _Walk:
+class _Converter:
     def __init__(self, loader: yaml.SafeLoader, result: YamlText, file: str | None) -> None:
         self._loader = loader
         self._result = result
         self._file = file
-        self._left = _MAX_VALUES
+        self._remaining = _MAX_VALUES
 
     def value(self, node: yaml.Node, path: str) -> Any:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             raise yaml.MarkedYAMLError(
                 problem=f"more than {_MAX_VALUES:,} values", problem_mark=node.start_mark
             )
@@ -76,8 +64,8 @@ class _Walk:
             return [self.value(item, at(path, number)) for number, item in enumerate(node.value)]
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, OverflowError) as error:  # a date or number that there is not
-            self._add(node, path, f"no such value: {error}")
+        except (ValueError, OverflowError) as error:  # an impossible date or number
+            self._add(node, path, f"invalid value: {error}")
             return node.value
         if not isinstance(value, str):
             self._result.words[path] = node.value
@@ -93,7 +81,7 @@ class _Walk:
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None:
-                self._add(key_node, path, "a key is text")
+                self._add(key_node, path, "a key must be text")
                 continue
             if (
                 key in merged
@@ -101,7 +89,7 @@ class _Walk:
                 and id(merged[key][0]) in own
             ):
                 first = merged[key][0].start_mark.line + 1
-                self._add(key_node, at(path, key), f"{key} is given twice, first in line {first}")
+                self._add(key_node, at(path, key), f"{key} is given twice, first on line {first}")
                 continue
             if node.start_mark.index <= key_node.start_mark.index <= node.end_mark.index:
                 own.add(id(key_node))
@@ -118,7 +106,7 @@ class _Walk:
 def _problem(error: yaml.YAMLError, file: str | None) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
-        return Problem(f"this is no YAML: {str(error).splitlines()[0]}", file=file)
-    said = [getattr(error, "context", None), getattr(error, "problem", None)]
-    message = f"this is no YAML: {', '.join(part for part in said if part)}"
+        return Problem(f"invalid YAML: {str(error).splitlines()[0]}", file=file)
+    parts = [getattr(error, "context", None), getattr(error, "problem", None)]
+    message = f"invalid YAML: {', '.join(part for part in parts if part)}"
     return Problem(message, file=file, line=mark.line + 1, column=mark.column + 1)

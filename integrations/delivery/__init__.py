@@ -1,1 +1,1 @@
-"""How events leave a stream. The public names are those of `codomyrmex.integrations`."""
+"""Delivery of events to sinks. The public names are exported by `codomyrmex.integrations`."""

@@ -1,4 +1,4 @@
-"""`attach_blocking`: sinks for programs without an event loop, on a thread of their own."""
+"""`attach_blocking`: sinks for programs without an event loop, delivered on a separate thread."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import atexit
 import logging
 import sys
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from codomyrmex.integrations.delivery.attachment import Attachment, AttemptObserver
+from codomyrmex.integrations.delivery.attachment import Attachment
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters
-from codomyrmex.integrations.delivery.health import SinkHealth
+from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
+from codomyrmex.integrations.delivery.observers import AttemptObserver, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.report import DrainReport, SinkReport
-from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
-from codomyrmex.integrations.delivery.waiting import GRACE
+from codomyrmex.integrations.delivery.sink import AttachOptions, Binding, InlineSink, Sink
+from codomyrmex.integrations.delivery.worker import GRACE
 from codomyrmex.streaming import FilterFunction, Stream
 from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
 
-_SLACK = 10 * GRACE  # beyond the deadline, before the thread is left alone
+_THREAD_GRACE = 10 * GRACE  # seconds beyond a deadline before the thread is left running
 
 _logger = logging.getLogger(__name__)
 
-# A child process has copies of its parent's loops. They are kept, as to collect one would close what it
-# shares with the parent.
+# In a child process: copies of its parent's loops, kept because collecting one would close descriptors that
+# it shares with the parent.
 _parents_loops: list[asyncio.AbstractEventLoop] = []
 
 
@@ -45,60 +45,89 @@ def attach_blocking(
     """Do what `attach` does, for programs without an event loop: Flask, Django, Celery, scripts.
 
     `with attach_blocking(stream, AppriseChannel("ops", url)):`, and publish with
-    `stream.publish_nowait(event)`. Queued sinks run on a thread of their own, inline sinks in the thread
-    that publishes. Where no `with` fits, `start()` and `close()`; what is then not closed is drained when
-    the interpreter ends.
+    `stream.publish_nowait(event)`; or call `start()` and `close()`. An attachment that is not closed is
+    drained when the interpreter exits. Queued sinks run on a separate thread, inline sinks in the thread that
+    publishes.
 
-    After a fork the child process has queues of its own and opens the sinks again when it publishes. What
-    the parent has queued is sent by the parent only; the child says so once.
+    After a fork, the child process has its own queues and opens the sinks again when it publishes its first
+    event. Events that the parent has queued are sent by the parent only; the child logs this once.
 
     Args:
         stream: where the events come from.
         *sinks: where they go, as for `attach`.
-        topic: as for `attach`, like all that follows.
-        filter_fn: as there.
-        policy: as there.
-        dead_letters: as there.
-        health_stream: as there.
+        topic: as for `attach`.
+        filter_fn: as for `attach`.
+        policy: as for `attach`.
+        dead_letters: as for `attach`.
+        health_stream: as for `attach`.
 
     Raises:
         ValueError: as for `attach`.
         TypeError: as for `attach`.
     """
-    return BlockingAttachment(
-        Attachment(
-            stream,
-            sinks,
-            topic=topic,
-            filter_fn=filter_fn,
-            policy=policy,
-            dead_letters=dead_letters,
-            health_stream=health_stream,
-            clock=None,
-        )
+    options = AttachOptions(
+        topic=topic,
+        filter_fn=filter_fn,
+        policy=policy,
+        dead_letters=dead_letters,
+        health_stream=health_stream,
     )
+    return BlockingAttachment(_ThreadedAttachment(stream, sinks, options))
+
+
+class _ThreadedAttachment(Attachment):
+    """An attachment whose delivery starts again in a child process."""
+
+    def after_fork(self) -> None:
+        """Do nothing: `BlockingAttachment` restarts it."""
+
+    def unsubscribe(self) -> None:
+        """Accept no more events and no more sinks."""
+        self._unsubscribe()
+
+    def restart_after_fork(self, start: Callable[[], None]) -> int:
+        """Begin again in a child process; the first event calls `start`.
+
+        Returns:
+            How many events are queued in the parent process, which delivers them.
+        """
+        queued = sum(member.worker.report().lost for member in self._members.values())
+        self._removed = {}
+        self._drain_task = None
+        for member in self._members.values():
+            member.worker.restart_after_fork(start)
+        return queued
+
+    async def resume(self) -> None:
+        """Open the sinks again in a child process; one that cannot be opened receives nothing."""
+        self._resuming = asyncio.current_task()
+        for member in tuple(self._members.values()):
+            try:
+                await member.worker.start()
+            except Exception as error:  # noqa: BLE001 - nothing but the log can report it
+                member.worker.warn("sink %s: open() failed in this process", error=error)
 
 
 class BlockingAttachment:
-    """Sinks tied to a stream, with a thread that delivers; made by `attach_blocking`."""
+    """Sinks that are attached to a stream, with a thread that delivers; returned by `attach_blocking`."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: _ThreadedAttachment) -> None:
         self._attachment = attachment
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running = False
-        self._waiting_in_parent = 0
+        self._queued_in_parent = 0
 
     def start(self) -> Self:
-        """Open the sinks and begin; errors as for `Attachment.start`.
+        """Start the thread, open the sinks and begin to deliver; errors as for `Attachment.start`.
 
         Raises:
             RuntimeError: it was started before.
         """
         with self._lock:
-            self._run_thread()
+            self._start_thread()
         try:
             self._call(self._attachment.start())
         except BaseException:
@@ -110,42 +139,41 @@ class BlockingAttachment:
         return self
 
     def close(self, timeout: float | None = None) -> DrainReport:
-        """Take no more events, deliver what is queued, close the sinks, end the thread.
+        """Accept no more events, deliver what is queued, close the sinks and end the thread.
 
-        May be called twice.
+        May be called repeatedly.
 
         Args:
-            timeout: seconds for all sinks together; those of their policies if left out.
+            timeout: seconds for all sinks together; by default the drain timeout of each policy.
 
         Returns:
-            What became of the events of each sink.
+            The balance of each sink.
 
         Raises:
-            RuntimeError: a sink has called it, on the thread that it would end.
+            RuntimeError: it was called by a sink, on the thread that would end.
         """
-        self._refuse_own_thread()
+        self._check_thread()
         with self._closing:  # a second caller waits for the first
             atexit.unregister(self.close)
             self._running = False
             if self._thread is None:
-                self._attachment.take_no_more()
-                return self._attachment.report()
-            limit = self._attachment.drain_limit(timeout) + _SLACK
+                self._attachment.unsubscribe()
+                return self.report()
+            limit = (self._attachment.drain_timeout if timeout is None else timeout) + _THREAD_GRACE
             try:
                 self._call(self._attachment.aclose(timeout), limit)
             except TimeoutError:
-                _logger.warning("the thread that delivers does not end; it is left alone: a sink blocks it")
+                _logger.warning("the delivery thread did not end and is left running: a sink blocks it")
             finally:
                 self._end_thread()
-            return self._attachment.report()
+            return self.report()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all that was published before is delivered or given up; tell whether it is."""
+        """Wait until all events published before are delivered or given up, and return whether they are."""
         if self._thread is None:
             return True
         try:
-            limit = None if timeout is None else timeout + GRACE
-            return self._call(self._attachment.flush(timeout), limit)
+            return self._call(self._attachment.flush(timeout), None if timeout is None else timeout + GRACE)
         except TimeoutError:  # a sink blocks the thread
             return False
 
@@ -155,7 +183,7 @@ class BlockingAttachment:
         self._call(self._attachment.add(sink))
 
     def remove(self, sink: InlineSink | Sink | str, timeout: float | None = None) -> SinkReport:
-        """Take a sink out; arguments, result and errors as for `Attachment.remove`."""
+        """Detach a sink; arguments, result and errors as for `Attachment.remove`."""
         self._ensure_thread()
         return self._call(self._attachment.remove(sink, timeout))
 
@@ -165,16 +193,20 @@ class BlockingAttachment:
         return self._call(self._attachment.replay(dead_letters))
 
     def report(self) -> DrainReport:
-        """Give the numbers up to now; what is still queued counts as lost until it is delivered."""
+        """Return the balance up to now; queued events count as lost until they are delivered."""
         return self._attachment.report()
 
     def health(self) -> Mapping[str, SinkHealth]:
-        """Tell, for each sink by its name, how it is now."""
+        """Return the current health of each sink by name. May be called from any thread."""
         return self._attachment.health()
 
     def on_attempt(self, observer: AttemptObserver) -> None:
-        """Have a function called after each attempt, on the thread that delivers."""
+        """Call a function after each attempt, on the delivery thread; see `Attachment.on_attempt`."""
         self._attachment.on_attempt(observer)
+
+    def on_send(self, hook: SendHook) -> None:
+        """Enter a context manager around each `sink.send(events)`; see `Attachment.on_send`."""
+        self._attachment.on_send(hook)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -189,15 +221,15 @@ class BlockingAttachment:
 
     # The thread
 
-    def _run_thread(self) -> None:
-        """Start the thread with its loop; the caller holds the lock."""
+    def _start_thread(self) -> None:
+        """Start the thread and its event loop; the caller holds the lock."""
         ready: Future[asyncio.AbstractEventLoop] = Future()
 
         def run() -> None:
             try:
                 runner = asyncio.Runner()
                 loop = runner.get_loop()
-            except Exception as error:  # noqa: BLE001 - too many open files, say; told where it is waited for
+            except Exception as error:  # noqa: BLE001 - such as too many open files; raised by result()
                 ready.set_exception(error)
                 return
             with runner:
@@ -205,7 +237,7 @@ class BlockingAttachment:
                 loop.run_forever()
 
         if self._thread is not None:
-            raise RuntimeError("an attachment is started once; attach again for another one")
+            raise RuntimeError("attachment: it can be started only once; attach again")
         self._thread = threading.Thread(target=run, name="codomyrmex delivery", daemon=True)
         try:
             self._thread.start()
@@ -221,18 +253,18 @@ class BlockingAttachment:
         if thread is None or loop is None:
             return
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(_SLACK)
+        thread.join(_THREAD_GRACE)
 
-    def _call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run something on the thread that delivers, and wait for it."""
+    def _call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine on the thread, and wait for its result."""
         loop = self._loop
         try:
-            self._refuse_own_thread()
+            self._check_thread()
             if loop is None:
-                raise RuntimeError("the attachment does not run: it was not started, or it is closed")  # noqa: TRY301
-            future: Future[T] = asyncio.run_coroutine_threadsafe(work, loop)
+                raise RuntimeError("attachment: it is not running; call start() or attach again")  # noqa: TRY301
+            future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except BaseException:
-            work.close()
+            coroutine.close()
             raise
         try:
             return future.result(None if timeout is None or timeout > threading.TIMEOUT_MAX else timeout)
@@ -240,39 +272,39 @@ class BlockingAttachment:
             future.cancel()
             raise
 
-    def _refuse_own_thread(self) -> None:
+    def _check_thread(self) -> None:
         if self._thread is threading.current_thread():
-            raise RuntimeError("a sink cannot wait for the thread that it runs on")
+            raise RuntimeError("attachment: a sink cannot wait for the thread that it runs on")
 
     # Forks
 
     def after_fork(self) -> None:
-        """Begin anew in a child process, with empty queues and without a thread."""
+        """Begin again in a child process, with empty queues and without a thread."""
         if self._loop is not None:
             _parents_loops.append(self._loop)
         self._lock, self._closing = threading.Lock(), threading.Lock()
         self._loop = self._thread = None
         if self._running:
-            self._waiting_in_parent = self._attachment.renew_after_fork(self._ensure_thread)
+            self._queued_in_parent = self._attachment.restart_after_fork(self._ensure_thread)
 
     def _ensure_thread(self) -> None:
-        """Start the thread in a child process, where the first event wants to be delivered."""
+        """Start the thread in a child process when there is something to deliver."""
         with self._lock:
             if self._thread is not None or not self._running:
                 return
             try:
-                self._run_thread()
+                self._start_thread()
             except Exception:
-                _logger.exception("no thread could be started in this process; what is queued waits")
+                _logger.exception("the delivery thread did not start in this process; events stay queued")
                 return
             loop = self._loop
         _logger.warning(
-            "this process was forked from one with attached sinks: its queues are empty and its own; the %d "
-            "events that waited then are sent by the parent process",
-            self._waiting_in_parent,
+            "this process was forked while sinks were attached: it has its own, empty queues; the %d events "
+            "that were queued are sent by the parent process",
+            self._queued_in_parent,
         )
         if loop is not None:
             asyncio.run_coroutine_threadsafe(self._attachment.resume(), loop)
         processes = sys.modules.get("multiprocessing.util")
-        if processes is not None:  # its children end without what `atexit` has
+        if processes is not None:  # its children exit without calling `atexit` functions
             processes.Finalize(None, self.close, exitpriority=100)

@@ -1,4 +1,4 @@
-"""Dead letters: the events that a sink was tried with and that were given up."""
+"""Dead letters: events that were given up after at least one attempt."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from datetime import datetime
 from typing import NamedTuple
 
 from codomyrmex.integrations.delivery.health import origin_for
-from codomyrmex.streaming import Event, EventType, create_event
+from codomyrmex.streaming import Event, EventType, InMemoryStream, Stream, TopicStream, create_event
 from codomyrmex.streaming.forks import renew_in_children
 from codomyrmex.streaming.provenance import ORIGIN, marked
+
+_TOPIC = "dead_letter"
+_EVERYTHING = 1_000_000  # events
 
 
 class DeadLetter(NamedTuple):
     """An event that was given up.
 
     Attributes:
-        event: what was to be delivered.
+        event: the event.
         sink: the name of the sink.
-        reason: what went wrong last, in a line without secrets.
-        attempts: how often it was tried.
-        first_attempt: when it was tried first.
+        reason: the last error in one line without secrets.
+        attempts: how often the event was sent.
+        first_attempt: when it was first sent.
         died_at: when it was given up.
     """
 
@@ -35,13 +38,13 @@ class DeadLetter(NamedTuple):
 
 
 class DeadLetters:
-    """Keeps the newest dead letters. From any thread; iterating goes over those there are now.
+    """A bounded, thread-safe collection of the newest dead letters; iterates over a snapshot.
 
     Args:
-        max_size: how many it keeps; the oldest goes for a newer one, and is counted.
+        max_size: how many are kept; the oldest is evicted for a new one.
 
     Attributes:
-        evicted: how many had to go.
+        evicted: how many were evicted.
 
     Raises:
         ValueError: the size is below 1.
@@ -49,7 +52,7 @@ class DeadLetters:
 
     def __init__(self, max_size: int = 1_000) -> None:
         if not isinstance(max_size, int) or max_size < 1:
-            raise ValueError(f"max_size is at least 1, not {max_size}")
+            raise ValueError(f"max_size: must be at least 1, got {max_size!r}")
         self.evicted = 0
         self._letters: deque[DeadLetter] = deque()
         self._max_size = max_size
@@ -57,50 +60,70 @@ class DeadLetters:
         renew_in_children(self)
 
     def after_fork(self) -> None:
-        """Take a lock that no thread of the parent process holds."""
+        """Replace the lock, which a thread of the parent process may hold."""
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self._letters)
 
     def __bool__(self) -> bool:
-        return True  # a place for letters, also while there are none
+        return True  # also while it is empty, so that `if dead_letters` means "is not None"
 
     def __iter__(self) -> Iterator[DeadLetter]:
         with self._lock:
             return iter(tuple(self._letters))
 
     def put(self, letter: DeadLetter) -> None:
-        """Keep a letter."""
+        """Keep a dead letter."""
         with self._lock:
             if len(self._letters) >= self._max_size:
                 self._letters.popleft()
                 self.evicted += 1
             self._letters.append(letter)
 
-    def take(self, sink: str | None = None) -> list[DeadLetter]:
-        """Take out all letters, or all of one sink, oldest first."""
+    def get_all(self, sink: str | None = None) -> list[DeadLetter]:
+        """Remove and return all dead letters, or all of one sink, oldest first."""
         with self._lock:
-            taken = [letter for letter in self._letters if sink in (None, letter.sink)]
-            self._letters = deque(letter for letter in self._letters if sink not in (None, letter.sink))
-        return taken
+            removed = [letter for letter in self._letters if sink in {None, letter.sink}]
+            self._letters = deque(letter for letter in self._letters if sink not in {None, letter.sink})
+        return removed
 
 
 def letter_event(sink: object, letter: DeadLetter) -> Event:
-    """Make the event that a stream of dead letters gets."""
+    """Return the event that is published for a dead letter of a sink."""
     return create_event(
         letter._asdict(),
         EventType.ERROR,
-        topic="dead_letter",
+        topic=_TOPIC,
         sink=letter.sink,
         **{ORIGIN: marked(origin_for(sink))},
     )
 
 
+def is_dead_letter(event: Event) -> bool:
+    """Return whether an event was made by `letter_event`, so that it does not become a dead letter itself."""
+    return "sink" in event.metadata and event.topic == _TOPIC
+
+
 def letter_of(event: Event) -> DeadLetter | None:
-    """Read a dead letter back from the event of a stream; None where it is something else."""
+    """Return the dead letter that an event was published for, or None."""
     data = event.data
     if not isinstance(data, dict) or set(data) != set(DeadLetter._fields):
         return None
     letter = DeadLetter(**data)
     return letter if isinstance(letter.event, Event) else None
+
+
+def letters_in(stream: Stream) -> list[DeadLetter]:
+    """Return the dead letters among the recent events of a stream.
+
+    Raises:
+        TypeError: the stream keeps no events.
+    """
+    if isinstance(stream, InMemoryStream):
+        events = stream.get_recent_events(_EVERYTHING)
+    elif isinstance(stream, TopicStream):
+        events = stream.get_recent_events(_TOPIC, _EVERYTHING)
+    else:
+        raise TypeError(f"dead_letters: {type(stream).__name__} keeps no events; pass the dead letters")
+    return [letter for event in events if (letter := letter_of(event)) is not None]

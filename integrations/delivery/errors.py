@@ -1,4 +1,4 @@
-"""What a sink raises to say more than that it failed."""
+"""The exceptions a sink raises to report how a delivery failed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class DeliveryError(Exception):
 
 
 class DroppedError(DeliveryError):
-    """An inline sink did not take an event, and not because it failed.
+    """An inline sink left out an event on purpose.
 
     Args:
-        reason: one word or two for the report, such as `no_span`.
+        reason: the key under which the report counts it, such as `no_span`.
     """
 
     def __init__(self, reason: str) -> None:
@@ -22,38 +22,40 @@ class DroppedError(DeliveryError):
 
 
 class RetryableError(DeliveryError):
-    """None of a batch was delivered, and it may work later. Any other exception means the same.
+    """No event of the batch was delivered, and a later attempt may succeed.
+
+    Any other exception means the same.
 
     Args:
-        message: what went wrong.
-        retry_after: seconds that the other side asked to wait (`Retry-After`, RFC 9110 section 10.2.3).
+        message: what failed.
+        retry_after: seconds to wait before the next attempt (`Retry-After`, RFC 9110, section 10.2.3).
 
     Raises:
-        ValueError: `retry_after` is negative or no number.
+        ValueError: `retry_after` is negative or not a number.
     """
 
     def __init__(self, message: str = "not delivered", *, retry_after: float | None = None) -> None:
         if retry_after is not None and not (isinstance(retry_after, (int, float)) and retry_after >= 0):
-            raise ValueError(f"retry_after is a number of seconds from 0 on, not {retry_after!r}")
+            raise ValueError(f"retry_after: must be a number of seconds, 0 or greater, got {retry_after!r}")
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class PermanentError(DeliveryError):
-    """None of a batch was delivered, and trying again would not help: the events are given up."""
+    """No event of the batch was delivered, and none will be: they become dead letters."""
 
 
 class PartialDeliveryError(DeliveryError):
     """Some events of a batch were not delivered; all others were, and are not sent again.
 
-    A sink whose `send` is cut off by the timeout may raise it too, to say how far it came.
+    A `send` that is cancelled because of its timeout may raise it as well, to report its progress.
 
     Args:
-        failed: the error for each event that failed, by event id. A `PermanentError` gives that event
-            up; with any other it is tried again.
+        failed: the error of each event that failed, by event id. After a `PermanentError` the event becomes
+            a dead letter; after any other error it is sent again.
     """
 
     def __init__(self, failed: Mapping[str, Exception]) -> None:
         self.failed = dict(failed)
         example = next(iter(self.failed.values()), None)
-        super().__init__(f"{len(self.failed)} not delivered, for example because: {example}")
+        super().__init__(f"{len(self.failed)} events were not delivered, for example: {example}")

@@ -1,4 +1,4 @@
-"""How a sink is: its state and its numbers, and the change of its state as an event."""
+"""The state and the counters of a sink: its health now, its final report, and state changes as events."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from typing import NamedTuple
 from codomyrmex.streaming import Event, EventType, create_event
 from codomyrmex.streaming.provenance import ORIGIN, marked
 
+# The reasons why an event was dropped before the sink was called with it.
+QUEUE_FULL = "queue_full"
+CLOSED = "closed"  # published while the sink was being closed
+FORKED = "forked"  # published in a child process, while the sink belongs to the parent
+INTERRUPTED = "interrupted"  # a BaseException such as KeyboardInterrupt ended `emit`
+ABOUT_ITSELF = "about_itself"  # a health event or dead letter of this very sink
+
+_LOSSES = (QUEUE_FULL, CLOSED, FORKED, INTERRUPTED)
+
 
 class SinkState(StrEnum):
-    """What a sink is doing.
+    """The state of a sink.
 
-    `OK`: its last attempt came through, or it had none. `RETRYING`: its last attempt failed. `OPEN`:
-    it failed so often that its breaker leaves it alone. `CLOSED`: it gets nothing more.
+    `OK`: the last attempt succeeded, or there was none. `RETRYING`: the last attempt failed. `OPEN`: so many
+    attempts failed in a row that the circuit breaker is open. `CLOSED`: it receives no more events.
     """
 
     OK = "ok"
@@ -24,22 +33,25 @@ class SinkState(StrEnum):
     CLOSED = "closed"
 
 
+_SEVERITY = {state: number for number, state in enumerate(SinkState)}
+
+
 class SinkHealth(NamedTuple):
-    """How one sink is.
+    """The health of one sink.
 
     Attributes:
-        state: what it is doing.
-        queued: events that wait for it.
-        in_flight: events that are being sent, or wait to be sent again.
-        delivered: events that it took.
-        retried: events sent again, each as often as it was.
-        dropped: events that never came to it, by reason.
-        dead: events given up after they were tried.
-        last_error: what went wrong last, in a line without secrets; None where nothing has.
-        last_success: when it last took events.
-        oldest_age: seconds that the oldest event which is queued or in flight has been waiting; 0 where
-            there is none.
-        capacity: how many events may be queued; 0 for an inline sink.
+        state: the current state.
+        queued: events in the queue.
+        in_flight: events that are being sent or wait for their next attempt.
+        delivered: events that were delivered.
+        retried: events that were sent again, counted each time.
+        dropped: events that never reached the sink, by reason.
+        dead: events that were given up after at least one attempt.
+        last_error: the last error in one line without secrets; None if there was none.
+        last_success: when events were last delivered.
+        oldest_age: seconds since the oldest event that is queued or in flight was published; 0 if there is
+            none.
+        capacity: the size of the queue; 0 for an inline sink.
     """
 
     state: SinkState
@@ -55,33 +67,83 @@ class SinkHealth(NamedTuple):
     capacity: int
 
 
+class SinkReport(NamedTuple):
+    """The balance of the events that were published for one sink.
+
+    Attributes:
+        delivered: events that were delivered.
+        given_up: events that were given up after at least one attempt.
+        dropped: events that never reached the sink, by reason.
+        lost: events that were still queued or in flight when the time to drain was over.
+        retried: events that were sent again, counted each time.
+    """
+
+    delivered: int
+    given_up: int
+    dropped: Mapping[str, int]
+    lost: int
+    retried: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no event was lost; events that an inline sink left out on purpose do not count."""
+        return not (self.given_up or self.lost or any(self.dropped.get(reason) for reason in _LOSSES))
+
+    def plus(self, other: SinkReport) -> SinkReport:
+        """Return the sum of two reports: of a removed sink and of a later one with the same name."""
+        reasons = {*self.dropped, *other.dropped}
+        return SinkReport(
+            self.delivered + other.delivered,
+            self.given_up + other.given_up,
+            {reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in reasons},
+            self.lost + other.lost,
+            self.retried + other.retried,
+        )
+
+
+class DrainReport(NamedTuple):
+    """The report of each sink, by name."""
+
+    sinks: Mapping[str, SinkReport]
+
+    @property
+    def complete(self) -> bool:
+        """Whether no event was lost for any sink."""
+        return all(report.complete for report in self.sinks.values())
+
+
 def origin_for(sink: object) -> str:
-    """Give what marks an event as being about a sink, so that it is not delivered to that sink."""
+    """Return the mark of events about a sink, which are not delivered to that sink."""
     return f"sink:{id(sink):x}"
 
 
-def state_event(sink: object, name: str, old: SinkState, health: SinkHealth, *, worse: bool) -> Event:
-    """Make the event that tells of a change of state."""
+def state_event(sink: object, name: str, old: SinkState, health: SinkHealth, report: SinkReport) -> Event:
+    """Return the event that reports a change of a sink's state: an ERROR if the state is worse.
+
+    Args:
+        sink: the sink that has changed.
+        name: its name.
+        old: its state before.
+        health: its health now.
+        report: its balance now.
+    """
+    state = health.state
+    worse = not report.complete if state is SinkState.CLOSED else _SEVERITY[state] > _SEVERITY[old]
     data = {
         "sink": name,
         "from_state": old.value,
-        "to_state": health.state.value,
+        "to_state": state.value,
         "queued": health.queued + health.in_flight,
         "delivered": health.delivered,
         "dead": health.dead,
         "dropped": dict(health.dropped),
         "last_error": health.last_error,
     }
+    token = "".join("_" if c in ".*>" or c.isspace() else c for c in name) or "_"
     return create_event(
         data,
         EventType.ERROR if worse else EventType.MESSAGE,
-        topic=f"sink.{topic_token(name)}.{health.state.value}",
+        topic=f"sink.{token}.{state.value}",
         sink=name,
         **{ORIGIN: marked(origin_for(sink))},
     )
-
-
-def topic_token(name: str) -> str:
-    """Make of a name what can stand between the dots of a topic."""
-    clean = "".join("_" if c in ".*>" or c.isspace() else c for c in name)
-    return clean or "_"

@@ -1,45 +1,61 @@
-"""`DeliveryPolicy`: how much a sink may have waiting, and how often and how long it is tried."""
+"""`DeliveryPolicy` and what follows from it: backoff, circuit breaker, and the outcome of an attempt."""
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
-from codomyrmex.integrations.delivery.seconds import check_seconds
-from codomyrmex.streaming import Overflow
+from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.delivery.errors import (
+    DeliveryError,
+    PartialDeliveryError,
+    PermanentError,
+    RetryableError,
+)
+from codomyrmex.streaming import Event, Overflow
 
 _COUNTS = ("queue_size", "batch_size", "max_attempts", "breaker_failures")
-_MAY_BE_ZERO = ("batch_age", "backoff_initial", "backoff_max", "breaker_reset", "drain_timeout")
+_MAY_BE_ZERO = ("batch_age", "max_wait", "backoff_initial", "backoff_max", "breaker_reset", "drain_timeout")
+_MAX_DOUBLINGS = 60  # far beyond any maximum, and still a float
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryPolicy:
-    """How events are queued for a sink, sent, tried again and given up. All times are in seconds.
+    """How events are queued for a sink, sent, retried and given up. All times are in seconds.
 
-    The defaults are what OpenTelemetry's batch processors, the Collector and Vector have in common.
+    The defaults follow OpenTelemetry's batch processors, the OpenTelemetry Collector and Vector.
 
     Args:
-        queue_size: how many events may wait.
-        overflow: what happens to one more: `DROP_OLDEST`, `DROP_NEWEST`, or `BLOCK`, with which
+        queue_size: the largest number of events in the queue.
+        overflow: what happens when the queue is full: `DROP_OLDEST`, `DROP_NEWEST`, or `BLOCK`, with which
             `await publish()` waits for room and `publish_nowait()` drops the new event.
-        batch_size: how many events go in one `send`; never more than the queue holds.
+        block_timeout: how long `BLOCK` waits for room before it drops the new event; None waits forever.
+        max_wait: how long `await publish()` waits for the next completed batch when the queue is more than
+            half full; 0 never waits. It does not wait for a sink that fails, or whose current attempt began
+            more than a second ago, nor with `BLOCK`.
+        batch_size: the largest number of events in one `send`; never more than `queue_size`.
         batch_age: how long an event waits for others to fill a batch; 0 sends at once.
-        timeout: for each attempt.
-        max_attempts: how often an event is tried, the first time included.
-        backoff_initial: the wait before the second attempt is random, up to this; it doubles each time.
-        backoff_max: the wait is never more than this. What `RetryableError(retry_after=...)` says goes
-            before both.
-        max_elapsed: from the first attempt on, after so long an event is not tried again.
-        breaker_failures: after so many failed attempts in a row the sink is left alone.
-        breaker_reset: after so long it is tried with one batch again.
-        drain_timeout: how long `aclose` delivers what is still queued.
+        timeout: of each attempt.
+        max_attempts: how often an event is sent, including the first time.
+        backoff_initial: the upper bound of the random wait before the second attempt; it doubles each time.
+        backoff_max: the upper bound of all these waits. `RetryableError(retry_after=...)` overrides both.
+        max_elapsed: how long after its first attempt an event is still sent again.
+        breaker_failures: how many failed attempts in a row open the circuit breaker.
+        breaker_reset: how long the breaker stays open before one batch is tried.
+        drain_timeout: how long `aclose` delivers events that are still queued.
 
     Raises:
-        ValueError: a number is out of range; the message says which and why.
-        TypeError: something is not a number.
+        ValueError: a value is out of range.
+        TypeError: a value has the wrong type.
     """
 
     queue_size: int = 2_048
     overflow: Overflow = Overflow.DROP_OLDEST
+    block_timeout: float | None = None
+    max_wait: float = 0.1
     batch_size: int = 512
     batch_age: float = 1.0
     timeout: float = 10.0
@@ -53,26 +69,138 @@ class DeliveryPolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name != "overflow":
-                _check_number(field.name, getattr(self, field.name))
-        try:
-            overflow = Overflow(self.overflow)
-        except ValueError:
-            known = ", ".join(policy.value for policy in Overflow if policy is not Overflow.DISCONNECT)
-            raise ValueError(f"overflow is one of {known}, not {self.overflow!r}") from None
-        if overflow is Overflow.DISCONNECT:
-            raise ValueError("overflow: DISCONNECT is for clients that come back; a sink does not")
-        object.__setattr__(self, "overflow", overflow)
+            value = getattr(self, field.name)
+            if field.name in _COUNTS:
+                _check_count(field.name, value)
+            elif field.name != "overflow" and not (field.name == "block_timeout" and value is None):
+                check_seconds(field.name, value, zero=field.name in _MAY_BE_ZERO)
+        allowed = (Overflow.BLOCK, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
+        if self.overflow not in allowed:
+            got = getattr(self.overflow, "value", self.overflow)
+            raise ValueError(f"overflow: must be one of {', '.join(allowed)}, got {got!r}")
+        object.__setattr__(self, "overflow", Overflow(self.overflow))
         if self.backoff_max < self.backoff_initial:
             raise ValueError(
-                f"backoff_max ({self.backoff_max}) is less than backoff_initial ({self.backoff_initial})"
+                f"backoff_max: must be at least backoff_initial ({self.backoff_initial}s), "
+                f"got {self.backoff_max}s"
             )
 
 
-def _check_number(name: str, value: object) -> None:
-    if name not in _COUNTS:
-        check_seconds(name, value, zero=name in _MAY_BE_ZERO)
-    elif isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a whole number, not {value!r}")
-    elif value < 1:
-        raise ValueError(f"{name} is at least 1, not {value}")
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: must be at least 1, got {value}")
+
+
+def backoff(initial: float, most: float, failures: int, chance: Callable[[], float] = random.random) -> float:
+    """Return the seconds to wait after some failures: exponential, with full jitter.
+
+    Args:
+        initial: the upper bound after the first failure, in seconds.
+        most: the upper bound after any number of failures, in seconds.
+        failures: how many attempts have failed, at least 1.
+        chance: returns a number from 0 to 1; for tests.
+    """
+    return min(most, initial * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)) * chance()
+
+
+class Breaker:
+    """A circuit breaker: after failures in a row it allows only one attempt at a time.
+
+    Args:
+        failures: how many failures in a row open it.
+        reset: seconds until the next attempt after each failure while it is open.
+    """
+
+    def __init__(self, failures: int, reset: float) -> None:
+        self._threshold = failures
+        self._reset = reset
+        self._failures = 0
+        self._opened_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last failures have opened it; an attempt may be allowed nevertheless."""
+        return self._opened_at is not None
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until an attempt is allowed; 0 if it is allowed now."""
+        if self._opened_at is None:
+            return 0.0
+        return max(0.0, self._opened_at + self._reset - now)
+
+    def fail(self, now: float) -> None:
+        """Count a failed attempt."""
+        self._failures += 1
+        if self._failures >= self._threshold:
+            self._opened_at = now
+
+    def allow_one(self, now: float) -> None:
+        """Allow an attempt now even if it is open."""
+        if self._opened_at is not None:
+            self._opened_at = now - self._reset
+
+    def succeed(self) -> None:
+        """Close it: the sink has accepted events, or refused them permanently."""
+        self._failures = 0
+        self._opened_at = None
+
+
+# An event and when it was queued, in seconds of the clock. A plain tuple, as there is one for each event.
+Item = tuple[Event, float]
+
+
+class Failure(NamedTuple):
+    """An event that an attempt did not deliver, and the reason."""
+
+    item: Item
+    error: BaseException
+
+
+class Outcome(NamedTuple):
+    """The outcome of an attempt. Events in neither list were delivered.
+
+    Attributes:
+        retryable: events to send again.
+        refused: events that the sink will never accept.
+        error: the exception of the attempt, if it failed.
+    """
+
+    retryable: list[Failure]
+    refused: list[Failure]
+    error: BaseException | None
+
+    @classmethod
+    def of(cls, batch: list[Item], error: BaseException | None) -> Outcome:
+        """Return the outcome of sending a batch, from the exception of `send` or None."""
+        if error is None:
+            return cls([], [], None)
+        if isinstance(error, PartialDeliveryError):
+            reasons = error.failed
+            failures = [Failure(item, reasons[item[0].id]) for item in batch if item[0].id in reasons]
+            if failures or not reasons:
+                refused = [failure for failure in failures if isinstance(failure.error, PermanentError)]
+                retryable = [failure for failure in failures if not isinstance(failure.error, PermanentError)]
+                return cls(retryable, refused, error if failures else None)
+            # Ids that are not in the batch: sending twice is better than losing events.
+            error = DeliveryError(f"PartialDeliveryError.failed: none of {len(reasons)} ids is in the batch")
+        failures = [Failure(item, error) for item in batch]
+        return cls([], failures, error) if isinstance(error, PermanentError) else cls(failures, [], error)
+
+    @property
+    def retry_after(self) -> float | None:
+        """The longest wait that the errors request, in seconds; None if none does."""
+        waits = [_retry_after(f.error) for f in self.retryable if isinstance(f.error, RetryableError)]
+        return max((seconds for seconds in waits if seconds is not None), default=None)
+
+
+def _retry_after(error: RetryableError) -> float | None:
+    """Return a valid `retry_after`; subclasses may have set it to anything, or not at all."""
+    value = getattr(error, "retry_after", None)
+    try:
+        return float(value) if value is not None and value >= 0 else None
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None

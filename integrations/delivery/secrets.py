@@ -1,7 +1,7 @@
-"""What looks like a secret in a text, and how it is taken out.
+"""Patterns of secrets in text, and descriptions of exceptions without them.
 
-The health records, logs and dead letters of the delivery show the messages of exceptions, and these
-quote URLs and headers. `redact` looks for the same in the events themselves.
+Health, logs and dead letters show the messages of exceptions, which often quote URLs and headers. `redact`
+searches events with the same patterns.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterable
 
 REPLACEMENT = "[redacted]"
 
-# What stands behind `password=`: in quotes, or up to what ends it.
+# The value after `password=`: quoted, or up to a delimiter.
 _VALUE = r"""(?:'([^']+)'|"([^"]+)"|((?!\[redacted)[^\s,;&'"{}()\]]+))"""
 
-# Each pattern with what its matches always have in them, in lower case: to look for that first costs a
-# tenth of the search. Where a pattern has groups, only what the one that matches holds is taken out.
+# Each pattern with a lower-case text that all its matches contain: searching for that first takes a tenth of
+# the time. If a pattern has groups, only the group that matches is replaced.
 _PATTERNS: dict[str, str] = {
-    r"://([^\s/?#]+)@": "://",  # user and password in a URL, or the token that stands there
+    r"://([^\s/?#]+)@": "://",  # user and password, or a token, in a URL
     r"[?&;](?i:(?:[\w.-]*[._-])?(?:access_?token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token"
     r"|credential))"
     r"=([^&#;\s'\"]+)": "=",
-    # RFC 6750; a word alone is none
+    # RFC 6750; a plain word is not a token
     r"(?i:bearer)\s+((?:(?=[A-Za-z._~+/-]*[0-9._~+/-])[A-Za-z0-9._~+/-]{8,}|[A-Za-z]{16,})=*)": "bearer",
-    # RFC 7617; base64 comes in fours, and has both cases: no words do, or hardly any
+    # RFC 7617; base64 has groups of four and both cases, unlike words
     r"(?i:basic)\s+((?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?:[A-Za-z0-9+/]{4}){2,}"
     r"(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)(?![A-Za-z0-9+/=])": "basic",
     rf"(?i:(?:(?<![a-z])pass(?=\s*=)|password|passwd|passphrase)['\"]?\s*[=:]\s*){_VALUE}": "pass",
@@ -50,22 +50,22 @@ _MAX_SHOWN = 300
 
 
 class SecretPatterns:
-    """Finds and takes out what matches any of some patterns.
+    """A set of patterns whose matches are replaced.
 
     Args:
         patterns: regular expressions, as text or compiled.
-        replacement: what stands there instead.
+        replacement: replaces each match.
 
     Raises:
-        TypeError: it is one pattern and not a list of them.
-        ValueError: one of them is no regular expression; the message says which.
+        TypeError: a single pattern was passed instead of a list.
+        ValueError: a pattern is not a valid regular expression for text.
     """
 
     def __init__(
         self, patterns: Iterable[str | re.Pattern[str]] = DEFAULT_PATTERNS, replacement: str = REPLACEMENT
     ) -> None:
         if isinstance(patterns, (str, re.Pattern)):
-            raise TypeError("patterns is a list of regular expressions; put the one into a list")
+            raise TypeError("patterns: must be a list of regular expressions, got one; put it in a list")
         self._replacement = replacement
         self._hinted: dict[str, list[re.Pattern[str]]] = {}
         self._others: list[re.Pattern[str]] = []
@@ -76,10 +76,9 @@ class SecretPatterns:
             else:
                 self._hinted.setdefault(hint, []).append(re.compile(pattern))
 
-    # Our own patterns are looked for in all texts at once. Those of others may depend on where a text
-    # begins and ends.
+    # The default patterns are searched in all texts at once; others may depend on the bounds of a text.
     def match_any(self, texts: list[str]) -> bool:
-        """Tell whether something in one of the texts may match."""
+        """Return whether one of the texts may contain a match."""
         joined = "\n".join(texts)
         lower = joined.lower()
         for hint in self._hinted:
@@ -91,7 +90,7 @@ class SecretPatterns:
         return any(pattern.search(text) is not None for pattern in self._others for text in texts)
 
     def redact(self, text: str) -> str:
-        """Give a text without what matches; the same object where nothing does."""
+        """Return a text with all matches replaced; the same object if there are none."""
         lower = text.lower()
         for hint, patterns in self._hinted.items():
             if hint in lower:
@@ -114,9 +113,9 @@ def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{str(pattern)[:200]!r} is no regular expression for text: {error}") from None
+        raise ValueError(f"patterns: {str(pattern)[:200]!r} is not a regular expression: {error}") from None
     if not isinstance(compiled.pattern, str):
-        raise ValueError(f"{compiled.pattern!r} is a regular expression for bytes, not for text")  # noqa: TRY004 - as the others
+        raise ValueError(f"patterns: {compiled.pattern!r} is not a regular expression for text but for bytes")  # noqa: TRY004 - as the others
     return compiled
 
 
@@ -124,12 +123,12 @@ _SECRETS = SecretPatterns()
 
 
 def describe(error: BaseException) -> str:
-    """Say what an exception is in one line without secrets: its class and its message, shortened."""
+    """Return the class and message of an exception in one line, shortened and without secrets."""
     try:
         message = str(error)
-    except Exception as second:  # noqa: BLE001 - a broken exception is described all the same
+    except Exception as second:  # noqa: BLE001 - a broken exception is described as well
         message = f"<its message raised {type(second).__name__}>"
-    # A secret may stand across the cut, so it is taken out before.
+    # Secrets are replaced first, as one may span the position where the message is cut.
     text = _SECRETS.redact(message[: 10 * _MAX_SHOWN])
     shown = "".join(c if c.isprintable() else " " for c in text)
     if len(shown) > _MAX_SHOWN:
@@ -139,7 +138,7 @@ def describe(error: BaseException) -> str:
 
 
 class LazyTraceback:
-    """The traceback of an exception without secrets, made only if a log line really shows it."""
+    """The traceback of an exception without secrets, formatted only when a log line is written."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error

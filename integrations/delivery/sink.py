@@ -1,4 +1,4 @@
-"""The two kinds of destination: one that takes microseconds, and one that may be slow or absent."""
+"""The two kinds of sink, inline and queued, and the options to attach them."""
 
 from __future__ import annotations
 
@@ -7,85 +7,87 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction, isfunction, ismethod
 
+from codomyrmex.integrations.delivery.dead_letters import DeadLetters
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.streaming import Event, FilterFunction
+from codomyrmex.streaming import Clock, Event, FilterFunction, Stream
+from codomyrmex.streaming.clock import SYSTEM_CLOCK
 
 
 class InlineSink(ABC):
     """A destination that takes microseconds and needs the publisher's context, such as a logger.
 
     Attributes:
-        name: what it is called in reports and logs; one name for each sink of an attachment.
-        drain_timeout: seconds that `close` may take, where the attachment is not closed with others.
+        name: identifies it in reports and logs; unique in an attachment.
+        drain_timeout: seconds that `close` may take if `aclose()` is called without a timeout.
     """
 
     name: str
     drain_timeout: float = 0.0
 
-    async def open(self) -> None:  # noqa: B027 - most have nothing to open
-        """Get ready; called once before the first `emit`, and once more in a process forked since."""
+    async def open(self) -> None:  # noqa: B027 - optional
+        """Prepare; called once before the first `emit`, and again in a forked process."""
 
-    async def flush(self) -> None:  # noqa: B027 - most have nothing that waits
-        """Wait until what was emitted before is dealt with."""
+    async def flush(self) -> None:  # noqa: B027 - optional
+        """Wait until everything emitted before is processed."""
 
-    async def close(self) -> None:  # noqa: B027 - as above
-        """End what goes on behind the sink; called once, also after failures."""
+    async def close(self) -> None:  # noqa: B027 - optional
+        """Release what `open` acquired; called once, also after failures."""
 
     @abstractmethod
     def emit(self, event: Event) -> None:
-        """Take an event, during publish and in the publisher's own context.
+        """Deliver an event, during publish and in the publisher's context.
 
-        What it raises is counted and logged, and never reaches the publisher.
+        Exceptions are counted and logged, and never reach the publisher.
 
         Raises:
-            DroppedError: it leaves this event out; counted by reason, and not logged.
+            DroppedError: the event is left out on purpose; counted by reason, and not logged.
         """
 
 
 class Sink(ABC):
-    """A destination that may be slow or absent, such as a network. It runs behind a bounded queue.
+    """A destination that may be slow or unavailable, such as a network service. It has a bounded queue.
 
     Attributes:
-        name: what it is called in reports and logs; one name for each sink of an attachment.
+        name: identifies it in reports and logs; unique in an attachment.
     """
 
     name: str
 
-    async def open(self) -> None:  # noqa: B027 - most sinks have nothing to open
-        """Get ready; called once before the first `send`, and once more in a process forked since."""
+    async def open(self) -> None:  # noqa: B027 - optional
+        """Prepare; called once before the first `send`, and again in a forked process."""
 
     @abstractmethod
     async def send(self, events: Sequence[Event]) -> None:
-        """Deliver events, in order; one call at a time.
+        """Deliver a batch of events in order. There is only one call at a time.
 
-        Returning says that all of them are delivered. A call that takes longer than the timeout of the
-        policy is cancelled and counts as failed.
+        Returning means that all events are delivered. A call that takes longer than the timeout of the policy
+        is cancelled and has failed.
 
         Raises:
-            RetryableError: none was; they are sent again later.
-            PermanentError: none was, and none will be; they are given up.
-            PartialDeliveryError: those that it names were not; each is sent again or given up.
-            Exception: as `RetryableError`.
+            RetryableError: no event was delivered; they are sent again later.
+            PermanentError: no event was delivered, and none will be; they are given up.
+            PartialDeliveryError: the events it names were not delivered; each is sent again or given up.
+            Exception: like `RetryableError`.
         """
 
-    async def close(self) -> None:  # noqa: B027 - as above
-        """Give back what `open` took; called once, also after failures."""
+    async def close(self) -> None:  # noqa: B027 - optional
+        """Release what `open` acquired; called once, also after failures."""
 
     @staticmethod
     def from_function(send: Callable[[Sequence[Event]], Awaitable[None]], *, name: str) -> Sink:
-        """Make a sink of an async function of a sequence of events.
+        """Return a sink that sends with an async function.
 
         Args:
-            send: does what `Sink.send` does, and raises what it raises.
-            name: what the sink is called in reports and logs.
+            send: an async function of a sequence of events, as `Sink.send`.
+            name: identifies the sink in reports and logs.
 
         Raises:
-            TypeError: it is not an async function.
+            TypeError: `send` is not an async function.
         """
         if not is_async(send):
             raise TypeError(
-                f"a sink is made of `async def send(events)`, not of {send!r}; "
-                "one that blocks can be called with `await asyncio.to_thread(...)`"
+                f"send: must be declared as `async def send(events)`, got {send!r}; call a blocking function "
+                "with `await asyncio.to_thread(...)`"
             )
         return _FunctionSink(send, name)
 
@@ -101,13 +103,13 @@ class _FunctionSink(Sink):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A sink with a topic, a filter or a policy of its own; what is left out is the attachment's.
+    """A sink with its own topic, filter or policy; omitted options are those of the attachment.
 
     Args:
         sink: where the events go.
         topic: a topic or a pattern.
-        filter_fn: only the events it is true for are delivered.
-        policy: how they are queued and sent; an inline sink has none.
+        filter_fn: a plain function; only events for which it returns true are delivered.
+        policy: how events are queued and sent; not for inline sinks.
     """
 
     sink: InlineSink | Sink
@@ -116,9 +118,64 @@ class Binding:
     policy: DeliveryPolicy | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttachOptions:
+    """The options that `attach` and `attach_blocking` share; `attach` documents them."""
+
+    topic: str = "*"
+    filter_fn: FilterFunction | None = None
+    policy: DeliveryPolicy | None = None
+    dead_letters: DeadLetters | Stream | None = None
+    health_stream: Stream | None = None
+    clock: Clock = SYSTEM_CLOCK
+
+    def __post_init__(self) -> None:
+        check_type("policy", self.policy, DeliveryPolicy, None)
+        check_type("dead_letters", self.dead_letters, DeadLetters, Stream, None)
+        check_type("health_stream", self.health_stream, Stream, None)
+        if not (hasattr(self.clock, "monotonic") and hasattr(self.clock, "call_later")):
+            raise TypeError(f"clock: must have monotonic() and call_later(), got {self.clock!r}")
+
+
 def is_async(function: object) -> bool:
-    """Tell whether calling something gives a coroutine: a function, a partial, or an object."""
+    """Return whether calling an object returns a coroutine; understands partials and callable objects."""
     target = getattr(function, "func", function)  # functools.partial
     if isfunction(target) or ismethod(target) or not callable(target):
         return iscoroutinefunction(target)
     return iscoroutinefunction(target) or iscoroutinefunction(type(target).__call__)
+
+
+def check_sink(sink: InlineSink | Sink) -> None:
+    """Raise an error unless an object is a usable sink.
+
+    Raises:
+        TypeError: it is not a sink, has no name, or has methods of the wrong kind.
+    """
+    if not isinstance(sink, (InlineSink, Sink)):
+        raise TypeError(f"sink: must be a Sink or an InlineSink, got {_describe(sink)}")
+    kind, name = type(sink).__name__, getattr(sink, "name", None)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{kind}.name: must be a non-empty string, got {name!r}")
+    if isinstance(sink, InlineSink) and is_async(sink.emit):
+        raise TypeError(f"{kind}.emit: must not be async; derive from Sink if it has to wait")
+    for method in ("open", "flush" if isinstance(sink, InlineSink) else "send", "close"):
+        if not is_async(getattr(sink, method)):
+            raise TypeError(f"{kind}.{method}: must be async; declare it with `async def`")
+
+
+def _describe(value: object) -> str:
+    """Describe what was passed instead of a sink, and the remedy."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; create an instance, {value.__name__}(...)"
+    if is_async(value):
+        return "an async function; wrap it with Sink.from_function(function, name=...)"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__}; unpack it with *"
+    return type(value).__name__
+
+
+def check_type(name: str, value: object, *kinds: type | None) -> None:
+    """Raise a `TypeError` unless a value is an instance of one of some types, or None."""
+    if not any(value is None if kind is None else isinstance(value, kind) for kind in kinds):
+        allowed = " or ".join("None" if kind is None else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name}: must be {allowed}, got {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Events as log lines and on traces, log records as events, and secrets taken out of both."""
+"""Events as log lines and on traces, log records as events, and the redaction of secrets."""
 
 from typing import TYPE_CHECKING
 
@@ -7,10 +7,8 @@ from codomyrmex.integrations._extras import lazy_exports
 if TYPE_CHECKING:
     from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS
     from codomyrmex.integrations.logging_monitoring.delivery_metrics import meter_delivery
-    from codomyrmex.integrations.logging_monitoring.log_handler import StreamLogHandler
+    from codomyrmex.integrations.logging_monitoring.log_feeds import PublishLogs, StreamLogHandler
     from codomyrmex.integrations.logging_monitoring.opentelemetry_sink import OpenTelemetrySink
-    from codomyrmex.integrations.logging_monitoring.publish_logs import PublishLogs
-    from codomyrmex.integrations.logging_monitoring.publishing_spans import trace_publishing
     from codomyrmex.integrations.logging_monitoring.redaction import (
         DEFAULT_KEYS,
         RedactionStatistics,
@@ -18,17 +16,24 @@ if TYPE_CHECKING:
         redact,
     )
     from codomyrmex.integrations.logging_monitoring.structlog_sink import StructlogSink
-    from codomyrmex.integrations.logging_monitoring.trace_context import stamp_trace_context
+    from codomyrmex.integrations.logging_monitoring.tracing import (
+        PublishTracing,
+        TraceContextStamp,
+        stamp_trace_context,
+        trace_publishing,
+    )
 
 __all__ = [
     "DEFAULT_KEYS",
     "DEFAULT_PATTERNS",
     "OpenTelemetrySink",
     "PublishLogs",
+    "PublishTracing",
     "RedactionStatistics",
     "Redactor",
     "StreamLogHandler",
     "StructlogSink",
+    "TraceContextStamp",
     "meter_delivery",
     "redact",
     "stamp_trace_context",
@@ -41,14 +46,16 @@ __getattr__ = lazy_exports(
         "DEFAULT_KEYS": "redaction",
         "DEFAULT_PATTERNS": "redaction",
         "OpenTelemetrySink": "opentelemetry_sink",
-        "PublishLogs": "publish_logs",
+        "PublishLogs": "log_feeds",
+        "PublishTracing": "tracing",
         "RedactionStatistics": "redaction",
         "Redactor": "redaction",
-        "StreamLogHandler": "log_handler",
+        "StreamLogHandler": "log_feeds",
         "StructlogSink": "structlog_sink",
+        "TraceContextStamp": "tracing",
         "meter_delivery": "delivery_metrics",
         "redact": "redaction",
-        "stamp_trace_context": "trace_context",
-        "trace_publishing": "publishing_spans",
+        "stamp_trace_context": "tracing",
+        "trace_publishing": "tracing",
     },
 )

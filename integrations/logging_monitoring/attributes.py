@@ -1,4 +1,4 @@
-"""An event as OpenTelemetry attributes: flat, bounded, and of types that every SDK takes as they are."""
+"""Events as OpenTelemetry attributes: flat, bounded, and of types that every SDK accepts."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ Attribute = (
     str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
 )
 
-_ERROR = EventType.ERROR  # the members of an Enum are slow to look up
+_ERROR = EventType.ERROR  # looking up a member of an Enum is slow
 _MAX_DEPTH = 4
-_MAX_ATTRIBUTES = 100  # an SDK keeps 128 for each event
+_MAX_ATTRIBUTES = 100  # an SDK keeps 128 per event
 _MAX_TEXT = 8_192  # characters
 _MAX_ITEMS = 128
-_MAX_KEYS = 4_096  # that are remembered
-_MAX_KEY = 100  # characters of such a key
-_LEAST, _MOST = -(2**63), 2**63 - 1  # what OTLP can carry
+_MAX_CACHED_KEYS = 4_096
+_MAX_CACHED_KEY = 100  # characters
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1  # the range of OTLP
 _PRIMITIVES = frozenset({str, bool, int, float})
 
-
-_keys: dict[str, dict[Any, str]] = {"event.data.": {}, "event.metadata.": {}}
+_cached_keys: dict[str, dict[Any, str]] = {"event.data.": {}, "event.metadata.": {}}
 
 
 def attributes_of(event: Event) -> dict[str, Attribute]:
-    """Give `event.id`, `event.type`, `event.topic`, `event.data.*` and `event.metadata.*`.
+    """Return `event.id`, `event.type`, `event.topic`, `event.data.*` and `event.metadata.*`.
 
-    Mappings are flattened with dots, to a depth and up to a number of attributes. What an SDK would warn
-    about, drop or fail on is converted: integers beyond 64 bit, sets, datetimes and objects to text, lone
-    surrogates to U+FFFD, mixed and nested lists to JSON; what is None is left out.
+    Mappings are flattened with dots, down to a depth of 4 and up to 100 attributes. Values that an SDK would
+    drop, warn about or fail on are converted: integers beyond 64 bits, sets, datetimes and objects to
+    strings, lone surrogates to U+FFFD, mixed and nested lists to JSON. None is left out.
 
     An ERROR event whose data is an exception has `exception.type`, `exception.message` and
-    `exception.stacktrace` (semantic conventions for exceptions) in place of `event.data`.
+    `exception.stacktrace` (semantic conventions for exceptions) instead of `event.data`.
     """
     try:
         return _attributes(event)
-    except Exception:  # noqa: BLE001 - an object that lies about its class, a number of thousands of digits
+    except Exception:  # noqa: BLE001 - such as a number with thousands of digits
         plain = event.to_dict()
         data = event.data if is_exception(event) else plain["data"]
         return _attributes(Event(plain["id"], event.type, data, plain["metadata"]))
@@ -69,7 +68,7 @@ def _attributes(event: Event) -> dict[str, Attribute]:
 
 
 def is_exception(event: Event) -> bool:
-    """Tell whether an event follows the conventions for exceptions."""
+    """Return whether an event follows the semantic conventions for exceptions."""
     return event.type is _ERROR and isinstance(event.data, BaseException)
 
 
@@ -85,7 +84,7 @@ def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
     elif kind is bool or kind is float:
         out[key] = value
     elif kind is int:
-        out[key] = value if _LEAST <= value <= _MOST else str(value)
+        out[key] = value if _MIN_INT <= value <= _MAX_INT else str(value)
     elif kind is list or kind is tuple:
         out[key] = _sequence(value)
     elif value is not None:
@@ -95,30 +94,30 @@ def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
 
 
 def _put_all(out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int) -> None:
-    known = _keys[prefix] if depth == 0 else {}
+    keys = _cached_keys[prefix] if depth == 0 else {}
     try:
-        _put_each(out, prefix, values, depth, known)
-    except RuntimeError:  # another thread changes it: then from a copy
-        _put_each(out, prefix, dict(islice(list(values.items()), _MAX_ATTRIBUTES)), depth, known)
+        _put_each(out, prefix, values, depth, keys)
+    except RuntimeError:  # another thread is changing it
+        _put_each(out, prefix, dict(islice(list(values.items()), _MAX_ATTRIBUTES)), depth, keys)
 
 
-# The hot path: the usual values in one loop without a call for each. The keys of the first level are
-# remembered, as applications have few: that saves the making and the hashing of each.
+# The hot path: one loop for the usual values, without a call for each. Keys of the first level are cached,
+# which saves building and hashing them; applications have few of them.
 def _put_each(
-    out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int, known: dict[Any, str]
+    out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int, keys: dict[Any, str]
 ) -> None:
     for name, value in values.items():
         if len(out) >= _MAX_ATTRIBUTES:
             return
-        key = known.get(name)
+        key = keys.get(name)
         if key is None:
             key = prefix + _key(name)
-            if type(name) is str and len(name) <= _MAX_KEY and len(known) < _MAX_KEYS:
-                known[name] = key
+            if type(name) is str and len(name) <= _MAX_CACHED_KEY and len(keys) < _MAX_CACHED_KEYS:
+                keys[name] = key
         kind = type(value)
         if (
             (kind is str and len(value) <= _MAX_TEXT and value.isascii())
-            or (kind is int and _LEAST <= value <= _MOST)
+            or (kind is int and _MIN_INT <= value <= _MAX_INT)
             or kind is bool
             or kind is float
         ):
@@ -134,7 +133,7 @@ def _key(name: Any) -> str:
 
 
 def text_of(text: str) -> str:
-    """Give a text as OTLP can carry it: shortened, and without lone surrogates."""
+    """Return a string that OTLP can carry: shortened, and without lone surrogates."""
     if type(text) is str and text.isascii() and len(text) <= _MAX_TEXT:
         return text
     if type(text) is not str:
@@ -145,7 +144,7 @@ def text_of(text: str) -> str:
 
 
 def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
-    """Give values of one primitive type as they are, which old SDKs take too; else JSON."""
+    """Return values of one primitive type unchanged, as old SDKs require, and others as JSON."""
     kind = type(values[0]) if values else str
     if (
         kind is dict
@@ -156,7 +155,7 @@ def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
         return _json(values)
     if kind is str:
         return tuple([text_of(value) for value in values])
-    if kind is int and not all(_LEAST <= value <= _MOST for value in values):
+    if kind is int and not all(_MIN_INT <= value <= _MAX_INT for value in values):
         return tuple([str(value) for value in values])
     return tuple(values)
 
@@ -164,19 +163,19 @@ def _sequence(values: list[Any] | tuple[Any, ...]) -> Attribute:
 def _json(value: Any) -> str:
     try:
         text = encode_usual(value).decode()
-    except Exception:  # noqa: BLE001 - then by the way that takes anything
+    except Exception:  # noqa: BLE001 - the slower encoder accepts anything
         text = to_json(value)
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
 def exception_attributes(error: BaseException) -> dict[str, Attribute]:
-    """Give the attributes of an exception, by the semantic conventions."""
+    """Return the attributes of an exception (semantic conventions for exceptions)."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     attributes: dict[str, Attribute] = {"exception.type": name}
     try:
         message = str(error)
-    except Exception as second:  # noqa: BLE001 - a broken exception is told of all the same
+    except Exception as second:  # noqa: BLE001 - a broken exception is reported too
         message = f"<its message raised {type(second).__name__}>"
     if message:
         attributes["exception.message"] = text_of(message)
@@ -184,7 +183,7 @@ def exception_attributes(error: BaseException) -> dict[str, Attribute]:
         text = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - as above
         return attributes
-    if len(text) > _MAX_TEXT:  # the end is what says most
+    if len(text) > _MAX_TEXT:  # its end says most
         text = f"...{text[-_MAX_TEXT + 3 :]}"
     attributes["exception.stacktrace"] = text_of(text)
     return attributes

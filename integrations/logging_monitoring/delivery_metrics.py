@@ -1,8 +1,9 @@
-"""`meter_delivery`: what an attachment delivers, as OpenTelemetry metrics."""
+"""`meter_delivery`: OpenTelemetry metrics of what an attachment delivers."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,121 +20,116 @@ except ImportError as error:
 _PREFIX = "codomyrmex.sink"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+AnyAttachment = Attachment | BlockingAttachment
+Readings = Iterator[tuple[str, str | None, int]]  # the sink, `error.type` if any, and the value
+
 _lock = threading.Lock()
-_metered: WeakKeyDictionary[MeterProvider, _Metered] = WeakKeyDictionary()
+_meters: WeakKeyDictionary[MeterProvider, _Meter] = WeakKeyDictionary()
 
 
-def meter_delivery(attachment: Attachment | BlockingAttachment, meter_provider: MeterProvider) -> None:
-    """Report an attachment's numbers through a meter provider, with `sink` as the attribute.
+def meter_delivery(attachment: AnyAttachment, meter_provider: MeterProvider) -> None:
+    """Report the figures of an attachment through a meter provider, with the attribute `sink`.
 
-    The names, kinds and units follow those of the SDK's own processors and exporters (semantic
-    conventions for SDK metrics): `codomyrmex.sink.delivered`, `.failed`, `.retried` and `.dropped` count
-    events, the last with the reason as `error.type`; `.queue.size` and `.queue.capacity` are
-    up-down-counters; `.operation.duration` is a histogram in seconds, with `error.type` where the attempt
-    failed. The attachment is not kept alive by it.
+    Names, kinds and units follow those of the SDK's own processors and exporters (semantic conventions for
+    SDK metrics). `codomyrmex.sink.delivered`, `.failed`, `.retried` and `.dropped` count events, the last
+    with the reason as `error.type`; `.queue.size` and `.queue.capacity` are up-down-counters;
+    `.operation.duration` is a histogram in seconds, with `error.type` if the attempt failed.
+
+    The attachment is not kept alive; its metrics end with it.
 
     Args:
-        attachment: what `attach` or `attach_blocking` gave.
+        attachment: what `attach` or `attach_blocking` has returned.
         meter_provider: where to report; there is no default.
 
     Raises:
-        TypeError: there is no meter provider.
+        TypeError: `meter_provider` is not a meter provider.
     """
     if not isinstance(meter_provider, MeterProvider):
-        raise TypeError(f"a meter provider is needed, not {type(meter_provider).__name__}")
+        raise TypeError(f"meter_provider: must be a MeterProvider, got {type(meter_provider).__name__}")
     with _lock:
-        metered = _metered.get(meter_provider)
-        if metered is None:
-            metered = _metered[meter_provider] = _Metered(meter_provider)
-    metered.attachments.add(attachment)
-    record = metered.duration.record
+        meter = _meters.get(meter_provider)
+        if meter is None:
+            meter = _meters[meter_provider] = _Meter(meter_provider)
+    meter.attachments.add(attachment)
+    record = meter.duration.record
 
-    def attempted(sink: str, seconds: float, error: str | None) -> None:
-        record(seconds, {"sink": sink} if error is None else {"sink": sink, "error.type": error})
+    def record_attempt(sink: str, seconds: float, error: str | None) -> None:
+        record(seconds, _labels(sink, error))
 
-    attachment.on_attempt(attempted)
+    attachment.on_attempt(record_attempt)
 
 
-class _Metered:
-    """The instruments of one provider, which makes each but once, and the attachments that they measure."""
+class _Meter:
+    """The instruments of one provider, which makes each of them only once, and their attachments."""
 
     def __init__(self, provider: MeterProvider) -> None:
-        self.attachments: WeakSet[Attachment | BlockingAttachment] = WeakSet()
+        self.attachments: WeakSet[AnyAttachment] = WeakSet()
         meter = provider.get_meter("codomyrmex.streaming")
-        for name, description, read in (
-            ("delivered", "Events that the sink took.", _delivered),
-            ("failed", "Events given up after they were tried.", _failed),
-            ("retried", "Events sent again.", _retried),
-            ("dropped", "Events that never came to the sink, by reason.", _dropped),
+        for create, name, description, read in (
+            (meter.create_observable_counter, "delivered", "Events that the sink has accepted.", _delivered),
+            (meter.create_observable_counter, "failed", "Events given up after an attempt.", _failed),
+            (meter.create_observable_counter, "retried", "Events sent again.", _retried),
+            (meter.create_observable_counter, "dropped", "Events dropped unsent, by reason.", _dropped),
+            (meter.create_observable_up_down_counter, "queue.size", "Events in the queue.", _queue_size),
+            (
+                meter.create_observable_up_down_counter,
+                "queue.capacity",
+                "Size of the queue.",
+                _queue_capacity,
+            ),
         ):
-            meter.create_observable_counter(
-                f"{_PREFIX}.{name}", [self._observe(read)], "{event}", description
-            )
-        for name, description, read in (
-            ("queue.size", "Events that wait for the sink.", _queue_size),
-            ("queue.capacity", "Events that may wait for the sink.", _queue_capacity),
-        ):
-            meter.create_observable_up_down_counter(
-                f"{_PREFIX}.{name}", [self._observe(read)], "{event}", description
-            )
+            create(f"{_PREFIX}.{name}", [self._callback(read)], "{event}", description)
         self.duration = meter.create_histogram(
             f"{_PREFIX}.operation.duration",
             "s",
-            "The time of each attempt to send a batch.",
+            "The duration of each attempt to send a batch.",
             explicit_bucket_boundaries_advisory=_BUCKETS,
         )
 
-    def _observe(self, read: Reading) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _callback(
+        self, read: Callable[[AnyAttachment], Readings]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def callback(_: CallbackOptions) -> Iterable[Observation]:
-            # Sinks of the same name in several attachments are one series.
-            sums: dict[tuple[tuple[str, str], ...], int] = {}
+            # Sinks with the same name in several attachments are one series.
+            sums: Counter[tuple[str, str | None]] = Counter()
             for attachment in list(self.attachments):
-                for key, value in read(attachment):
-                    sums[key] = sums.get(key, 0) + value
-            return [Observation(value, dict(key)) for key, value in sums.items()]
+                for sink, error_type, value in read(attachment):
+                    sums[sink, error_type] += value
+            return [Observation(value, _labels(*key)) for key, value in sums.items()]
 
         return callback
 
 
-Key = tuple[tuple[str, str], ...]
-Reading = Callable[[Attachment | BlockingAttachment], Iterator[tuple[Key, int]]]
+def _labels(sink: str, error_type: str | None) -> dict[str, str]:
+    return {"sink": sink} if error_type is None else {"sink": sink, "error.type": error_type}
 
 
-def _key(sink: str, reason: str | None = None) -> Key:
-    return (("sink", sink),) if reason is None else (("sink", sink), ("error.type", reason))
+def _delivered(attachment: AnyAttachment) -> Readings:
+    return ((name, None, report.delivered) for name, report in attachment.report().sinks.items())
 
 
-def _delivered(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    for name, report in attachment.report().sinks.items():
-        yield _key(name), report.delivered
+def _failed(attachment: AnyAttachment) -> Readings:
+    return ((name, None, report.given_up) for name, report in attachment.report().sinks.items())
 
 
-def _failed(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    for name, report in attachment.report().sinks.items():
-        yield _key(name), report.given_up
+def _retried(attachment: AnyAttachment) -> Readings:
+    return ((name, None, report.retried) for name, report in attachment.report().sinks.items())
 
 
-def _retried(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    for name, report in attachment.report().sinks.items():
-        yield _key(name), report.retried
-
-
-def _dropped(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    living = {name for name, health in attachment.health().items() if health.state is not SinkState.CLOSED}
+def _dropped(attachment: AnyAttachment) -> Readings:
+    open_sinks = {
+        name for name, health in attachment.health().items() if health.state is not SinkState.CLOSED
+    }
     for name, report in attachment.report().sinks.items():
         for reason, number in report.dropped.items():
-            yield _key(name, reason), number
-        if report.lost and name not in living:  # before, they are still queued
-            yield _key(name, "lost"), report.lost
+            yield name, reason, number
+        if report.lost and name not in open_sinks:  # until a sink is closed, these are still in its queue
+            yield name, "lost", report.lost
 
 
-def _queue_size(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    for name, health in attachment.health().items():
-        if health.capacity:
-            yield _key(name), health.queued
+def _queue_size(attachment: AnyAttachment) -> Readings:
+    return ((name, None, h.queued) for name, h in attachment.health().items() if h.capacity)
 
 
-def _queue_capacity(attachment: Attachment | BlockingAttachment) -> Iterator[tuple[Key, int]]:
-    for name, health in attachment.health().items():
-        if health.capacity:
-            yield _key(name), health.capacity
+def _queue_capacity(attachment: AnyAttachment) -> Readings:
+    return ((name, None, h.capacity) for name, h in attachment.health().items() if h.capacity)

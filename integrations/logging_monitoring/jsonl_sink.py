@@ -1,4 +1,4 @@
-"""`JsonlSink`: events as lines of JSON in a file that is rotated."""
+"""`JsonlSink`: writes events as lines of JSON to a file that is rotated."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _STDOUT = 1
 class JsonlSink(Sink):
     """Appends each event as a line of JSON to a file.
 
-    A batch is one write, and is in the file as a whole or not at all. When the disk is full, it is tried
-    again; a folder that is gone is made anew. A line that a process left unfinished when it died is ended
-    before the next one.
+    A batch is a single write: the file contains all of it or nothing. A full disk is retried, a missing
+    folder is created again, and a line that a killed process left incomplete is terminated before the next
+    one is written.
 
     Args:
         path: the file; `-` is the standard output.
-        data: the whole `event` as `Event.to_dict` gives it, or its `payload`.
-        max_size: bytes after which the file is renamed to `path.1`, that to `path.2` and so on.
-        keep: how many of these are kept.
-        name: what it is called in reports.
+        data: write the whole `event`, as `Event.to_dict` returns it, or its `payload` only.
+        max_size: bytes after which the file is renamed to `path.1`, that one to `path.2`, and so on.
+        keep: the number of renamed files to keep.
+        name: the name of the sink in reports.
 
     Attributes:
-        on_nobody_reads: called when who has read the standard output is gone.
+        on_broken_pipe: called when the reader of the standard output is gone.
 
     Raises:
         ValueError: a number is out of range.
@@ -49,9 +49,9 @@ class JsonlSink(Sink):
         name: str = "jsonl",
     ) -> None:
         if max_size is not None and max_size < 1:
-            raise ValueError(f"max_size is a number of bytes from 1 on, not {max_size}")
+            raise ValueError(f"max_size: must be at least 1 byte, got {max_size}")
         if keep < 1:
-            raise ValueError(f"keep is a number of files from 1 on, not {keep}")
+            raise ValueError(f"keep: must be at least 1, got {keep}")
         self.name = name
         self._path = Path(path)
         self._encode: Callable[[Event], str] = to_json if data == "event" else _payload
@@ -59,15 +59,15 @@ class JsonlSink(Sink):
         self._keep = keep
         self._stdout = str(path) == "-"
         self._file: IO[bytes] | None = None
-        self._broken = False  # the file ends in the midst of a line
-        self.on_nobody_reads: Callable[[], None] | None = None
+        self._incomplete = False  # the last line of the file has no line break
+        self.on_broken_pipe: Callable[[], None] | None = None
 
     async def open(self) -> None:
-        await _on_daemon(self._open)
+        await _in_daemon_thread(self._open)
 
     async def send(self, events: Sequence[Event]) -> None:
-        # On a thread, and not cut off: half a batch written twice would be worse than a batch that is late.
-        writing = asyncio.ensure_future(_on_daemon(lambda: self._write(events)))
+        # A write is never abandoned: half a batch that is written twice is worse than a late batch.
+        writing = asyncio.ensure_future(_in_daemon_thread(lambda: self._write(events)))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -75,69 +75,67 @@ class JsonlSink(Sink):
             if writing.cancelled() or writing.exception() is not None:
                 raise
         except PermanentError:
-            if self.on_nobody_reads is not None:
-                self.on_nobody_reads()
+            if self.on_broken_pipe is not None:
+                self.on_broken_pipe()
             raise
 
     async def close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            await _on_daemon(file.close)
+            await _in_daemon_thread(file.close)
 
-    def _open(self) -> None:
-        if self._stdout:  # not Python's own: nothing waits for its lock at the end
-            self._file = os.fdopen(os.dup(_STDOUT), "wb", buffering=0)
-            return
+    def _open(self) -> IO[bytes]:
+        if (
+            self._stdout
+        ):  # a duplicate: the interpreter must not wait for the lock of sys.stdout when it exits
+            self._file = file = os.fdopen(os.dup(_STDOUT), "wb", buffering=0)
+            return file
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("ab", buffering=0)
-        if self._file.tell():  # a process that died may have left half a line
-            with self._path.open("rb") as file:
-                file.seek(-1, os.SEEK_END)
-                self._broken = file.read(1) != b"\n"
+        self._file = file = self._path.open("ab", buffering=0)
+        if file.tell():
+            with self._path.open("rb") as existing:
+                existing.seek(-1, os.SEEK_END)
+                self._incomplete = existing.read(1) != b"\n"
+        return file
 
     def _write(self, events: Sequence[Event]) -> None:
-        encode = self._encode
-        text = "\n".join([encode(event) for event in events])
-        batch = f"{text}\n".encode("utf-8", "replace")
+        lines = "\n".join(map(self._encode, events))
+        batch = f"{lines}\n".encode("utf-8", "replace")
         try:
             self._rotate(len(batch))
-            file = self._file
-            if file is None:
-                self._open()
-                file = self._file
-            assert file is not None  # noqa: S101 - it was opened
+            file = self._file or self._open()
             if self._stdout:
                 _write_all(file, batch)
             else:
-                self._append(file, b"\n" + batch if self._broken else batch)
+                self._append(file, b"\n" + batch if self._incomplete else batch)
         except BrokenPipeError:
-            raise PermanentError("nobody reads the standard output any more") from None
+            raise PermanentError("the reader of the standard output is gone") from None
         except OSError as error:
             name = "the standard output" if self._stdout else self._path.name
             raise RetryableError(f"{name} cannot be written: {error.strerror}") from None
 
     def _append(self, file: IO[bytes], batch: bytes) -> None:
-        """Write all of a batch or nothing; where that cannot be, its half line is ended by the next one."""
+        """Write all of a batch or nothing; if that is impossible, the next batch ends the incomplete line."""
         size = os.fstat(file.fileno()).st_size
         try:
             _write_all(file, batch)
         except OSError:
-            self._broken = self._broken or not _cut_back(file, size)
+            self._incomplete = self._incomplete or not _truncate(file, size)
             raise
-        self._broken = False
+        self._incomplete = False
 
-    def _rotate(self, more: int) -> None:
-        """Rename the file if it would get too large; one that was renamed by others is made anew."""
+    def _rotate(self, size: int) -> None:
+        """Rename the file if `size` more bytes do not fit; open a new one if someone else has renamed it."""
         file = self._file
         if file is None or self._stdout:
             return
-        there = os.fstat(file.fileno())
+        opened = os.fstat(file.fileno())
         try:
-            now = self._path.stat()
-            same = (now.st_ino, now.st_dev) == (there.st_ino, there.st_dev)
+            current = self._path.stat()
+            same = (current.st_ino, current.st_dev) == (opened.st_ino, opened.st_dev)
         except OSError:
             same = False
-        if same and (self._max_size is None or not there.st_size or there.st_size + more <= self._max_size):
+        if same and (self._max_size is None or not opened.st_size or opened.st_size + size <= self._max_size):
             return
         file.close()
         self._file = None
@@ -147,7 +145,7 @@ class JsonlSink(Sink):
                 if older.exists():
                     older.replace(self._numbered(number + 1))
             self._path.replace(self._numbered(1))
-        self._broken = False
+        self._incomplete = False
         self._open()
 
     def _numbered(self, number: int) -> Path:
@@ -155,13 +153,13 @@ class JsonlSink(Sink):
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
 
 
-def _cut_back(file: IO[bytes], size: int) -> bool:
-    """Take back what was written of a batch; False where the file cannot be shortened."""
+def _truncate(file: IO[bytes], size: int) -> bool:
+    """Remove what was written of a batch; return False if the file cannot be truncated."""
     try:
         if os.fstat(file.fileno()).st_size > size:
             os.ftruncate(file.fileno(), size)
@@ -174,13 +172,12 @@ def _payload(event: Event) -> str:
     return to_json(event.data)
 
 
-# A write to a pipe that nobody reads, or to a disk that is away, must not keep the program from ending, as
-# the threads of an executor would.
-def _on_daemon(call: Callable[[], None]) -> asyncio.Future[None]:
+def _in_daemon_thread(call: Callable[[], object]) -> asyncio.Future[None]:
+    """Run a call in a daemon thread, which does not keep the program from exiting, as an executor does."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
-    def tell(error: BaseException | None) -> None:
+    def resolve(error: Exception | None) -> None:
         if done.done():  # cancelled
             return
         if error is None:
@@ -189,13 +186,13 @@ def _on_daemon(call: Callable[[], None]) -> asyncio.Future[None]:
             done.set_exception(error)
 
     def run() -> None:
-        failed: BaseException | None = None
+        result: Exception | None = None
         try:
             call()
-        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
-            failed = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, failed)
+        except Exception as error:  # noqa: BLE001 - it is raised where the call is awaited
+            result = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(resolve, result)
 
     threading.Thread(target=run, name="jsonl", daemon=True).start()
     return done

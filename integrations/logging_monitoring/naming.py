@@ -1,4 +1,4 @@
-"""How an event is named and rated where it is logged, counted or traced."""
+"""The names and levels of events in logs, metrics and traces, and the trace context they carry."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NAMES = {
     logging.CRITICAL: "critical",
 }
 
-_ERROR, _HEARTBEAT = EventType.ERROR, EventType.HEARTBEAT  # the members of an Enum are slow to look up
+_ERROR, _HEARTBEAT = EventType.ERROR, EventType.HEARTBEAT  # looking up members of an Enum is slow
 
 
 def event_name(event: Event) -> str:
-    """Name an event: `metadata["event"]`, else its topic, else its type.
+    """Return the name of an event: `metadata["event"]`, else its topic, else its type.
 
-    Control characters and line separators are escaped, as a renderer may print a name as it is and a
-    forged line must not come of it; the length is capped.
+    Control characters and line separators are escaped, because a renderer may print the name as it is and
+    it must not be possible to forge a log line. The length is capped.
     """
     name = event.metadata.get("event")
     if name is None or name == "":
@@ -46,32 +46,35 @@ def event_name(event: Event) -> str:
     return as_name(name)
 
 
-def as_name(name: object) -> str:
-    """Make of anything a name that fits in a line."""
-    if isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable():
-        return name
+def as_name(value: object) -> str:
+    """Return `value` as a name that fits on one line."""
+    if isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable():
+        return value
     try:
-        text = printable(str(name))
-    except Exception:  # noqa: BLE001 - an object that cannot be shown, a number of thousands of digits
-        text = f"<{type(name).__name__}>"
+        text = printable(str(value))
+    except Exception:  # noqa: BLE001 - for example, a number with thousands of digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal or a log file could take for more than text."""
+    """Return `text` with every character escaped that a terminal or a log file could misinterpret."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def event_level(event: Event) -> int:
-    """Give the level of `logging`: what the metadata says as `level` or `severity`, else by type."""
+    """Return the level of an event, as `logging` numbers it.
+
+    It is `level` or `severity` in the metadata; otherwise it depends on the type.
+    """
     metadata = event.metadata
-    said = metadata.get("level") if "level" in metadata else metadata.get("severity")
-    if said is not None:
-        known = LEVELS.get(said.lower()) if isinstance(said, str) else None
-        if known is not None:
-            return known
+    name = metadata.get("level") if "level" in metadata else metadata.get("severity")
+    if isinstance(name, str):
+        level = LEVELS.get(name.lower())
+        if level is not None:
+            return level
     kind = event.type
     if kind is _ERROR:
         return logging.ERROR
@@ -79,25 +82,25 @@ def event_level(event: Event) -> int:
 
 
 def level_number(level: str | int) -> int:
-    """Give the number of a level.
+    """Return the number of a level.
 
     Raises:
-        ValueError: there is no level of that name; the message lists them.
-        TypeError: it is neither a name nor a number.
+        ValueError: there is no level of that name.
+        TypeError: `level` is neither a name nor a number.
     """
     if isinstance(level, bool) or not isinstance(level, (str, int)):
-        raise TypeError(f"a level is a name or a number, not {level!r}")
+        raise TypeError(f"level: must be a name or a number, got {level!r}")
     if isinstance(level, int):
         return level
     number = LEVELS.get(level.lower())
     if number is None:
-        raise ValueError(f"{level!r} is no level; known are {', '.join(LEVELS)}")
+        raise ValueError(f"level: must be one of {', '.join(LEVELS)}, got {level!r}")
     return number
 
 
 def level_name(level: int) -> str:
-    """Name a level: that of the highest known one which it reaches."""
-    return NAMES[max((known for known in NAMES if known <= level), default=logging.DEBUG)]
+    """Return the name of the highest named level that is not above `level`."""
+    return NAMES[max((number for number in NAMES if number <= level), default=logging.DEBUG)]
 
 
 _TRACEPARENT = re.compile(
@@ -106,13 +109,13 @@ _TRACEPARENT = re.compile(
 )
 _MEMBER = r"[a-z0-9][a-z0-9_\-*/@]*=[ -+\--<>-~]+"
 _TRACESTATE = re.compile(rf"{_MEMBER}(?:[ \t]*,[ \t]*{_MEMBER})*")
-_MAX_TRACESTATE = 512  # what everyone has to carry (W3C Trace Context, section 3.3.1.5)
+_MAX_TRACESTATE = 512  # the length that must be propagated (W3C Trace Context, section 3.3.1.5)
 
 
 def carrier_of(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Give the trace context of an event's metadata, as far as it is one.
+    """Return the valid part of the trace context in an event's metadata.
 
-    OpenTelemetry warns about what is malformed, each time, so it does not get to see it.
+    OpenTelemetry logs a warning for each malformed value, so it does not get to see them.
     """
     traceparent = metadata.get("traceparent")
     if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent[:512]):

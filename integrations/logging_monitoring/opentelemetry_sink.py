@@ -1,63 +1,78 @@
-"""`OpenTelemetrySink`: each event becomes an event on the current span, or a log record on its trace."""
+"""`OpenTelemetrySink`: each event becomes an event on the current span, or a log record on its trace.
+
+OpenTelemetry's API for logs is still in modules with an underscore; it is used only here.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import logging
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, get_args
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.errors import DroppedError
 from codomyrmex.integrations.delivery.sink import InlineSink
 from codomyrmex.integrations.logging_monitoring.attributes import attributes_of, is_exception, text_of
-from codomyrmex.integrations.logging_monitoring.naming import event_level, event_name
+from codomyrmex.integrations.logging_monitoring.naming import carrier_of, event_level, event_name
 from codomyrmex.streaming import Event
 
 try:
     from opentelemetry import trace
+    from opentelemetry._logs import (
+        Logger,
+        LoggerProvider,
+        NoOpLoggerProvider,
+        SeverityNumber,
+        get_logger_provider,
+    )
+    from opentelemetry._logs._internal import ProxyLoggerProvider
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtraError("OpenTelemetrySink", "opentelemetry-api", "otel") from error
-from codomyrmex.integrations.logging_monitoring.naming import carrier_of
-from codomyrmex.integrations.logging_monitoring.otel_logs import (
-    Logger,
-    LoggerProvider,
-    emit_log,
-    find_logger,
-)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 Mode = Literal["auto", "span_event", "log_event", "both"]
 
+_SCOPE = "codomyrmex.streaming"
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_LATEST = 2**64 - 1  # what OTLP can carry
+_MICROSECOND = timedelta(microseconds=1)
+_MAX_TIME = 2**64 - 1  # the largest timestamp in OTLP
 _PROPAGATOR = TraceContextTextMapPropagator()
+_SEVERITIES = {
+    logging.DEBUG: (SeverityNumber.DEBUG, "DEBUG"),
+    logging.INFO: (SeverityNumber.INFO, "INFO"),
+    logging.WARNING: (SeverityNumber.WARN, "WARN"),
+    logging.ERROR: (SeverityNumber.ERROR, "ERROR"),
+    logging.CRITICAL: (SeverityNumber.FATAL, "FATAL"),
+}
 
 
 class OpenTelemetrySink(InlineSink):
-    """Puts events on the trace that they belong to, with their own time and as flat attributes.
+    """Puts events on the traces they belong to, with their own timestamps and flat attributes.
 
-    Modes: `span_event` adds an event to the span that records where it is published; `log_event` emits an
-    OpenTelemetry log record with an `event_name`, correlated with the span; `both` does both; `auto` does
-    the first where a span is recording, else the second where a logger provider is there.
+    Modes: `span_event` adds an event to the span that is recording where the event is published; `log_event`
+    emits an OpenTelemetry log record with an `event_name`, correlated with the span; `both` does both;
+    `auto` does the first if a span is recording, else the second if there is a logger provider.
 
-    An event that was stamped by `stamp_trace_context` and is delivered where no span is current belongs
-    to the trace of its stamp: a log record is correlated with that, and for a span event a span of no
-    length is made as its child, if a tracer provider is given.
+    An event that `stamp_trace_context` has stamped and that is delivered outside of a span belongs to the
+    trace of its stamp: a log record is correlated with it, and a span event is put on a child span without
+    duration, if there is a tracer provider.
 
-    What could be put nowhere is counted as dropped, with the reason `no_span`, `no_logger_provider`, or
-    `not_enabled` where the logger does not want it.
+    An event that could not be put anywhere is counted as dropped, with the reason `no_span`,
+    `no_logger_provider`, or `not_enabled` if the logger is not enabled for it.
 
     Args:
-        mode: as above.
-        tracer_provider: makes spans for stamped events; without one, none are made.
-        logger_provider: makes the logger; the global one if left out.
-        name: what the sink is called in reports.
+        mode: one of the modes above.
+        tracer_provider: makes spans for stamped events; without it, none are made.
+        logger_provider: makes the logger; the global one by default.
+        name: the name of the sink in reports.
 
     Raises:
         ValueError: there is no such mode.
-        TypeError: something is no provider.
+        TypeError: an argument is not a provider.
     """
 
     def __init__(
@@ -69,63 +84,77 @@ class OpenTelemetrySink(InlineSink):
         name: str = "opentelemetry",
     ) -> None:
         if mode not in get_args(Mode):
-            raise ValueError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
-        for provider, method in ((tracer_provider, "get_tracer"), (logger_provider, "get_logger")):
-            if provider is not None and not hasattr(provider, method):
-                raise TypeError(f"a provider has {method}(), {provider!r} has not")
+            raise ValueError(f"mode: must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        if tracer_provider is not None and not hasattr(tracer_provider, "get_tracer"):
+            raise TypeError(f"tracer_provider: must be a tracer provider, got {tracer_provider!r}")
+        if logger_provider is not None and not hasattr(logger_provider, "get_logger"):
+            raise TypeError(f"logger_provider: must be a logger provider, got {logger_provider!r}")
         self.name = name
         self._mode = mode
-        self._tracer = None if tracer_provider is None else tracer_provider.get_tracer("codomyrmex.streaming")
+        self._tracer = None if tracer_provider is None else tracer_provider.get_tracer(_SCOPE)
         self._provider = logger_provider
         self._logger: Logger | None = None
 
     def emit(self, event: Event) -> None:
         mode = self._mode
         span = trace.get_current_span()
-        on_span = mode != "log_event" and span.is_recording()
-        if on_span:
+        done = mode != "log_event" and span.is_recording()
+        if done:
             span.add_event(_name(event), attributes_of(event), _nanoseconds(event))
             if mode != "both":
                 return
-        context = _stamped(event, span)
+        context = _stamped_context(event, span)
         problem = "no_span"
         if mode != "span_event":
             logger = self._logger or self._find_logger()
             problem = "no_logger_provider" if mode == "log_event" else problem
             if logger is not None:
                 problem = "not_enabled"
-                logged = self._log(logger, event, context)
+                logged = _log(logger, event, context)
                 if logged and mode != "both":
                     return
-                on_span |= logged
-        if mode != "log_event" and not span.is_recording() and self._make_span(event, context):
+                done |= logged
+        if mode != "log_event" and not span.is_recording() and self._record_span(event, context):
             return
-        if not on_span:
+        if not done:
             raise DroppedError(problem)
 
-    def _log(self, logger: Logger, event: Event, context: Context | None) -> bool:
-        """Emit a log record; False where the logger does not want it."""
-        name, data = _name(event), event.data
-        body = text_of(data) if issubclass(type(data), str) else name
-        return emit_log(
-            logger, name, event_level(event), _nanoseconds(event), body, attributes_of(event), context
-        )
-
     def _find_logger(self) -> Logger | None:
-        self._logger = find_logger(self._provider)
+        provider = get_logger_provider() if self._provider is None else self._provider
+        if not isinstance(provider, (ProxyLoggerProvider, NoOpLoggerProvider)):
+            self._logger = provider.get_logger(_SCOPE)
         return self._logger
 
-    def _make_span(self, event: Event, context: Context | None) -> bool:
-        """Put an event on a span of its own, in the trace of its stamp; False where that is not recorded."""
+    def _record_span(self, event: Event, context: Context | None) -> bool:
+        """Put an event on a span of its own, in the trace of its stamp; return whether it is recorded."""
         if self._tracer is None or context is None:
             return False
-        name, now = _name(event), _nanoseconds(event)
-        span = self._tracer.start_span(name, context, start_time=now)
+        name, timestamp = _name(event), _nanoseconds(event)
+        span = self._tracer.start_span(name, context, start_time=timestamp)
         recording = span.is_recording()
         if recording:
-            span.add_event(name, attributes_of(event), now)
-        span.end(now)
+            span.add_event(name, attributes_of(event), timestamp)
+        span.end(timestamp)
         return recording
+
+
+def _log(logger: Logger, event: Event, context: Context | None) -> bool:
+    """Emit a log record; return False if the logger is not enabled for it."""
+    name, data = _name(event), event.data
+    number, text = _SEVERITIES[event_level(event)]
+    if not logger.enabled(context=context, severity_number=number, event_name=name):
+        return False
+    logger.emit(
+        timestamp=_nanoseconds(event),
+        observed_timestamp=time.time_ns(),
+        context=context,
+        severity_number=number,
+        severity_text=text,
+        body=text_of(data) if issubclass(type(data), str) else name,
+        attributes=attributes_of(event),
+        event_name=name,
+    )
+    return True
 
 
 def _name(event: Event) -> str:
@@ -133,13 +162,12 @@ def _name(event: Event) -> str:
 
 
 def _nanoseconds(event: Event) -> int:
-    since = event.timestamp - _EPOCH
-    nanoseconds = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
-    return min(max(nanoseconds, 0), _LATEST)
+    nanoseconds = (event.timestamp - _EPOCH) // _MICROSECOND * 1_000
+    return nanoseconds if 0 <= nanoseconds <= _MAX_TIME else min(max(nanoseconds, 0), _MAX_TIME)
 
 
-def _stamped(event: Event, current: trace.Span) -> Context | None:
-    """Give the context that an event was stamped with, where no span is current."""
+def _stamped_context(event: Event, current: trace.Span) -> Context | None:
+    """Return the context that an event is stamped with, if no span is current."""
     if "traceparent" not in event.metadata or current.get_span_context().is_valid:
         return None
     context = _PROPAGATOR.extract(carrier_of(event.metadata))

@@ -1,4 +1,4 @@
-"""`redact`: an interceptor that takes secrets out of events before anything else sees them."""
+"""`redact`: an interceptor that removes secrets from events before anything else sees them."""
 
 from __future__ import annotations
 
@@ -7,71 +7,32 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, REPLACEMENT, SecretPatterns
-from codomyrmex.integrations.logging_monitoring.redaction_walk import Rules, Walk, look
+from codomyrmex.integrations.logging_monitoring.redaction_walk import Rules, Walk, scan
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
 
 DEFAULT_KEYS: frozenset[str] = frozenset(
-    [
-        "access_key",
-        "access_token",
-        "api_key",
-        "apikey",
-        "auth",
-        "auth_token",
-        "authorization",
-        "client_secret",
-        "connection_string",
-        "cookie",
-        "credential",
-        "credentials",
-        "csrf",
-        "csrf_token",
-        "csrftoken",
-        "dsn",
-        "encryption_key",
-        "id_token",
-        "jwt",
-        "mysql_pwd",
-        "passcode",
-        "passphrase",
-        "passwd",
-        "password",
-        "private_key",
-        "privatekey",
-        "proxy_authorization",
-        "pwd",
-        "refresh_token",
-        "secret",
-        "secret_key",
-        "secrets",
-        "session",
-        "session_id",
-        "session_key",
-        "sessionid",
-        "set_cookie",
-        "signature",
-        "signing_key",
-        "ssn",
-        "token",
-        "x_api_key",
-        "xsrf",
-        "xsrf_token",
-    ]
+    """
+    access_key access_token api_key apikey auth auth_token authorization client_secret connection_string
+    cookie credential credentials csrf csrf_token csrftoken dsn encryption_key id_token jwt mysql_pwd
+    passcode passphrase passwd password private_key privatekey proxy_authorization pwd refresh_token secret
+    secret_key secrets session session_id session_key sessionid set_cookie signature signing_key ssn token
+    x_api_key xsrf xsrf_token
+    """.split()  # noqa: SIM905 - one name per line would be 45 lines
 )
 
 _log = Diagnostics(__name__)
 
 
 class RedactionStatistics(NamedTuple):
-    """What a redactor has done.
+    """The counters of a redactor.
 
     Attributes:
-        events: events that it changed.
-        values: values in which, or of which, something was replaced.
-        unexamined: values replaced because they could not be examined: too deep, too many, too long,
-            in a circle, of an unknown class, or raising.
+        events: events that were passed on as a copy.
+        values: values that were replaced, in full or in part.
+        unexamined: values that were replaced because they could not be examined: too deep, too many, too
+            long, circular, of an unknown class, or raising an exception.
     """
 
     events: int
@@ -84,65 +45,67 @@ def redact(
     patterns: Iterable[str | re.Pattern[str]] = DEFAULT_PATTERNS,
     replacement: str = REPLACEMENT,
 ) -> Redactor:
-    """Make an interceptor that takes secrets out of events: `stream.add_interceptor(redact())`.
+    """Return an interceptor that removes secrets from events: `stream.add_interceptor(redact())`.
 
-    A value is replaced as a whole where its key is one of `keys`: whatever the case, `-` and `_` alike, and
-    also as the last words of a longer key (`db_password`, `accessToken`), at any depth, in data and
-    metadata. In any other text what matches one of `patterns` is replaced.
+    A value is replaced as a whole if its key is one of `keys`, in any case, with `-` or `_`, and also as the
+    last words of a longer key (`db_password`, `accessToken`), at any depth, in data and metadata. In all
+    other strings, whatever matches one of `patterns` is replaced.
 
-    Nothing is changed in place: an event with a secret is passed on as a copy, any other as it is. It
-    fails closed: what it cannot examine it replaces, and counts. What it does is bounded, however large
-    or circular the payload.
+    Nothing is changed in place: an event with a secret is passed on as a copy, any other unchanged. Types
+    that may show their readers something else than they showed here, such as subclasses of `str`, mappings
+    other than `dict`, and sequences other than `list` and `tuple`, are always passed on as plain copies.
+    Values that cannot be examined are replaced and counted. The work is bounded, however large or circular
+    the payload is.
 
     Args:
-        keys: names of what is secret.
-        patterns: regular expressions, as text or compiled, of what is secret in a text. Where one has a
-            group, only what the first group holds is replaced.
-        replacement: what stands there instead.
+        keys: names of secrets.
+        patterns: regular expressions, as strings or compiled, for secrets within strings. If a pattern has a
+            group, only what the first group matches is replaced.
+        replacement: the replacement for secrets.
 
     Raises:
-        TypeError: keys or patterns is a text and not a list of them, or a key is no text.
-        ValueError: a pattern is no regular expression.
+        TypeError: `keys` or `patterns` is a string instead of a list, or a key is not a string.
+        ValueError: a pattern is not a regular expression.
     """
     return Redactor(keys, patterns, replacement)
 
 
-redact.makes_an_interceptor = True  # type: ignore[attr-defined] # so that a stream refuses it uncalled
+redact.makes_an_interceptor = True  # type: ignore[attr-defined] # so that streams refuse it uncalled
 
 
 class Redactor:
-    """Takes secrets out of events; made by `redact`."""
+    """An interceptor that removes secrets from events; made by `redact`."""
 
     def __init__(
         self, keys: Iterable[str], patterns: Iterable[str | re.Pattern[str]], replacement: str
     ) -> None:
         if isinstance(keys, str):
-            raise TypeError("keys is a list of names; put the one into a list")
+            raise TypeError("keys: must be a list of names, got a string")
         self._rules = Rules(keys, SecretPatterns(patterns, replacement), replacement)
         self._events = Counter()
 
     def __call__(self, event: Event) -> Event:
-        """Give the event, or a copy without what is secret in it."""
+        """Return the event, or a copy without its secrets."""
         rules = self._rules
         try:
-            clean_texts = False
             texts: list[str] = []
-            doubtful: list[object] = []
-            if look(event, rules, texts, doubtful):
-                clean_texts = not rules.patterns.match_any(texts)
-                if clean_texts and not doubtful:
+            unknown_keys: list[object] = []
+            texts_are_clean = False
+            if scan(event, rules.harmless_keys, texts, unknown_keys):
+                texts_are_clean = not rules.patterns.match_any(texts)
+                if texts_are_clean and not unknown_keys:
                     return event
-            walk = Walk(rules, skip_texts=clean_texts)
-            metadata = walk.value(event.metadata, 0)  # first, while there is something to spend
+            walk = Walk(rules, skip_texts=texts_are_clean)
+            metadata = walk.value(event.metadata, 0)  # before the data, which may use up the limits
             data = walk.value(event.data, 0)
             if data is event.data and metadata is event.metadata:
                 return event
             if type(metadata) is not dict:
                 metadata = self._topic_only(event)
-        except Exception as error:  # noqa: BLE001 - fails closed: the stream would pass the event on as it was
+        except Exception as error:  # noqa: BLE001 - if it was raised, the stream would pass the event on
             rules.unexamined.tick()
-            name = type(error).__name__  # and no more of it, as its message may quote the secret
-            _log.warning(name, "an event could not be examined (%s): all of its content was replaced", name)
+            name = type(error).__name__  # without the message, which may quote the secret
+            _log.warning(name, "an event could not be examined (%s): its whole content was replaced", name)
             metadata, data = self._topic_only(event), rules.replacement
         self._events.tick()
         return event.replace(data=data, metadata=metadata)
@@ -152,6 +115,6 @@ class Redactor:
         return {} if topic is None else {"topic": self._rules.patterns.redact(topic)}
 
     def statistics(self) -> RedactionStatistics:
-        """Give the counts up to now."""
+        """Return the counters."""
         rules = self._rules
         return RedactionStatistics(self._events.value(), rules.values.value(), rules.unexamined.value())

@@ -27,8 +27,8 @@ except ImportError as error:
 
 _METHOD_BY_TYPE = {kind: level_name(event_level(Event(type=kind))) for kind in EventType}
 
-# What structlog's own methods and processors give a meaning to, and what the sink sets itself.
-_TAKEN = frozenset(
+# Names that have a meaning for structlog's methods and processors, and names that the sink sets itself.
+_RESERVED = frozenset(
     {"self", "level", "event", "method_name", "timestamp", "logger", "exc_info", "stack_info"}
     | {"name", "msg", "message", "args", "stacklevel", "extra"}
     | {"event_id", "event_type", "topic", "data", "metadata", "trace_id", "span_id", "positional_args"}
@@ -36,26 +36,26 @@ _TAKEN = frozenset(
 
 
 class StructlogSink(InlineSink):
-    """Writes events with structlog, in the publisher's context and by the application's configuration.
+    """Logs events with structlog, in the publisher's context and with the application's configuration.
 
-    A line has `event_id`, `event_type`, `topic`, `data` and `metadata`, and `trace_id` and `span_id` where
-    the event carries a `traceparent` (see `stamp_trace_context`). The payload is nested, so that no key
-    of it can collide with structlog's, and copied, so that no processor can change the event.
+    A line has `event_id`, `event_type`, `topic`, `data` and `metadata`, and `trace_id` and `span_id` if the
+    event carries a `traceparent` (see `stamp_trace_context`). The payload is nested, so that its keys cannot
+    collide with structlog's, and copied, so that processors cannot change the event.
 
     Args:
-        logger: any structlog logger; `structlog.get_logger()` if left out.
-        level: a level, by name or number, or a function that gives one for an event. Left out, it is
-            `metadata["level"]` or `["severity"]`, else by type: ERROR is error, HEARTBEAT debug, the rest
-            info.
-        event_name: the line's `event`, or a function that gives it. Left out, it is
+        logger: any structlog logger; `structlog.get_logger()` by default.
+        level: a name or number, or a function that returns one for an event. By default, it is
+            `metadata["level"]` or `metadata["severity"]`, else by type: ERROR is error, HEARTBEAT is debug,
+            the others are info.
+        event_name: the `event` of the line, or a function that returns it. By default, it is
             `metadata["event"]`, else the topic, else the type.
-        fields: further fields of each line, or a function that gives them for an event. A name that is
-            taken gets an underscore behind it.
-        name: what the sink is called in reports.
+        fields: more fields for each line, or a function that returns them for an event. A reserved name gets
+            a trailing underscore.
+        name: the name of the sink in reports.
 
     Raises:
         ValueError: there is no such level.
-        TypeError: it is no logger, or fields is neither a mapping nor a function.
+        TypeError: `logger` is not a logger, or `fields` is neither a mapping nor a function.
     """
 
     def __init__(
@@ -68,27 +68,27 @@ class StructlogSink(InlineSink):
         name: str = "structlog",
     ) -> None:
         if logger is not None and not callable(getattr(logger, "info", None)):
-            raise TypeError(f"a logger of structlog has methods such as info, {logger!r} has not")
+            raise TypeError(f"logger: must have methods such as info, got {logger!r}")
         if fields is not None and not (callable(fields) or isinstance(fields, Mapping)):
-            raise TypeError(f"fields is a mapping or a function of an event, not {fields!r}")
+            raise TypeError(f"fields: must be a mapping or a function of an event, got {fields!r}")
         self.name = name
         self._logger = structlog.get_logger() if logger is None else logger
         self._level = level if level is None or callable(level) else level_number(level)
-        self._event_name = event_name if event_name is None or callable(event_name) else as_name(event_name)
+        self._event_name = event_name
         self._fields = fields
-        self._has_no_rules = level is None and event_name is None and fields is None
+        self._is_default = level is None and event_name is None and fields is None
 
-    # The usual event, with a topic and no other metadata, is written by the short way: beside the line
-    # itself it costs a copy of the payload, made in C, and a few looks at what may be printed as it is.
+    # The fast path for the usual event, which has a topic and no other metadata: a copy of the payload, made
+    # in C, and a few checks of what can be printed unchanged.
     def emit(self, event: Event) -> None:
         metadata = event.metadata
         try:
             data = decode_usual(encode_usual(event.data))
-        except Exception:  # noqa: BLE001 - then by the way that takes anything
+        except Exception:  # noqa: BLE001 - the slower encoder accepts anything
             data = to_builtins(event.data)
         if data.__class__ is str:
             data = printable(data)
-        if len(metadata) == 1 and self._has_no_rules:
+        if len(metadata) == 1 and self._is_default:
             topic, event_id = metadata.get("topic"), event.id
             if (
                 topic.__class__ is str
@@ -106,9 +106,9 @@ class StructlogSink(InlineSink):
                     metadata={"topic": topic},
                 )
                 return
-        self._emit_with_care(event, data)
+        self._emit_any(event, data)
 
-    def _emit_with_care(self, event: Event, data: Any) -> None:
+    def _emit_any(self, event: Event, data: Any) -> None:
         topic = event.topic
         fields: dict[str, Any] = {
             "event_id": printable(event.id),
@@ -119,28 +119,26 @@ class StructlogSink(InlineSink):
         }
         if "traceparent" in event.metadata:
             fields.update(_trace_fields(event.metadata))
-        more = self._fields(event) if callable(self._fields) else self._fields
-        if more:
-            for key, value in to_builtins(dict(more)).items():
-                name = key
-                while name in _TAKEN or name in fields:
-                    name += "_"
-                fields[name] = value
-        level = event_level(event) if self._level is None else self._level_of(event)
-        line = event_name(event) if self._event_name is None else self._name_of(event)
-        # By the method of the level, which every kind of logger has.
-        getattr(self._logger, level_name(level))(line, **fields)
-
-    def _level_of(self, event: Event) -> int:
-        level = self._level
-        return level_number(level(event)) if callable(level) else level or 0
-
-    def _name_of(self, event: Event) -> str:
-        name = self._event_name
-        return as_name(name(event)) if callable(name) else name or ""
+        extra = self._fields(event) if callable(self._fields) else self._fields
+        if extra:
+            for key, value in to_builtins(dict(extra)).items():
+                free_key = key
+                while free_key in _RESERVED or free_key in fields:
+                    free_key += "_"
+                fields[free_key] = value
+        level, name = self._level, self._event_name
+        if level is None:
+            level = event_level(event)
+        elif callable(level):
+            level = level_number(level(event))
+        if name is None:
+            name = event_name(event)
+        elif callable(name):
+            name = name(event)
+        getattr(self._logger, level_name(level))(as_name(name), **fields)
 
 
 def _trace_fields(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Give the ids of a `traceparent` (W3C Trace Context, section 3.2)."""
+    """Return the ids in a `traceparent` (W3C Trace Context, section 3.2)."""
     parts = carrier_of(metadata).get("traceparent", "").split("-")
-    return {"trace_id": parts[1], "span_id": parts[2]} if len(parts) > 2 else {}  # noqa: PLR2004 - as the standard says
+    return {"trace_id": parts[1], "span_id": parts[2]} if len(parts) > 2 else {}  # noqa: PLR2004 - by the standard

@@ -1,4 +1,4 @@
-"""Events as notifications: Apprise as the way to some 170 services, and alert routing."""
+"""Notifications for events: alert routing, and channels to some 170 services through Apprise."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
     from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
-    from codomyrmex.integrations.notification.alerts.desk import Suppressed
     from codomyrmex.integrations.notification.alerts.engine import AlertEngine
     from codomyrmex.integrations.notification.alerts.explain import Explanation
-    from codomyrmex.integrations.notification.alerts.group_key import RouteMatch
+    from codomyrmex.integrations.notification.alerts.group import RouteMatch
     from codomyrmex.integrations.notification.alerts.lint import Finding, lint
     from codomyrmex.integrations.notification.alerts.loading import load_alert_config
     from codomyrmex.integrations.notification.alerts.notification import Notification, NotifiedAlert, Reason
+    from codomyrmex.integrations.notification.alerts.planner import Suppressed
     from codomyrmex.integrations.notification.alerts.router import AlertRouter
     from codomyrmex.integrations.notification.alerts.silences import Silence
     from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
     from codomyrmex.integrations.notification.alerts.sink import AlertSink
     from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
     from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
-    from codomyrmex.integrations.notification.channel_errors import ChannelError
+    from codomyrmex.integrations.notification.channels import ChannelError
 
 _MODULES = {
     "Alert": "alerts.alert",
@@ -34,7 +34,7 @@ _MODULES = {
     "AlertRouter": "alerts.router",
     "AlertSink": "alerts.sink",
     "AppriseChannel": "apprise_channel",
-    "ChannelError": "channel_errors",
+    "ChannelError": "channels",
     "Explanation": "alerts.explain",
     "Finding": "alerts.lint",
     "LabelRules": "alerts.alert",
@@ -43,12 +43,12 @@ _MODULES = {
     "Notification": "alerts.notification",
     "NotifiedAlert": "alerts.notification",
     "Reason": "alerts.notification",
-    "RouteMatch": "alerts.group_key",
+    "RouteMatch": "alerts.group",
     "Sent": "alerts.simulation",
     "Silence": "alerts.silences",
     "StateError": "alerts.state",
     "StateFile": "alerts.state",
-    "Suppressed": "alerts.desk",
+    "Suppressed": "alerts.planner",
     "lint": "alerts.lint",
     "load_alert_config": "alerts.loading",
     "parse_matchers": ".configuration.matcher_text",

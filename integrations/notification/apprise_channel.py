@@ -4,59 +4,85 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import msgspec
+from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.delivery.errors import PartialDeliveryError
-from codomyrmex.integrations.delivery.seconds import check_seconds
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.notification.apprise_target import AppriseTarget
-from codomyrmex.integrations.notification.channel_errors import (
+from codomyrmex.integrations.notification.channels import (
+    ChannelConfig,
     ChannelError,
     ChannelPermanentError,
     ChannelRetryableError,
 )
 from codomyrmex.integrations.notification.daemon_calls import DaemonCalls, NoThreadError
+from codomyrmex.integrations.notification.event_renderer import EventRenderer
 from codomyrmex.integrations.notification.templates import TemplateError
-from codomyrmex.integrations.notification.wording import Message, Wording
 from codomyrmex.streaming import Event
 
-__all__ = ["AppriseChannel", "ChannelError", "ChannelPermanentError", "ChannelRetryableError"]
-
 _MAX_CALLS = 4
-_TAG = re.compile(r"[^\s,;|/]+")  # Apprise takes the others for what stands between two tags
+_TAG = re.compile(r"[^\s,;|/]+")  # Apprise treats the others as separators of tags
+
+
+class AppriseConfig(ChannelConfig, kw_only=True, frozen=True):
+    """An item of `apprise_configs`.
+
+    Args:
+        url: an Apprise URL.
+        tags: the tags for functions under `@notify`.
+    """
+
+    url: Secret = Secret()
+    tags: list[str] = msgspec.field(default_factory=list)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the problems of the URL too."""
+        if not self.url:
+            yield "", "a url is required, such as json://127.0.0.1:8080/"
+        elif "://" not in self.url:
+            yield "url", "this is not an Apprise URL; it starts with a scheme, as in slack://"
+        yield from super().problems()
+
+    def create(self) -> AppriseChannel:
+        """Create the channel; the configuration has expanded its URL."""
+        return AppriseChannel(self.name, self.url, tags=self.tags, timeout=self.timeout, expand_url=False)
 
 
 class AppriseChannel(Sink):
     """Sends events as notifications to the target of an Apprise URL.
 
-    Apprise is imported when the channel opens, and called on daemon threads of the channel's own, at most
-    4: neither the event loop, nor another channel, nor the end of the program ever waits for it. The URL
-    holds secrets and is never shown. Where a URL holds several targets there is one outcome for all.
+    Apprise is imported when the channel opens, and called on at most four daemon threads of the channel.
+    So no call delays the event loop, other channels or the end of the program. The URL holds secrets and
+    is never shown. If it has several targets, they succeed or fail together.
 
-    A notification is delivered when the plugin says so; a function under `@notify` does that by returning
-    nothing, too. It is tried again after connection errors, timeouts and the statuses 408, 425, 429
-    and 5xx, not before the server's `Retry-After`, and given up after any other 4xx. Apprise's own retries
-    are off.
+    A notification is delivered if the plugin reports that; a function under `@notify` also does by
+    returning None. It is retried after connection errors, timeouts and the statuses 408, 425, 429 and
+    5xx, after the server's `Retry-After`, and given up after any other 4xx. Apprise's own retries are off.
 
-    The metadata of an event may hold its `title`, `body`, `format` and `notify_type`.
+    The metadata of an event may contain its `title`, `body`, `format` and `notify_type`.
 
     Args:
-        name: what the channel is called in reports, logs and errors.
-        url: an Apprise URL, such as `json://127.0.0.1:8080/`. `${NAME}` and `${NAME:-default}` come from
-            the environment when the channel opens.
-        title: a Jinja template of the title, with the `event`; its fields are as in `Event.to_dict`, and
-            `topic`, and the timestamp as a `datetime`. The title is plain text in one line.
-        body: a Jinja template of the body, the same way. Values in it are escaped for the format.
-        format: of the body: `text`, `markdown` or `html`. Without a template the body is always text.
-            A service for plain text shows Markdown as it is written.
-        tags: what functions under `@notify` find in `meta["tag"]`.
-        timeout: seconds for each notification; one that takes longer is left alone and tried again.
-        environ: the variables; those of the process if left out.
+        name: the name of the channel in reports, logs and errors.
+        url: an Apprise URL, such as `json://127.0.0.1:8080/`. `${NAME}` and `${NAME:-default}` are
+            expanded when the channel opens.
+        title: a Jinja template of the title with the variable `event`, whose attributes are those of
+            `Event.to_dict`, with `topic`, and with the timestamp as a `datetime`. The title is one line
+            of plain text.
+        body: a Jinja template of the body, with the same variable. Values are escaped for the format.
+        format: the format of the body template: `text`, `markdown` or `html`. Without a template the
+            body is text. A service for plain text shows the Markdown source.
+        tags: the tags that functions under `@notify` find in `meta["tag"]`.
+        timeout: seconds for each notification; a call that takes longer is abandoned and retried.
+        environ: the environment variables; `os.environ` if None.
+        expand_url: whether to expand `${NAME}` in the URL.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value.
-        TemplateError: the title or the body is no template.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has an invalid value.
+        TemplateError: the title or the body is not a valid template.
         MissingExtraError: there is a template, and Jinja is not installed.
     """
 
@@ -67,21 +93,22 @@ class AppriseChannel(Sink):
         *,
         title: str | None = None,
         body: str | None = None,
-        format: str = "text",  # noqa: A002 - as Apprise calls it
+        format: str = "text",  # noqa: A002 - Apprise's term
         tags: Iterable[str] = (),
         timeout: float = 10.0,
         environ: Mapping[str, str] | None = None,
+        expand_url: bool = True,
     ) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"the name of a channel is a text, not {type(name).__name__}")
+            raise TypeError(f"name: must be a str, got {type(name).__name__}")
         if not name:
-            raise ValueError("the name of a channel is not empty")
-        if not isinstance(url, str):  # which is not shown whatever it is
-            raise TypeError(f"the URL of a channel is a text, not {type(url).__name__}")
+            raise ValueError("name: must not be empty")
+        if not isinstance(url, str):  # the value is not shown, whatever it is
+            raise TypeError(f"url: must be a str, got {type(url).__name__}")
         check_seconds("timeout", timeout)
         self.name = name
-        self._wording = Wording(title, body, format)
-        self._target = AppriseTarget(name, url, _check_tags(tags), environ)
+        self._renderer = EventRenderer(title, body, format)
+        self._target = AppriseTarget(name, url, _check_tags(tags), environ, expand_url=expand_url)
         self._timeout = timeout
         self._calls: DaemonCalls | None = None
 
@@ -89,11 +116,11 @@ class AppriseChannel(Sink):
         return f"<AppriseChannel {self.name} ({self._target.scheme})>"
 
     async def open(self) -> None:
-        """Load Apprise and set up the target.
+        """Import Apprise and set up the target.
 
         Raises:
             MissingExtraError: Apprise is not installed.
-            ChannelError: Apprise does not take the URL, or nothing sent to it would arrive anywhere.
+            ChannelError: Apprise does not accept the URL, or nothing sent to it would arrive.
         """
         self._calls = DaemonCalls(f"apprise {self.name}", _MAX_CALLS)
         try:
@@ -104,21 +131,21 @@ class AppriseChannel(Sink):
 
     async def send(self, events: Sequence[Event]) -> None:
         failed: dict[str, Exception] = {}
-        done = 0
+        finished = 0
         try:
             for event in events:
                 try:
                     await self._deliver(event)
                 except ChannelError as error:
                     failed[event.id] = error
-                    if getattr(error, "retry_after", None):  # it asked for a pause, so the others wait too
-                        failed.update((other.id, error) for other in events[done:])
+                    if getattr(error, "retry_after", None):  # the server asked for a pause
+                        failed.update((other.id, error) for other in events[finished:])
                         break
-                done += 1
+                finished += 1
         except asyncio.CancelledError:
-            # Cut off by the timeout: say what got through, so that only the rest is sent again.
-            cut_off = ChannelRetryableError(f"{self._target} was cut off before it was done")
-            failed.update((event.id, cut_off) for event in events[done:])
+            # Report what was delivered before the timeout, so that only the others are retried.
+            interrupted = ChannelRetryableError(f"{self._target} was interrupted before it finished")
+            failed.update((event.id, interrupted) for event in events[finished:])
         if failed:
             raise PartialDeliveryError(failed)
 
@@ -135,28 +162,26 @@ class AppriseChannel(Sink):
         except TimeoutError:
             raise ChannelRetryableError(f"{self._target}: no answer within {self._timeout:g} s") from None
         except NoThreadError as error:
-            raise ChannelRetryableError(f"{self._target} makes no further call: {error}") from None
+            raise ChannelRetryableError(f"{self._target}: no thread for another call: {error}") from None
 
     def _notify(self, event: Event) -> None:
-        self._target.notify(self._message(event))
-
-    def _message(self, event: Event) -> Message:
         try:
-            return self._wording.message(event)
+            message = self._renderer.message(event)
         except TemplateError as error:
             raise ChannelPermanentError(f"{self._target}: a template failed, {error}") from None
         except Exception as error:
-            why = f"the event cannot be shown, {type(error).__name__}"
-            raise ChannelPermanentError(f"{self._target}: {why}") from error
+            reason = f"the event cannot be rendered, {type(error).__name__}"
+            raise ChannelPermanentError(f"{self._target}: {reason}") from error
+        self._target.notify(message)
 
 
 def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     if isinstance(tags, str):
-        raise TypeError("tags are a list of texts; put the one into a list")
+        raise TypeError("tags: must be a list of str, got a str")
     checked = tuple(tags)
     for tag in checked:
         if not isinstance(tag, str):
-            raise TypeError(f"a tag is a text, not {type(tag).__name__}")
+            raise TypeError(f"tags: must be a list of str, got a {type(tag).__name__} in it")
         if _TAG.fullmatch(tag) is None:
-            raise ValueError(f"a tag is not empty, and has no spaces and none of , ; | /: {tag!r} is none")
+            raise ValueError(f"tags: must not be empty or contain white space or any of , ; | /, got {tag!r}")
     return checked

@@ -1,4 +1,4 @@
-"""`AppriseTarget`: the service behind one Apprise URL. It blocks, and it never shows the URL."""
+"""`AppriseTarget`: the service behind one Apprise URL. Its calls block, and it never shows the URL."""
 
 from __future__ import annotations
 
@@ -10,36 +10,42 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.environment import ExpansionError, expand
-from codomyrmex.integrations.notification.apprise_http import noted, watch
-from codomyrmex.integrations.notification.apprise_outcome import failure
-from codomyrmex.integrations.notification.apprise_quiet import quiet
-from codomyrmex.integrations.notification.apprise_traps import false_success
-from codomyrmex.integrations.notification.channel_errors import ChannelError
+from codomyrmex.integrations.notification.apprise_internals import (
+    Response,
+    find_false_success,
+    one_attempt,
+    recorded_responses,
+    silenced,
+    watch_requests,
+)
+from codomyrmex.integrations.notification.channels import (
+    ChannelError,
+    ChannelPermanentError,
+    ChannelRetryableError,
+)
+from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import escape
-from codomyrmex.integrations.notification.wording import Message
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
+_RETRYABLE = frozenset({408, 425, 429})  # RFC 9110, 8470 and 6585: the same request may succeed later
 
 
 class AppriseTarget:
-    """The service behind one Apprise URL.
-
-    Args:
-        name: the channel's.
-        url: the URL, with places for values of the environment.
-        tags: what functions under `@notify` find in `meta["tag"]`.
-        environ: the variables; those of the process if None.
+    """The service behind one Apprise URL; the arguments are those of `AppriseChannel`.
 
     Attributes:
-        scheme: of the URL; the one thing of it that is shown.
+        scheme: the scheme of the URL, the only part of it that is shown.
     """
 
-    def __init__(self, name: str, url: str, tags: Sequence[str], environ: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, name: str, url: str, tags: Sequence[str], environ: Mapping[str, str] | None, *, expand_url: bool
+    ) -> None:
         self.scheme = _scheme(url)
         self._name = name
         self._url = url
         self._tags = tags
         self._environ = environ
+        self._expand_url = expand_url
         self._apprise: Any = None
         self._service: Any = None
         self._send: Callable[..., Any] | None = None
@@ -48,30 +54,30 @@ class AppriseTarget:
         return f"channel {self._name} ({self.scheme})"
 
     def load(self) -> None:
-        """Import Apprise and make the service; errors as for `AppriseChannel.open`."""
+        """Import Apprise and create the service; raises the errors of `AppriseChannel.open`."""
         try:
             self._apprise = import_module("apprise")
         except ImportError as error:
             raise MissingExtraError("AppriseChannel", "apprise", "apprise") from error
         try:
-            why = self._set_up() or false_success(self._service)
+            reason = self._set_up() or find_false_success(self._service)
         except ExpansionError as error:  # it names the variable, never the URL
             raise ChannelError(f"{self} cannot be set up: {error}") from None
-        if why is not None:
-            raise ChannelError(f"{self} cannot be set up: {why}")
-        watch(self._service)
+        if reason is not None:
+            raise ChannelError(f"{self} cannot be set up: {reason}")
+        watch_requests(self._service)
 
     def _set_up(self) -> str | None:
-        """Make the service, or say why there is none; raises nothing while it knows the URL."""
-        url = expand(self._url, self._environ)
+        """Create the service, or return why that fails; no error leaves this frame, which has the URL."""
+        url = expand(self._url, self._environ) if self._expand_url else self._url
         self.scheme = _scheme(url)
         try:
-            with quiet():
-                self._service = self._apprise.Apprise.instantiate(url, tag=list(self._tags))
+            with silenced():
+                self._service = self._apprise.Apprise.instantiate(str(url), tag=list(self._tags))
                 if not self._service:
-                    return "Apprise does not know such a URL"
-                self._send = _one_attempt(self._apprise, self._service)
-        except Exception as error:  # noqa: BLE001 - what it says may hold the URL, so only its type goes on
+                    return "Apprise does not support this URL"
+                self._send = one_attempt(self._apprise, self._service)
+        except Exception as error:  # noqa: BLE001 - its message may contain the URL
             return f"Apprise raised {type(error).__name__}"
         return None
 
@@ -79,16 +85,16 @@ class AppriseTarget:
         """Send a notification, once.
 
         Raises:
-            ChannelRetryableError: it was not delivered, and later it may be.
-            ChannelPermanentError: it was not, and will not be.
-            ChannelError: it was not, and Apprise does not tell why.
+            ChannelRetryableError: it was not delivered, and a retry may succeed.
+            ChannelPermanentError: it was not delivered, and a retry would fail.
+            ChannelError: it was not delivered, and Apprise does not report why.
         """
         if self._send is None:
             raise ChannelError(f"{self} is not open")
-        if self._service.title_maxlen <= 0:  # it will stand in the body, and is read as what that is
+        if self._service.title_maxlen <= 0:  # Apprise puts the title into the body, in the body's format
             message = replace(message, title=escape(message.title, message.format))
         sent, raised = False, None
-        with quiet() as codes, noted() as answers:
+        with silenced() as logged_statuses, recorded_responses() as responses:
             try:
                 sent = self._send(
                     title=message.title,
@@ -96,26 +102,36 @@ class AppriseTarget:
                     notify_type=getattr(self._apprise.NotifyType, message.type.upper()),
                     body_format=getattr(self._apprise.NotifyFormat, message.format.upper()),
                 )
-            except BaseException as error:  # noqa: BLE001 - it may quote the URL, so only its type goes on
+            except BaseException as error:  # noqa: BLE001 - its message may contain the URL
                 raised = type(error).__name__
         if not sent:
-            raise failure(str(self), answers, codes, raised)
+            failed = [each for each in responses if each.error or (each.status or 0) >= 400]  # noqa: PLR2004
+            raise self._failure(failed or [Response(status) for status in logged_statuses], raised)
+
+    def _failure(self, responses: Sequence[Response], raised: str | None) -> ChannelError:
+        """Return the error for a notification that was not delivered.
+
+        With several targets in one URL, some may have succeeded, and some may be worth a retry. Then all
+        of it is retried: a duplicate is better than a loss.
+        """
+        message = f"{self} did not deliver"
+        retryable = [each for each in responses if _is_retryable(each)]
+        if retryable:
+            wait = max((each.retry_after for each in retryable if each.retry_after is not None), default=None)
+            return ChannelRetryableError(f"{message}: {retryable[-1]}", retry_after=wait)
+        refused = [each for each in responses if 400 <= (each.status or 0) < 500]  # noqa: PLR2004
+        if refused:
+            return ChannelPermanentError(f"{message}: {refused[-1]}")
+        if raised is not None:
+            return ChannelError(f"{message}: Apprise raised {raised}")
+        return ChannelError(f"{message}: {responses[-1]}" if responses else message)
 
 
-def _one_attempt(apprise: Any, service: Any) -> Callable[..., Any]:
-    """Give what sends a notification once, in the thread that calls it.
-
-    From 2.0 on a service converts the format itself, and an `Apprise` calls it on threads that all share.
-    Before, it is the `Apprise` that converts, and it calls a single service as it is.
-    """
-    service.retry, service.wait, service.optional = 0, 0.0, False
-    if hasattr(service, "resolve_format"):
-        return service.notify  # type: ignore[no-any-return]
-    alone = apprise.Apprise()
-    alone.add(service)
-    return alone.notify  # type: ignore[no-any-return]
+def _is_retryable(response: Response) -> bool:
+    status = response.status or 0
+    return response.connection_failed or status in _RETRYABLE or status >= 500  # noqa: PLR2004
 
 
 def _scheme(url: str) -> str:
-    found = _SCHEME.match(url)
-    return "no scheme" if found is None else found[0]
+    match = _SCHEME.match(url)
+    return "no scheme" if match is None else match[0]

@@ -1,8 +1,7 @@
-"""`DaemonCalls`: blocking calls on threads that hold nothing up when they hang.
+"""`DaemonCalls`: blocking calls on daemon threads, so that a call that hangs delays nothing else.
 
-The threads of a `ThreadPoolExecutor` are joined when the interpreter ends, so one that hangs would keep
-the program from ending. These are daemons, and are used again, as none can be started while the
-interpreter ends: what is drained then still has one.
+The threads of a `ThreadPoolExecutor` are joined when the interpreter exits, so one that hangs would keep the
+program running. Threads are reused, because none can be started while the interpreter exits.
 """
 
 from __future__ import annotations
@@ -19,22 +18,17 @@ T = TypeVar("T")
 
 
 class NoThreadError(RuntimeError):
-    """There is no thread for a call: as many calls hang as there may be, or none could be started."""
+    """No thread is available for a call: all of them hang, or none could be started."""
 
 
 class _Job(NamedTuple):
     call: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Any]
+    result: asyncio.Future[Any]
 
 
 class DaemonCalls:
-    """Makes blocking calls on a few daemon threads of its own.
-
-    Args:
-        name: what the threads are called.
-        limit: how many calls may be under way, with those that were left alone and still hang.
-    """
+    """Makes blocking calls on its own daemon threads, at most `limit` at once with the abandoned ones."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
@@ -42,42 +36,34 @@ class DaemonCalls:
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = 0
-        self._under_way = 0
+        self._in_progress = 0
 
     async def run(self, call: Callable[..., T], *args: Any, timeout: float | None = None) -> T:  # noqa: ASYNC109
-        """Make a call on a thread, in a copy of the context, and give what it returns or raises.
+        """Make a call on a thread, in a copy of the current context, and return its result.
 
-        Where this is cancelled or the time is over, the call is left alone: it goes on unheard.
-
-        Args:
-            call: what blocks.
-            *args: what it is called with.
-            timeout: seconds; None is no limit.
+        After a timeout or a cancellation the call continues, but its result is discarded.
 
         Raises:
-            NoThreadError: no thread is free and there can be no other; the message says why.
-            TimeoutError: it took longer.
+            NoThreadError: no thread is available.
+            TimeoutError: the call took too long.
         """
-        context = copy_context()  # so that what is logged there is known for what it comes from
+        context = copy_context()  # so that log lines of the call have the provenance of the caller
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-        self._take(_Job(lambda: context.run(call, *args), loop, answer))
+        result: asyncio.Future[T] = loop.create_future()
+        with self._lock:
+            if self._in_progress >= self._limit:
+                raise NoThreadError(f"{self._in_progress} calls hang")
+            if self._in_progress == self._threads:
+                self._start_thread()
+            self._in_progress += 1
+        self._jobs.put(_Job(lambda: context.run(call, *args), loop, result))
         async with asyncio.timeout(timeout):
-            return await answer
+            return await result
 
     def close(self) -> None:
-        """Let the threads end, each when its call does; waits for nothing."""
+        """End each thread after its current call, without waiting."""
         for _ in range(self._threads):
             self._jobs.put(None)
-
-    def _take(self, job: _Job) -> None:
-        with self._lock:
-            if self._under_way >= self._limit:
-                raise NoThreadError(f"{self._under_way} calls hang")
-            if self._under_way == self._threads:
-                self._start_thread()
-            self._under_way += 1
-        self._jobs.put(job)
 
     def _start_thread(self) -> None:
         try:
@@ -92,19 +78,19 @@ class DaemonCalls:
             error: BaseException | None = None
             try:
                 result = job.call()
-            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is for who waits
+            except BaseException as raised:  # noqa: BLE001 - it is re-raised in the caller
                 error = raised
-            with self._lock:  # before it is told, so that the next call finds this thread free
-                self._under_way -= 1
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                job.loop.call_soon_threadsafe(_settle, job.answer, result, error)
-            del job, result, error  # what was sent is not kept until the next call
+            with self._lock:  # before the caller resumes, so that its next call finds this thread idle
+                self._in_progress -= 1
+            with suppress(RuntimeError):  # the loop is closed
+                job.loop.call_soon_threadsafe(_settle, job.result, result, error)
+            del job, result, error  # so that they are not kept alive until the next call
 
 
-def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if answer.done():  # it was left alone
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():  # abandoned
         return
     if error is None:
-        answer.set_result(result)
+        future.set_result(result)
     else:
-        answer.set_exception(error)
+        future.set_exception(error)

@@ -1,8 +1,7 @@
-"""Templates of texts in plain text, Markdown or HTML, with Jinja in its sandbox.
+"""Templates for plain text, Markdown and HTML, with Jinja in its sandbox.
 
-What a template prints of its values is escaped for the format; `|safe` prints a value as it is. The
-sandbox keeps values from being called into, and stops the common mistakes that would take all memory or
-time. It is no wall against someone who writes templates to do harm.
+Values are escaped for the format; `|safe` prints a value as it is. The sandbox prevents calls into values
+and the common mistakes that would exhaust memory or time. It is no protection against malicious templates.
 """
 
 from __future__ import annotations
@@ -22,17 +21,12 @@ FORMATS = ("text", "markdown", "html")
 MAX_RENDERED = 65_536  # characters
 CUT = " [cut]"
 
-# What means something anywhere, and what does so only where a line begins (CommonMark 0.31).
+# Special anywhere, or only at the start of a line (CommonMark 0.31).
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~]|^[ \t]*(?:[-+=#]|[0-9]+(?=[.)]))", re.MULTILINE)
 
 
 class TemplateError(DeliveryError, ValueError):
-    """A template is wrong, or did not work with the values it got.
-
-    Args:
-        message: what is wrong.
-        line: in which line of the template; None where that is not known.
-    """
+    """A template is invalid, or failed with the given values; `line` is None if unknown."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message if line is None else f"line {line}: {message}")
@@ -40,83 +34,76 @@ class TemplateError(DeliveryError, ValueError):
 
 
 class Template:
-    """A compiled template; made by `compile_template`."""
+    """A compiled template, made by `compile_template`."""
 
     def __init__(self, template: Any) -> None:
         self._template = template
 
     def render(self, **values: object) -> str:
-        """Fill in values; what is missing is empty, also what would be inside it.
+        """Return the text, or raise a `TemplateError`.
 
-        More than `MAX_RENDERED` characters are cut, with a mark.
-
-        Raises:
-            TemplateError: it does not work with these values.
+        Missing values, and attributes of missing values, are empty. More than `MAX_RENDERED` characters are
+        cut and marked.
         """
         parts: list[str] = []
-        left = MAX_RENDERED
+        remaining = MAX_RENDERED
         try:
             for part in self._template.generate(**values):
-                parts.append(part[:left])
-                left -= len(part)
-                if left < 0:
+                parts.append(part[:remaining])
+                remaining -= len(part)
+                if remaining < 0:
                     parts.append(CUT)
                     break
         except Exception as error:  # noqa: BLE001 - templates can raise anything
             frames = [at for at in traceback.extract_tb(error.__traceback__) if at.filename == "<template>"]
-            raise TemplateError(_said(error), frames[-1].lineno if frames else None) from None
+            raise TemplateError(_describe(error), frames[-1].lineno if frames else None) from None
         return "".join(parts)
 
 
-def compile_template(source: str, format: str = "text") -> Template:  # noqa: A002 - as channels call it
+def compile_template(source: str, format: str = "text") -> Template:  # noqa: A002 - the term of channels
     """Compile a Jinja template.
 
     Args:
         source: the template.
-        format: `text`, `markdown` or `html`: what values are escaped for.
+        format: `text`, `markdown` or `html`; values are escaped for it.
 
     Raises:
-        TemplateError: it is no template; with the line.
+        TemplateError: the template is invalid.
         MissingExtraError: Jinja is not installed.
         ValueError: the format is unknown.
-        TypeError: the source is not a text.
+        TypeError: the source is not a str.
     """
     if not isinstance(source, str):
-        raise TypeError(f"a template is a text, not {type(source).__name__}")
+        raise TypeError(f"template: must be a str, got {type(source).__name__}")
     environment = _environment(check_format(format))
     try:
         return Template(environment.from_string(source))
-    except Exception as error:  # noqa: BLE001 - mostly a TemplateSyntaxError; a RecursionError, say
-        raise TemplateError(_said(error), getattr(error, "lineno", None)) from None
+    except Exception as error:  # noqa: BLE001 - mostly TemplateSyntaxError, but also RecursionError
+        raise TemplateError(_describe(error), getattr(error, "lineno", None)) from None
 
 
 def check_format(format: str) -> str:  # noqa: A002 - as above
-    """Give a format back if it is one, and raise a ValueError if not."""
+    """Return a format, or raise a ValueError if it is unknown."""
     if format not in FORMATS:
-        raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")
+        raise ValueError(f"format: must be one of {', '.join(FORMATS)}, got {format!r}")
     return format
 
 
 def escape(text: str, format: str) -> str:  # noqa: A002 - as above
-    """Make a text that reads as it is in a format.
-
-    Args:
-        text: plain text.
-        format: `text`, `markdown` or `html`.
-    """
+    """Return plain text escaped for a format: `text`, `markdown` or `html`."""
     if format == "html":
         return html.escape(text)
     if format == "markdown":
-        return html.escape(_MARKDOWN.sub(_escaped, text), quote=False)
+        return html.escape(_MARKDOWN.sub(_escape_markdown, text), quote=False)
     return text
 
 
-def _escaped(special: re.Match[str]) -> str:
-    found = special[0]
-    return f"{found}\\" if found[-1].isdigit() else f"{found[:-1]}\\{found[-1]}"
+def _escape_markdown(match: re.Match[str]) -> str:
+    special = match[0]
+    return f"{special}\\" if special[-1].isdigit() else f"{special[:-1]}\\{special[-1]}"
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
@@ -132,14 +119,14 @@ def _environment(format: str) -> Any:  # noqa: A002 - as above
         intercepted_binops = frozenset({"*", "**"})
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002
-            if operator == "**":  # 9**9**9 takes all time
+            if operator == "**":  # 9**9**9 would never finish
                 raise jinja2.exceptions.SecurityError("** is not allowed")
             if not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
-                raise jinja2.exceptions.SecurityError("* is allowed for numbers only")
+                raise jinja2.exceptions.SecurityError("* is only allowed for numbers")
             return left * right
 
         def getattr(self, obj: Any, attribute: str) -> Any:
-            if isinstance(obj, dict) and attribute in obj:  # `data.items` is what is there, not a method
+            if isinstance(obj, dict) and attribute in obj:  # `data.items` is the key, not the method
                 return obj[attribute]
             return super().getattr(obj, attribute)
 
@@ -150,5 +137,5 @@ def _environment(format: str) -> Any:  # noqa: A002 - as above
         def finalize(value: Any) -> Any:
             return value if hasattr(value, "__html__") else markup(escape(str(value), format))
 
-    # Markdown is marked as safe once it is escaped; so what a macro gives is not escaped twice.
+    # Escaped Markdown is marked as safe, so that the output of a macro is not escaped twice.
     return Environment(undefined=jinja2.ChainableUndefined, autoescape=format != "text", finalize=finalize)

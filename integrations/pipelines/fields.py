@@ -1,4 +1,4 @@
-"""Values of an event by their names, for matchers, templates and keys."""
+"""Values of an event by name, for matchers, templates and keys."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
-_SHORT = 100  # characters of a value that is worth to be remembered
-_PLACE = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
+_CACHEABLE = 100  # characters of a value
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
 
 
 def value_of(event: Event, name: str) -> Any:  # noqa: PLR0911 - one for each kind of name
-    """Give a value: `topic`, `type`, `id`, `data`, `data.status`, or an entry of the labels or metadata."""
+    """Return a value of an event, or None.
+
+    Args:
+        event: the event.
+        name: `topic`, `type`, `id`, `data`, `data.status`, `metadata.host`, or the name of a label or of an
+            entry of the metadata, in this order.
+    """
     if name == "topic":
         return event.topic
     if name == "type":
         return event.type.value
     if name == "id":
         return event.id
-    first, _, rest = name.partition(".")
+    first, _, path = name.partition(".")
     if first == "data":
-        return _inside(event.data, rest)
-    if first == "metadata" and rest:
-        return _inside(event.metadata, rest)
+        return _inside(event.data, path)
+    if first == "metadata" and path:
+        return _inside(event.metadata, path)
     labels = event.metadata.get("labels")
     if isinstance(labels, Mapping) and name in labels:
         return labels[name]
@@ -43,11 +49,8 @@ def _inside(value: Any, path: str) -> Any:
 
 
 def text_of(event: Event, name: str) -> str:
-    """Give a value as text, empty where there is none, as matchers and keys see it."""
-    return _as_text(value_of(event, name))
-
-
-def _as_text(value: Any) -> str:
+    """Return a value of an event as text, empty if there is none, as matchers and keys use it."""
+    value = value_of(event, name)
     if value.__class__ is str:
         return value
     if value is None:
@@ -57,60 +60,48 @@ def _as_text(value: Any) -> str:
     return str(getattr(value, "value", value))
 
 
-# Made once for each matcher, as a filter is asked for each event: the usual name is one or two lookups.
-def _reader(name: str) -> Callable[[Event], str]:
-    first, _, rest = name.partition(".")
-    if first == "data" and rest and "." not in rest:
-
-        def read_data(event: Event) -> str:
-            data = event.data
-            if data.__class__ is dict:
-                return _as_text(data.get(rest))
-            return _as_text(_inside(data, rest))
-
-        return read_data
-    return lambda event: text_of(event, name)
-
-
-# A call of RE2 costs as much as all else of a filter, and values such as a status are few.
-def _holds(matcher: Matcher) -> Callable[[str], bool]:
-    if matcher.regex is None:
-        return matcher.holds
-    holds = matcher.holds
-    remembered = lru_cache(1_024)(holds)
-    return lambda value: remembered(value) if len(value) <= _SHORT else holds(value)
+# RE2 costs more than everything else in a filter, and values such as a status are few.
+def _cached(matcher: Matcher) -> Callable[[str], bool]:
+    cached = lru_cache(1_024)(matcher.holds)
+    return lambda value: cached(value) if len(value) <= _CACHEABLE else matcher.holds(value)
 
 
 def condition(topic: str, matchers: Iterable[Matcher]) -> Callable[[Event], bool] | None:
-    """Make a test of events; None where all pass.
+    """Return a function that tests events, or None if it would accept all of them.
 
     Args:
         topic: a topic or a pattern.
-        matchers: all of them have to hold; their names are those of `value_of`.
+        matchers: all of them have to hold; they use the names of `value_of`.
     """
-    tests = [(_reader(matcher.name), _holds(matcher)) for matcher in matchers]
-    if topic == EVERYTHING and len(tests) == 1:
-        [(read, holds)] = tests
-        return lambda event: holds(read(event))
+    tests = [(matcher.name, _cached(matcher)) for matcher in matchers]
     if topic == EVERYTHING and not tests:
         return None
 
-    def passes(event: Event) -> bool:
-        if not matches(topic, event.topic):
+    def accepts(event: Event) -> bool:
+        if topic != EVERYTHING and not matches(topic, event.topic):
             return False
-        return all(holds(read(event)) for read, holds in tests)
+        return all(holds(text_of(event, name)) for name, holds in tests)
 
-    return passes
+    return accepts
 
 
-def fill(template: str) -> Callable[[Event], Any]:
-    """Make a function that fills the places of a text: `{data.status}`.
+def template(value: Any) -> Callable[[Event], Any]:
+    """Return a function that replaces the placeholders of a value, such as `{data.status}`.
 
-    A text that is one place alone gives the value as it is, not as text.
+    A text that is nothing but one placeholder becomes the value as it is, not its text.
+
+    Args:
+        value: a text, or a list or mapping of values; any other value stays as it is.
     """
-    alone = _PLACE.fullmatch(template)
-    if alone is not None:
-        return lambda event: value_of(event, alone[1])
-    if _PLACE.search(template) is None:
-        return lambda _: template
-    return lambda event: _PLACE.sub(lambda place: text_of(event, place[1]), template)
+    if isinstance(value, dict):
+        fields = {name: template(each) for name, each in value.items()}
+        return lambda event: {name: each(event) for name, each in fields.items()}
+    if isinstance(value, list):
+        items = [template(each) for each in value]
+        return lambda event: [each(event) for each in items]
+    if not isinstance(value, str) or _PLACEHOLDER.search(value) is None:
+        return lambda _: value
+    whole = _PLACEHOLDER.fullmatch(value)
+    if whole is not None:
+        return lambda event: value_of(event, whole[1])
+    return lambda event: _PLACEHOLDER.sub(lambda place: text_of(event, place[1]), value)

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK over OTLP, set up by its standard environment variables."""
+"""The sink `opentelemetry`: OTLP, configured by OpenTelemetry's environment variables."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.sink import InlineSink
-from codomyrmex.integrations.delivery.waiting import resolve
 from codomyrmex.integrations.logging_monitoring.opentelemetry_sink import Mode, OpenTelemetrySink
+from codomyrmex.integrations.pipelines.parts import Context, SinkConfig
 from codomyrmex.streaming import Event
 
 _PACKAGES = {"grpc": "grpc", "http/protobuf": "http"}
 _SDK = "opentelemetry.sdk"
-_TO_FLUSH = 5.0  # seconds for what the collector has not taken yet
-_TO_END = 2.0
+_FLUSH_TIMEOUT = 5.0  # seconds for records that the collector has not accepted yet
+_SHUTDOWN_TIMEOUT = 2.0
+
+
+class OpenTelemetry(SinkConfig, frozen=True):
+    """Log records and span events, exported over OTLP."""
+
+    mode: Mode = "log_event"
+    service_name: str | None = None
+
+    def build(self, name: str, _: Context) -> InlineSink:
+        return OtlpSink(self.mode, self.service_name, name)
 
 
 class OtlpSink(InlineSink):
     """Exports over OTLP.
 
-    `OTEL_EXPORTER_OTLP_ENDPOINT`, `_HEADERS`, `_PROTOCOL` (`grpc` or `http/protobuf`), `OTEL_SERVICE_NAME`
-    and `OTEL_RESOURCE_ATTRIBUTES` are read by the SDK. It ends in bounded time, whether or not there is a
-    collector.
+    The SDK reads `OTEL_EXPORTER_OTLP_ENDPOINT`, `_HEADERS`, `_PROTOCOL` (`grpc` or `http/protobuf`),
+    `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`. Closing takes bounded time even without a collector.
 
     Args:
         mode: as for `OpenTelemetrySink`.
-        service_name: where the environment says none.
-        name: what the sink is called.
+        service_name: used if the environment names none.
+        name: the name in reports and logs.
 
     Raises:
         ValueError: the protocol is unknown.
         MissingExtraError: the SDK or the exporter is not installed.
     """
 
-    drain_timeout = _TO_FLUSH + _TO_END
+    drain_timeout = _FLUSH_TIMEOUT + _SHUTDOWN_TIMEOUT
 
     def __init__(self, mode: Mode, service_name: str | None, name: str) -> None:
         self.name = name
@@ -46,10 +55,11 @@ class OtlpSink(InlineSink):
         self._service_name = service_name
         self._sink: OpenTelemetrySink | None = None
         self._providers: tuple[Any, ...] = ()
-        self._counts: list[_Counting] = []
+        self._exporters: list[_CountingExporter] = []
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
         if protocol not in _PACKAGES:
-            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {' or '.join(_PACKAGES)}, not {protocol!r}")
+            supported = " or ".join(_PACKAGES)
+            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: must be {supported}, got {protocol!r}")
         exporters = f"opentelemetry.exporter.otlp.proto.{_PACKAGES[protocol]}"
         try:
             self._resources: Any = import_module(f"{_SDK}.resources")
@@ -66,16 +76,14 @@ class OtlpSink(InlineSink):
     async def open(self) -> None:
         resource = self._resource()
         logger_provider = self._logs.LoggerProvider(resource=resource, shutdown_on_exit=False)
-        logs = _Counting(self._log_exporter.OTLPLogExporter())
-        logger_provider.add_log_record_processor(
-            logs.before(self._log_export.BatchLogRecordProcessor(logs), "on_emit")
-        )
+        logs = _CountingExporter(self._log_exporter.OTLPLogExporter())
+        log_processor = self._log_export.BatchLogRecordProcessor(logs)
+        logger_provider.add_log_record_processor(_CountingProcessor(log_processor, logs))
         tracer_provider = self._traces.TracerProvider(resource=resource, shutdown_on_exit=False)
-        spans = _Counting(self._span_exporter.OTLPSpanExporter())
-        tracer_provider.add_span_processor(
-            spans.before(self._trace_export.BatchSpanProcessor(spans), "on_end")
-        )
-        self._counts = [logs, spans]
+        spans = _CountingExporter(self._span_exporter.OTLPSpanExporter())
+        span_processor = self._trace_export.BatchSpanProcessor(spans)
+        tracer_provider.add_span_processor(_CountingProcessor(span_processor, spans))
+        self._exporters = [logs, spans]
         self._providers = (logger_provider, tracer_provider)
         self._sink = OpenTelemetrySink(self._mode, tracer_provider, logger_provider, name=self.name)
 
@@ -86,63 +94,73 @@ class OtlpSink(InlineSink):
         return self._resources.Resource.create().merge(resource)
 
     def emit(self, event: Event) -> None:
-        assert self._sink is not None  # noqa: S101 - it was opened
+        assert self._sink is not None  # noqa: S101 - open was called
         self._sink.emit(event)
 
     async def close(self) -> None:
-        # The SDK's own limits do not hold where there is no collector.
-        await _within(_TO_FLUSH, [provider.force_flush for provider in self._providers])
-        await _within(_TO_END, [provider.shutdown for provider in self._providers])
+        # The SDK does not keep to its own limits where there is no collector.
+        await _call_all([provider.force_flush for provider in self._providers], _FLUSH_TIMEOUT)
+        await _call_all([provider.shutdown for provider in self._providers], _SHUTDOWN_TIMEOUT)
 
-    def lost(self) -> int:
-        """Tell how many records and spans no collector has taken, up to now."""
-        return sum(count.taken - count.exported for count in self._counts)
+    def not_exported(self) -> int:
+        """Return how many records and spans no collector has accepted so far."""
+        return sum(exporter.processed - exporter.exported for exporter in self._exporters)
 
 
-class _Counting:
-    """An exporter that counts what is taken for it and what a collector has got."""
+class _CountingExporter:
+    """An exporter that counts the records that a collector accepted."""
 
     def __init__(self, exporter: Any) -> None:
         self._exporter = exporter
-        self.taken = 0
+        self.processed = 0
         self.exported = 0
 
-    def export(self, batch: Any, *args: Any, **named: Any) -> Any:
-        result = self._exporter.export(batch, *args, **named)
+    def export(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        result = self._exporter.export(batch, *args, **kwargs)
         if result.name == "SUCCESS":
             self.exported += len(batch)
         return result
-
-    def before(self, processor: Any, name: str) -> Any:
-        """Count what a processor takes; give the processor."""
-        take = getattr(processor, name)
-
-        def counted(record: Any) -> None:
-            self.taken += 1
-            take(record)
-
-        setattr(processor, name, counted)
-        return processor
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._exporter, name)
 
 
-async def _within(seconds: float, calls: list[Callable[[], object]]) -> None:
-    """Make blocking calls at once, each on a daemon thread, and wait so long at most."""
+class _CountingProcessor:
+    """A processor of log records or spans that counts those on their way to an exporter."""
+
+    def __init__(self, processor: Any, exporter: _CountingExporter) -> None:
+        self._processor = processor
+        self._exporter = exporter
+
+    def on_emit(self, record: Any) -> None:
+        self._exporter.processed += 1
+        self._processor.on_emit(record)
+
+    def on_end(self, span: Any) -> None:
+        self._exporter.processed += 1
+        self._processor.on_end(span)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+async def _call_all(calls: list[Callable[[], object]], timeout: float) -> None:  # noqa: ASYNC109 - threads
+    """Call blocking functions at once, each on a daemon thread, and wait for them up to a timeout."""
     loop = asyncio.get_running_loop()
+
+    def run(call: Callable[[], object], done: asyncio.Event) -> None:
+        try:
+            call()
+        finally:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
     waiting = []
     for call in calls:
-        done = loop.create_future()
-        threading.Thread(target=_call, args=(call, loop, done), daemon=True).start()
-        waiting.append(done)
+        done = asyncio.Event()
+        threading.Thread(target=run, args=(call, done), daemon=True).start()
+        waiting.append(asyncio.create_task(done.wait()))
     if waiting:
-        await asyncio.wait(waiting, timeout=seconds)
-
-
-def _call(call: Callable[[], object], loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
-    try:
-        call()
-    finally:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(resolve, done)
+        _, pending = await asyncio.wait(waiting, timeout=timeout)
+        for task in pending:
+            task.cancel()

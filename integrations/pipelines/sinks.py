@@ -1,178 +1,179 @@
-"""Where events go: each sink of the configuration as what `attach` takes."""
+"""The sinks `structlog`, `jsonl`, `alerts`, `dashboard` and `sse`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, ClassVar, Literal
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.sink import Binding, InlineSink
-from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
-from codomyrmex.integrations.notification.alerts.sink import AlertSink
-from codomyrmex.integrations.pipelines.fields import condition
-from codomyrmex.integrations.pipelines.file import (
-    Alerts,
-    Dashboard,
-    Delivery,
-    Jsonl,
-    OpenTelemetry,
-    SinkFile,
-    SseServer,
-    Structlog,
+from codomyrmex.integrations.delivery.sink import InlineSink, Sink
+from codomyrmex.integrations.pipelines.parts import (
+    Address,
+    Context,
+    FieldError,
+    Server,
+    SinkConfig,
+    Size,
+    Token,
 )
-from codomyrmex.streaming import Event, InMemoryStream, Overflow
-
-_BLOCK = DeliveryPolicy(overflow=Overflow.BLOCK, batch_size=1_000, queue_size=10_000, batch_age=0.2)
+from codomyrmex.streaming import Event, InMemoryStream
 
 
-@dataclass(slots=True)
-class Page:
-    """Something that is served over HTTP: made when the sinks are attached.
+class Structlog(SinkConfig, frozen=True):
+    """Log lines on stdout or stderr, independent of the structlog configuration of the process."""
+
+    format: Literal["console", "json"] = "console"
+    output: Literal["stdout", "stderr"] = "stderr"
+    level: Literal["debug", "info", "warning", "error", "critical"] = "debug"
+
+    def build(self, name: str, context: Context) -> InlineSink:
+        try:
+            import structlog
+        except ImportError as error:
+            raise MissingExtraError("the sink structlog", "structlog", "structlog") from error
+        from codomyrmex.integrations.logging_monitoring.naming import level_number
+        from codomyrmex.integrations.logging_monitoring.structlog_sink import StructlogSink
+
+        output = sys.stdout if self.output == "stdout" else sys.stderr
+        renderer: Any = structlog.processors.JSONRenderer()
+        if self.format == "console":
+            renderer = structlog.dev.ConsoleRenderer(colors=output.isatty())
+        logger = structlog.wrap_logger(
+            structlog.PrintLogger(output),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso"),
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(level_number(self.level)),
+        )
+
+        class Logger(StructlogSink):
+            def emit(self, event: Event) -> None:
+                try:
+                    super().emit(event)
+                except BrokenPipeError:
+                    context.stdout_closed.set()
+                    raise
+
+        return Logger(logger, name=name)
+
+
+class Jsonl(SinkConfig, frozen=True):
+    """A file with a line of JSON for each event, which is rotated; `-` is the standard output."""
+
+    path: str = ""
+    data: Literal["event", "payload"] = "event"
+    max_size: Size | None = None
+    keep: int = 5
+
+    def build(self, name: str, context: Context) -> Sink:
+        from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
+
+        if not self.path:
+            raise FieldError("path", "is required")
+        path = self.path if self.path == "-" else context.folder / self.path
+        sink = JsonlSink(path, data=self.data, max_size=self.max_size, keep=self.keep, name=name)
+        sink.on_broken_pipe = context.stdout_closed.set
+        return sink
+
+
+class Alerts(SinkConfig, frozen=True):
+    """Alert routing with a configuration file of its own."""
+
+    config: str = ""
+
+    def build(self, name: str, context: Context) -> InlineSink | Sink:
+        from codomyrmex.integrations.notification.alerts.sink import AlertSink
+
+        if not self.config:
+            raise FieldError("config", "is required: the path of the file with the routes")
+        sink = AlertSink(context.folder / self.config, audit=context.audit, name=name)
+        context.notes += sink.config.notes
+        return sink
+
+
+class ServerSink(InlineSink):
+    """Serves the events of a sink over HTTP.
 
     Args:
-        file: what stands in the configuration.
-        stream: the events for it.
+        name: the name in reports and logs.
+        stream: receives the events.
+        app: returns the application that serves the stream; called when the sink is opened.
+        address: where to listen.
+        token: required from each client.
     """
 
-    file: Dashboard | SseServer
-    stream: InMemoryStream = field(default_factory=lambda: InMemoryStream(buffer_size=1))
+    drain_timeout = 10.0
 
-
-class _IntoStream(InlineSink):
-    """Gives the events of a sink of the file to a stream, from which they are served."""
-
-    def __init__(self, name: str, stream: InMemoryStream) -> None:
+    def __init__(
+        self, name: str, stream: InMemoryStream, app: Callable[[], Any], address: Address, token: str | None
+    ) -> None:
         self.name = name
         self._stream = stream
+        self.server = Server(app, address, token)
+
+    async def open(self) -> None:
+        await self.server.open()
 
     def emit(self, event: Event) -> None:
         self._stream.publish_nowait(event)
 
-
-@dataclass(slots=True)
-class Built:
-    """What a sink of the configuration became."""
-
-    binding: Binding
-    page: Page | None = None
-    alerts: AlertSink | None = None
-    lost: Callable[[], int] | None = None  # what it took and could not bring to where it belongs
+    async def close(self) -> None:
+        await self.server.aclose()
 
 
-def make_sink(
-    file: SinkFile, name: str, folder: Path, audit: InMemoryStream, nobody_reads: Callable[[], None]
-) -> Built:
-    """Make a sink of what stands in the configuration. Nothing is opened by that.
+class Dashboard(SinkConfig, frozen=True):
+    """The live page."""
 
-    Args:
-        file: its struct.
-        name: what it is called.
-        folder: where relative paths begin.
-        audit: gets what alert sinks decide.
-        nobody_reads: called when who has read the standard output is gone.
+    shows_alerts: ClassVar[bool] = True
+    listen: Address = Address("127.0.0.1", 8000)
+    token: Token | None = None
+    actions: bool = False
+    title: str = "codomyrmex-streaming"
 
-    Raises:
-        ValueError: it cannot be made; the message says why.
-        ConfigError: the file of an alert sink has mistakes.
-        MissingExtraError: a package is not installed.
-    """
-    built = _make(file, name, folder, audit, nobody_reads)
-    binding = built.binding
-    matchers = [matcher for line in file.where for matcher in line.matchers]
-    policy: DeliveryPolicy | None = None
-    if not isinstance(binding.sink, InlineSink):
-        policy = _policy(file.delivery)
-    elif file.delivery is not None:
-        raise ValueError("this sink has no queue of its own, so there is no delivery to set")
-    built.binding = Binding(binding.sink, file.topic, condition("*", matchers), policy)
-    return built
+    def build(self, name: str, context: Context) -> InlineSink:
+        from codomyrmex.integrations.notification.alerts.sink import AlertSink
+        from codomyrmex.integrations.web.dashboard import dashboard
 
+        stream = InMemoryStream(buffer_size=1)
 
-def _make(
-    file: SinkFile, name: str, folder: Path, audit: InMemoryStream, nobody_reads: Callable[[], None]
-) -> Built:
-    match file:
-        case Structlog():
-            return Built(Binding(_structlog(file, name, nobody_reads)))
-        case OpenTelemetry():
-            from codomyrmex.integrations.pipelines.otlp import OtlpSink  # imports much
+        def app() -> Any:
+            alerts = (sink for sink in context.sinks.values() if isinstance(sink, AlertSink))
+            return dashboard(
+                stream,
+                context.attachment,
+                next(alerts, None),
+                context.board,
+                audit=context.audit,
+                allow_actions=self.token if self.actions else None,
+                title=self.title,
+                signals=False,
+            )
 
-            telemetry = OtlpSink(file.mode, file.service_name, name)
-            return Built(Binding(telemetry), lost=telemetry.lost)
-        case Alerts():
-            if not file.config:
-                raise ValueError("alerts has a config, the file with the routes")
-            alerts = AlertSink(folder / file.config, audit=audit, name=name)
-            return Built(Binding(alerts), alerts=alerts)
-        case Jsonl():
-            if not file.path:
-                raise ValueError("jsonl has a path")
-            path = file.path if file.path == "-" else folder / file.path
-            sink = JsonlSink(path, data=file.data, max_size=file.max_size, keep=file.keep, name=name)
-            sink.on_nobody_reads = nobody_reads
-            return Built(Binding(sink))
-        case Dashboard() | SseServer():
-            page = Page(file)
-            return Built(Binding(_IntoStream(name, page.stream)), page=page)
-        case _:
-            raise ValueError(f"there is no sink {type(file).__name__}")
+        return ServerSink(name, stream, app, self.listen, self.token)
 
 
-def _policy(file: Delivery | None) -> DeliveryPolicy:
-    if file is None:
-        return _BLOCK
-    given = {name: value for name in file.__struct_fields__ if (value := getattr(file, name)) is not None}
-    if "overflow" in given:
-        given["overflow"] = Overflow(given["overflow"])
-    return replace(_BLOCK, **given)
+class SseServer(SinkConfig, frozen=True):
+    """Server-sent events for any client that connects."""
 
+    listen: Address = Address("127.0.0.1", 8001)
+    token: Token | None = None
+    data: Literal["event", "payload"] = "event"
+    buffer_size: int = 1_000
+    allow_origins: list[str] = []
 
-class _Output:
-    """The standard output or error for a logger: tells when nobody reads it any more."""
+    def build(self, name: str, _: Context) -> InlineSink:
+        from codomyrmex.integrations.web.event_stream import event_stream
 
-    def __init__(self, file: TextIO, nobody_reads: Callable[[], None]) -> None:
-        self._file = file
-        self._nobody_reads = nobody_reads
-
-    def write(self, text: str) -> None:
-        self._safely(lambda: self._file.write(text))
-
-    def flush(self) -> None:
-        self._safely(self._file.flush)
-
-    def _safely(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except BrokenPipeError:
-            self._nobody_reads()
-            raise
-
-
-def _structlog(file: Structlog, name: str, nobody_reads: Callable[[], None]) -> InlineSink:
-    """Make a logger of its own, whatever the process has configured."""
-    try:
-        import structlog
-    except ImportError as error:
-        raise MissingExtraError("the sink structlog", "structlog", "structlog") from error
-    from codomyrmex.integrations.logging_monitoring.naming import level_number
-    from codomyrmex.integrations.logging_monitoring.structlog_sink import StructlogSink
-
-    output = sys.stdout if file.output == "stdout" else sys.stderr
-    renderer: Any = structlog.processors.JSONRenderer()
-    if file.format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=output.isatty())
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(cast("TextIO", _Output(output, nobody_reads))),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level_number(file.level)),
-    )
-    return StructlogSink(logger, name=name)
+        stream = InMemoryStream(buffer_size=1)
+        app = event_stream(
+            stream,
+            data=self.data,
+            buffer_size=self.buffer_size,
+            allow_origins=self.allow_origins,
+            signals=False,
+        )
+        return ServerSink(name, stream, lambda: app, self.listen, self.token)

@@ -1,6 +1,6 @@
-"""The pytest plugin: the `tests:` of files named `*.alerts.yaml` are collected and run.
+"""The pytest plugin: collects and runs the `tests:` of files named `*.alerts.yaml`.
 
-It stands apart, so that a pytest without such files imports nothing but this.
+pytest imports it in every run, so it imports nothing else until there is such a file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tests of a configuration as items of pytest."""
+"""Alert configurations and their tests as pytest collects them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
 from codomyrmex.integrations.notification.alerts.loading import load_alert_config
-from codomyrmex.integrations.notification.alerts.scenarios import run_test
+from codomyrmex.integrations.notification.alerts.simulation import run_test
 
 
-class TestFailed(Exception):  # noqa: N818 - it is how pytest learns of it
-    """A test of a configuration did not give what it expects."""
+class TestFailed(Exception):  # noqa: N818 - it ends a test, not a program
+    """The notifications of a test differ from the expected ones."""
 
     __test__ = False
 
 
 class AlertsFile(pytest.File):
-    """A configuration whose tests are collected."""
+    """A configuration of alert routing."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Give an item for each test.
+        """Yield an item for each test.
 
         Raises:
             CollectError: the configuration has mistakes.
@@ -47,21 +47,19 @@ class AlertsItem(pytest.Item):
         """Run the test in virtual time.
 
         Raises:
-            TestFailed: what was sent is not what was expected.
+            TestFailed: the notifications differ from the expected ones.
         """
         result = run_test(self._alerts, self._number)
         if not result.passed:
-            raise TestFailed(
-                f"what was sent is not what was expected (- missing, + unexpected):\n{result.report}"
-            )
+            raise TestFailed(f"unexpected notifications (- missing, + unexpected):\n{result.report}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Show what differs, without a traceback."""
+        """Return the difference, without a traceback."""
         if isinstance(excinfo.value, TestFailed):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
-        """Tell where the test stands."""
+        """Return the position of the test in its file."""
         line = self._alerts.line(f"tests[{self._number}]")
         return self.path, None if line is None else line - 1, self.name

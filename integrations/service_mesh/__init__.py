@@ -1,4 +1,4 @@
-"""Circuit breakers, retries and meshes become events, in one shape."""
+"""Feeds that publish circuit breakers, retries and meshes as events of one shape."""
 
 from typing import TYPE_CHECKING
 

@@ -1,11 +1,10 @@
-"""`CircuitBoard`: the present state of every circuit breaker that a stream tells of."""
+"""`CircuitBoard`: the current state of every circuit breaker on a stream."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from codomyrmex.integrations._extras import MissingExtraError
@@ -14,29 +13,39 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     BreakerState,
     CircuitBreakerEvent,
 )
-from codomyrmex.streaming import Event, InMemoryStream, SSEStream, Stream, TopicStream
+from codomyrmex.integrations.service_mesh.feed import check_stream
+from codomyrmex.streaming import Event, Stream
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _HOUR = timedelta(hours=1)
-_MAX_OPENINGS = 1_000  # remembered for each breaker
-_MAX_SEEN = 10_000  # ids of transitions, so that one seen twice counts once
+_MAX_OPENINGS = 1_000  # for each breaker
+_MAX_TRANSITIONS = 10_000  # whose ids are kept, to count each transition once
+
+# The order of the board, and the styles of rich.
+_ORDER = {
+    BreakerState.OPEN: (0, "bold red"),
+    BreakerState.FORCED_OPEN: (0, "bold red"),
+    BreakerState.EJECTED: (0, "bold red"),
+    BreakerState.HALF_OPEN: (1, "yellow"),
+    BreakerState.CLOSED: (2, "green"),
+}
 
 
 class BreakerStatus(NamedTuple):
-    """How a circuit breaker is.
+    """The status of a circuit breaker.
 
     Attributes:
         source: the library or mesh.
-        breaker: its name.
+        breaker: the name of the breaker.
         service: the service that it guards.
-        state: its state; None where it is not known.
-        since: when it came to that state.
-        failures: failures in a row, or what the source counts.
-        rejected: calls that it refused since it was opened last.
-        opened_last_hour: how often it was opened within an hour.
-        reason: why it was opened last.
+        state: its state; None if unknown.
+        since: when it entered that state.
+        failures: consecutive failures, or what the source counts instead.
+        rejected: calls rejected since it was last opened.
+        opened_last_hour: how often it was opened within the last hour.
+        reason: why it was last opened.
     """
 
     source: str
@@ -51,10 +60,9 @@ class BreakerStatus(NamedTuple):
 
 
 class _Breaker:
-    def __init__(self, told: CircuitBreakerEvent, now: datetime) -> None:
-        self.told = told
+    def __init__(self, since: datetime) -> None:
         self.state: BreakerState | None = None
-        self.since = now
+        self.since = since
         self.failures: int | None = None
         self.rejected = 0
         self.reason: str | None = None
@@ -62,78 +70,77 @@ class _Breaker:
 
 
 class CircuitBoard:
-    """The present state of every breaker that a stream tells of, built from the events alone.
+    """The current state of every circuit breaker on a stream, built from events alone.
 
-    `with CircuitBoard(stream) as board:` or `board = CircuitBoard(stream)` and, at the end, `board.close()`.
-    Safe to read from any thread.
+    A context manager, or call `close()` at the end. It can be read from any thread.
 
     Args:
-        stream: a stream of this process.
-        topic: where the breakers are.
-        max_breakers: how many it knows; for one more the one goes that was quiet the longest.
+        stream: the stream to subscribe to.
+        topic: the topic of the circuit-breaker events.
+        max_breakers: the largest number of breakers; beyond it, the one without events for the longest time
+            is removed.
 
     Raises:
-        TypeError: it is another kind of stream.
-        ValueError: `max_breakers` is below 1.
+        TypeError: `stream` is not a stream.
+        ValueError: `max_breakers` is less than 1.
     """
 
     def __init__(
         self, stream: Stream, topic: str = "circuit_breaker.>", *, max_breakers: int = 10_000
     ) -> None:
-        if not isinstance(stream, (InMemoryStream, TopicStream, SSEStream)):
-            raise TypeError(f"a board needs a stream of this process, not {type(stream).__name__}")
+        check_stream(stream)
         if max_breakers < 1:
-            raise ValueError(f"max_breakers is at least 1, not {max_breakers}")
-        self._max = max_breakers
+            raise ValueError(f"max_breakers: must be at least 1, got {max_breakers}")
+        self._max_breakers = max_breakers
         self._lock = threading.RLock()
         self._breakers: OrderedDict[tuple[str, str | None, str], _Breaker] = OrderedDict()
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._subscription = stream.subscribe_nowait(self.take, topic)
+        self._transitions: OrderedDict[str, None] = OrderedDict()
+        self._subscription = stream.subscribe_nowait(self.update, topic)
 
-    def take(self, event: Event) -> None:
-        """Learn from an event; what tells of no breaker is left out."""
-        told = CircuitBreakerEvent.from_event(event)
-        if told is None:
+    def update(self, event: Event) -> None:
+        """Update the board from an event; an event that is not about a circuit breaker is ignored."""
+        change = CircuitBreakerEvent.from_event(event)
+        if change is None:
             return
         with self._lock:
-            if told.transition_id is not None:
-                if told.transition_id in self._seen:  # another process has told of it already
+            if change.transition_id is not None:
+                if change.transition_id in self._transitions:  # another process has reported it
                     return
-                self._seen[told.transition_id] = None
-                if len(self._seen) > _MAX_SEEN:
-                    self._seen.popitem(last=False)
-            self._learn(told, event.timestamp)
+                self._transitions[change.transition_id] = None
+                if len(self._transitions) > _MAX_TRANSITIONS:
+                    self._transitions.popitem(last=False)
+            self._update(change, event.timestamp)
 
-    def _learn(self, told: CircuitBreakerEvent, now: datetime) -> None:
-        key = (told.source, told.service, told.breaker)
+    def _update(self, change: CircuitBreakerEvent, now: datetime) -> None:
+        key = (change.source, change.service, change.breaker)
         breaker = self._breakers.get(key)
         if breaker is None:
-            if len(self._breakers) >= self._max:
+            if len(self._breakers) >= self._max_breakers:
                 self._breakers.popitem(last=False)
-            breaker = self._breakers[key] = _Breaker(told, now)
+            breaker = self._breakers[key] = _Breaker(now)
         self._breakers.move_to_end(key)
-        if told.failure_count is not None:
-            breaker.failures = told.failure_count
-        if told.kind is BreakerEventKind.REJECTED:
+        if change.failure_count is not None:
+            breaker.failures = change.failure_count
+        if change.kind is BreakerEventKind.REJECTED:
             breaker.rejected += 1
             return
-        if told.to_state is not None and told.to_state is not breaker.state:
-            breaker.state = told.to_state
+        if change.to_state is not None and change.to_state is not breaker.state:
+            breaker.state = change.to_state
             breaker.since = now
-        if told.opens:
+        if change.opens:
             breaker.openings.append(now)
             breaker.rejected = 0
-            breaker.reason = told.reason
+            breaker.reason = change.reason
 
     def snapshot(self, now: datetime | None = None) -> list[BreakerStatus]:
-        """Give every breaker, those that let nothing through first.
+        """Return the status of every breaker, those that block calls first.
 
         Args:
-            now: the end of the last hour; the present if left out.
+            now: the end of the last hour; the current time by default.
         """
         end = datetime.now(UTC) if now is None else now
         with self._lock:
-            found = [
+            statuses = [
                 BreakerStatus(
                     source=source,
                     breaker=name,
@@ -147,10 +154,10 @@ class CircuitBoard:
                 )
                 for (source, service, name), breaker in self._breakers.items()
             ]
-        return sorted(found, key=lambda s: (_ORDER.get(s.state, 9), s.source, s.service or "", s.breaker))
+        return sorted(statuses, key=_position)
 
     def render(self) -> Table:
-        """Give the board as a table of `rich`.
+        """Return the board as a table of `rich`.
 
         Raises:
             MissingExtraError: rich is not installed.
@@ -165,44 +172,27 @@ class CircuitBoard:
         )
         for status in self.snapshot():
             name = status.breaker if status.service is None else f"{status.service}/{status.breaker}"
-            state = "unknown" if status.state is None else status.state.value
-            cells = [name, status.source, state, f"{status.since:%H:%M:%S}", _shown(status.failures)]
-            cells += [str(status.rejected), str(status.opened_last_hour), status.reason or ""]
-            style = _STYLES.get(status.state, "")
-            table.add_row(*(Text(cell, style if place == 2 else "") for place, cell in enumerate(cells)))  # noqa: PLR2004 - the state
+            state, style = "unknown", ""
+            if status.state is not None:
+                state, style = status.state.value, _ORDER.get(status.state, (9, ""))[1]
+            failures = "" if status.failures is None else str(status.failures)
+            before = [name, status.source]
+            after = [f"{status.since:%H:%M:%S}", failures, str(status.rejected)]
+            after += [str(status.opened_last_hour), status.reason or ""]
+            table.add_row(*map(Text, before), Text(state, style), *map(Text, after))
         return table
 
     def close(self) -> None:
-        """Learn no more."""
+        """Stop updating the board."""
         self._subscription.cancel()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
-_ORDER: dict[BreakerState | None, int] = {
-    BreakerState.OPEN: 0,
-    BreakerState.FORCED_OPEN: 0,
-    BreakerState.EJECTED: 0,
-    BreakerState.HALF_OPEN: 1,
-    BreakerState.CLOSED: 2,
-}
-_STYLES: dict[BreakerState | None, str] = {
-    BreakerState.OPEN: "bold red",
-    BreakerState.FORCED_OPEN: "bold red",
-    BreakerState.EJECTED: "bold red",
-    BreakerState.HALF_OPEN: "yellow",
-    BreakerState.CLOSED: "green",
-}
-
-
-def _shown(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _position(status: BreakerStatus) -> tuple[int, str, str, str]:
+    rank = 9 if status.state is None else _ORDER.get(status.state, (9, ""))[0]
+    return rank, status.source, status.service or "", status.breaker

@@ -1,22 +1,21 @@
-"""`CircuitBreakerEvent`: one shape for what circuit breakers tell, wherever they are."""
+"""`CircuitBreakerEvent`: one shape for the events of all circuit breakers."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, Self
-from uuid import UUID, uuid5
 
 import msgspec
 from codomyrmex.streaming import Event, EventType, create_event
 
 _NOT_IN_A_TOKEN = re.compile(r"[.*>\s]+")
-_NAMESPACE = UUID("5f0f3c1e-6a1c-5f4e-9a55-0e3e8f6d3b11")  # of the ids of transitions
 
 
 class BreakerState(StrEnum):
-    """What a circuit breaker does with calls: the states of resilience4j, and `ejected` for a host."""
+    """The states of resilience4j's circuit breakers, and `ejected` for a host."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -28,7 +27,7 @@ class BreakerState(StrEnum):
 
 
 class BreakerEventKind(StrEnum):
-    """What happened at a circuit breaker."""
+    """What happened to a circuit breaker."""
 
     STATE_CHANGE = "state_change"
     FAILURE = "failure"
@@ -38,27 +37,27 @@ class BreakerEventKind(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-_LETS_NOTHING_THROUGH = frozenset({BreakerState.OPEN, BreakerState.FORCED_OPEN, BreakerState.EJECTED})
-_LETS_ALL_THROUGH = frozenset({BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.METRICS_ONLY})
+_BLOCKING = frozenset({BreakerState.OPEN, BreakerState.FORCED_OPEN, BreakerState.EJECTED})
+_PASSING = frozenset({BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.METRICS_ONLY})
 
 
 class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened at a circuit breaker.
+    """Something that happened to a circuit breaker.
 
     Args:
-        breaker: its name.
+        breaker: the name of the breaker.
         kind: what happened.
         source: the library or mesh, such as `pybreaker` or `envoy`.
-        service: the service that the breaker guards, where it is known.
-        from_state: the state before; None where it is not known.
-        to_state: the state now.
-        native_state: the state as the source calls it.
-        reason: the class and shortened message of an exception, or the mesh's reason; without secrets.
-        failure_count: failures in a row, or what the source counts.
-        opened_at: when the circuit was opened last.
-        details: what only this source tells.
-        transition_id: the same for the same transition, also where several processes that share the
-            breaker's store each see it; None for what is no transition.
+        service: the service that the breaker guards, if known.
+        from_state: the previous state, if known.
+        to_state: the current state.
+        native_state: the current state in the source's own words.
+        reason: the class and shortened message of an exception, or the mesh's reason, with secrets removed.
+        failure_count: consecutive failures, or what the source counts instead.
+        opened_at: when the circuit was last opened.
+        details: fields that only this source has.
+        transition_id: identifies a transition. Processes that share the breaker's store and each observe
+            the transition publish the same id. None if the event is not a transition.
     """
 
     breaker: str
@@ -76,27 +75,27 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def opens(self) -> bool:
-        """Whether calls that were let through are not any more."""
+        """Whether calls are blocked from now on."""
         return (
             self.kind is BreakerEventKind.STATE_CHANGE
-            and self.to_state in _LETS_NOTHING_THROUGH
-            and self.from_state not in _LETS_NOTHING_THROUGH
+            and self.to_state in _BLOCKING
+            and self.from_state not in _BLOCKING
         )
 
     @property
     def closes(self) -> bool:
-        """Whether calls are let through again."""
-        return self.kind is BreakerEventKind.STATE_CHANGE and self.to_state in _LETS_ALL_THROUGH
+        """Whether calls pass again from now on."""
+        return self.kind is BreakerEventKind.STATE_CHANGE and self.to_state in _PASSING
 
-    def to_event(self, happened: datetime | None = None) -> Event:
-        """Give the event for a stream.
+    def to_event(self, timestamp: datetime | None = None) -> Event:
+        """Return the event to publish.
 
-        Its data are the fields, its topic is `circuit_breaker.<source>.<breaker>`, its type ERROR where a
-        circuit opens or a host is ejected. The metadata of what opens or closes a circuit is an alert as
-        alert routing takes it: `labels`, `status` and `starts_at`.
+        Its data are the fields, its topic is `circuit_breaker.<source>.<breaker>`, and its type is ERROR if
+        a circuit opens or a host is ejected. If a circuit opens or closes, the metadata describe an alert
+        for alert routing: `labels`, `status` and `starts_at`.
 
         Args:
-            happened: when; now if left out.
+            timestamp: when it happened; now by default.
         """
         metadata: dict[str, Any] = {}
         if self.transition_id is not None:
@@ -117,44 +116,56 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         event = create_event(
             msgspec.to_builtins(self),
             EventType.ERROR if self.opens else EventType.MESSAGE,
-            topic=f"circuit_breaker.{token(self.source)}.{token(self.breaker)}",
+            topic=f"circuit_breaker.{topic_token(self.source)}.{topic_token(self.breaker)}",
             **metadata,
         )
-        return event if happened is None else event.replace(timestamp=happened)
+        return event if timestamp is None else event.replace(timestamp=timestamp)
 
     @classmethod
     def from_event(cls, event: Event) -> Self | None:
-        """Read it back from an event of a stream; None where that is something else."""
+        """Return the circuit-breaker event that `event` carries, or None if it carries something else."""
         try:
             return msgspec.convert(event.data, cls)
         except (msgspec.ValidationError, TypeError):
             return None
 
 
-def token(name: str) -> str:
-    """Make of a name what can stand between the dots of a topic."""
+def topic_token(name: str) -> str:
+    """Return `name` without the characters that are special in a topic."""
     return _NOT_IN_A_TOKEN.sub("_", name).strip() or "_"
 
 
-def transition_id(*what: object) -> str:
-    """Give an id that is the same for the same transition."""
-    return str(uuid5(_NAMESPACE, "\n".join(str(part) for part in what)))
+def transition_id(*parts: object) -> str:
+    """Return the id of the transition that the parts identify."""
+    return blake2b("\n".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def as_utc(moment: datetime | float | None) -> datetime | None:
-    """Give a moment in UTC: from a datetime, where a naive one is UTC, or from seconds since 1970."""
-    if moment is None or isinstance(moment, bool):
+def as_utc(time: datetime | float | None) -> datetime | None:
+    """Return a time in UTC.
+
+    Args:
+        time: a datetime, in UTC if naive, or seconds since the epoch.
+    """
+    if time is None or isinstance(time, bool):
         return None
-    if isinstance(moment, (int, float)):
-        return datetime.fromtimestamp(moment, UTC)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if isinstance(time, (int, float)):
+        return datetime.fromtimestamp(time, UTC)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def state_of(native: object) -> BreakerState | None:
-    """Give the normal state for what a library calls it: `half-opened`, `HALF_OPEN`, `HalfOpen`."""
-    text = str(getattr(native, "value", native))
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower().replace("-", "_").replace(" ", "_")
-    return _STATES.get(words)
+def parse_state(native: object) -> BreakerState | None:
+    """Return the state that a library names `native`: `half-opened`, `HALF_OPEN`, `HalfOpen`."""
+    name = native_name(native)
+    state = _STATES.get(name)  # the spelling of most libraries
+    if state is None:
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+        state = _STATES.get(words.lower().replace("-", "_").replace(" ", "_"))
+    return state
+
+
+def native_name(native: object) -> str:
+    """Return what a library calls a state, which may be the member of an Enum."""
+    return str(getattr(native, "value", native))
 
 
 _STATES = {state.value: state for state in BreakerState} | {

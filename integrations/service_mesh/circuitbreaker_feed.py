@@ -1,19 +1,18 @@
-"""`attach_circuitbreaker`: what a breaker of the package circuitbreaker does becomes events.
+"""`attach_circuitbreaker`: publishes what a breaker of the package circuitbreaker does.
 
-The package has no hook. A poll would miss what happens between two looks, and cost where nothing happens. So
-the one object is given a subclass of its own class, which looks at the public state around each call: that
-is exact, and costs two comparisons. Half-open is derived by the library itself, when its state is read.
+The package has no hook, and polling would miss whatever happens between two polls. So the class of the one
+object is replaced by a subclass that reads the public state around each call: this is exact and costs two
+comparisons. The library itself derives `half_open` when the state is read.
 """
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
-from codomyrmex.integrations.service_mesh.feed import BreakerFeed, expect
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed, check_type
 from codomyrmex.streaming import Stream
 
 try:
@@ -25,106 +24,99 @@ except ImportError as error:
 def attach_circuitbreaker(
     breaker: CircuitBreaker, stream: Stream, *, service: str | None = None, calls: bool = False
 ) -> CircuitbreakerFeed:
-    """Publish what a breaker does; arguments, result and errors as for `attach_pybreaker`.
+    """Publish what a breaker does; arguments, result and errors are those of `attach_pybreaker`.
 
-    A breaker that was made by the decorator `@circuit` is found by `CircuitBreakerMonitor.get(name)`.
+    `CircuitBreakerMonitor.get(name)` returns a breaker that the decorator `@circuit` has made.
     """
     return CircuitbreakerFeed(breaker, stream, service, calls=calls)
 
 
 class CircuitbreakerFeed(BreakerFeed):
-    """Observes one breaker; made by `attach_circuitbreaker`."""
+    """The feed of one breaker; made by `attach_circuitbreaker`."""
 
     def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
-        expect(breaker, "circuitbreaker", CircuitBreaker)
+        check_type(breaker, "circuitbreaker", CircuitBreaker)
         super().__init__(stream, "circuitbreaker", service, calls=calls)
         self._breaker = breaker
-        self._kind = type(breaker)
+        self._original_class = type(breaker)
         self._state = breaker.state
-        self._asked = threading.local()
-        breaker.__class__ = _observed(self._kind, self)
-        self.snapshot(self._name, self._state, failure_count=breaker.failure_count)
+        breaker.__class__ = _observed(self._original_class, self)
+        self.publish_snapshot(self._name, self._state, failure_count=breaker.failure_count)
 
     @property
     def _name(self) -> str:
         return str(self._breaker.name or "unnamed")
 
-    def detach(self) -> None:
-        super().detach()
+    def close(self) -> None:
+        super().close()
         if getattr(type(self._breaker), "feed", None) is self:
-            self._breaker.__class__ = self._kind
+            self._breaker.__class__ = self._original_class
 
-    def look(self) -> None:
-        """Publish the change, if the state is another one than at the last look."""
+    def compare_state(self) -> None:
+        """Publish a change if the state differs from the last one that was read."""
         state = self._breaker.state
         if state != self._state:
-            old, self._state = self._state, state
-            self.change(self._name, old, state, failure_count=self._breaker.failure_count)
+            previous, self._state = self._state, state
+            self.publish_change(self._name, previous, state, failure_count=self._breaker.failure_count)
 
-    def was_reset(self) -> None:
-        """Tell of a reset that somebody asked for."""
-        self.emit(self._name, BreakerEventKind.RESET, to_state=BreakerState.CLOSED, native_state="closed")
+    def on_reset(self) -> None:
+        """Publish a reset that the application has asked for."""
+        self.compare_state()
+        self.publish(self._name, BreakerEventKind.RESET, to_state=BreakerState.CLOSED, native_state="closed")
 
-    def ended(self, error: BaseException | None, *, failed: bool) -> None:
-        """Note how a call has ended."""
+    def on_call_ended(self, error: BaseException | None, *, failed: bool) -> None:
+        """Publish what follows from a call that has ended."""
+        count = self._breaker.failure_count
         if failed:
-            self.note_failure(self._name, error)
-        self.look()
-        if self.calls:
-            kind = BreakerEventKind.FAILURE if failed else BreakerEventKind.SUCCESS
-            self.emit(self._name, kind, failure_count=self._breaker.failure_count)
+            self.record_failure(self._name, error)
+        self.compare_state()
+        if failed:
+            self.publish_failure(self._name, error, failure_count=count)
+        else:
+            self.publish_success(self._name, failure_count=count)
 
-    # The library's wrapper asks `opened` and then, if it is, for the fallback. Who only wants to know the
-    # state does not ask for the fallback.
-
-    def opened_is(self, *, opened: bool) -> None:
-        self._asked.opened = opened
-
-    def fallback_is_wanted(self) -> None:
-        if getattr(self._asked, "opened", False):
-            self._asked.opened = False
-            self.rejected(self._name, "open", failure_count=self._breaker.failure_count)
+    def on_rejection(self) -> None:
+        """Publish a rejected call."""
+        self.publish_rejection(self._name, "open", failure_count=self._breaker.failure_count)
 
 
-def _observed(kind: type[Any], feed: CircuitbreakerFeed) -> type[Any]:
-    in_call = threading.local()
+def _observed(original: type[Any], feed: CircuitbreakerFeed) -> type[Any]:
+    thread = threading.local()
 
-    class Observed(kind):  # type: ignore[misc] # any class of breakers
+    class Observed(original):  # type: ignore[misc] # any class of breakers
         def __enter__(self) -> Any:
-            feed.look()  # here an open circuit that tries again is seen to be half open
+            feed.compare_state()  # an open circuit that lets a call through is half open from here on
             return super().__enter__()
 
         def __exit__(
-            self,
-            exc_type: type[BaseException] | None,
-            exc_value: BaseException | None,
-            traceback: TracebackType | None,
+            self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: object
         ) -> Any:
             failed = exc_type is not None and self.is_failure(exc_type, exc_value)
-            in_call.now = True
+            thread.in_exit = True
             try:
                 return super().__exit__(exc_type, exc_value, traceback)
             finally:
-                in_call.now = False
-                feed.ended(exc_value, failed=failed)
+                thread.in_exit = False
+                feed.on_call_ended(exc_value, failed=failed)
 
         def reset(self) -> None:
             super().reset()
-            if not getattr(in_call, "now", False):
-                feed.look()
-                feed.was_reset()
+            if not getattr(thread, "in_exit", False):
+                feed.on_reset()
 
         @property
         def opened(self) -> bool:
-            opened = bool(super().opened)
-            feed.opened_is(opened=opened)
+            opened = thread.opened = bool(super().opened)
             return opened
 
         @property
         def fallback_function(self) -> Any:
-            feed.fallback_is_wanted()
+            # Only the library's wrapper reads this right after `opened`: when it rejects a call.
+            if getattr(thread, "opened", False):
+                thread.opened = False
+                feed.on_rejection()
             return super().fallback_function
 
-    Observed.__name__, Observed.__qualname__ = kind.__name__, kind.__qualname__
+    Observed.__name__, Observed.__qualname__ = original.__name__, original.__qualname__
     Observed.feed = feed
     return Observed

@@ -1,4 +1,4 @@
-"""`EnvoyOutlierLog`: hosts that Envoy ejects and takes back become events."""
+"""`EnvoyOutlierLog`: publishes the hosts that Envoy ejects and readmits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from codomyrmex.integrations.delivery.seconds import check_seconds
+from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed
 from codomyrmex.integrations.service_mesh.breaker_event import (
     BreakerEventKind,
@@ -23,8 +23,8 @@ from codomyrmex.streaming.diagnostics import Diagnostics
 _log = Diagnostics(__name__)
 
 
-class _Line(msgspec.Struct):
-    """A line as Envoy writes it; numbers of 64 bit are text there, and what is zero may be left out."""
+class _Entry(msgspec.Struct):
+    """A line of the log. Envoy writes 64-bit numbers as strings and may omit zeros."""
 
     action: str
     upstream_url: str
@@ -40,25 +40,25 @@ class _Line(msgspec.Struct):
 
 
 class EnvoyOutlierLog(BackgroundFeed):
-    """Follows Envoy's outlier-detection event log (`outlier_detection.event_log_path`), as `tail -F` does.
+    """Follows Envoy's log of outlier detection (`outlier_detection.event_log_path`) like `tail -F`.
 
-    A host that is ejected becomes a `state_change` to `ejected`, with the host as breaker and the cluster as
-    service; one that is taken back a `state_change` to `closed`; one that is only detected a `failure` whose
-    details say `enforced: false`. A line that is not valid is counted and logged, and left out.
+    An ejected host is a `state_change` to `ejected`, with the host as the breaker and the cluster as the
+    service; its return is a `state_change` to `closed`. A host that is detected but not ejected is a
+    `failure` with `enforced: false` in its details. An invalid line is counted, logged and skipped.
 
     Args:
-        path: the log, a file of JSON lines. It need not be there yet.
-        stream: where to.
-        position: a file that keeps how far was read, so that a restart goes on where it stopped.
-        from_start: read a log that is there already from its beginning.
-        interval: seconds between two looks.
+        path: the log, a file of JSON lines. It need not exist yet.
+        stream: where events are published.
+        position: a file in which the position in the log is saved, so that a restart resumes there.
+        from_start: read an existing log from its beginning.
+        poll_interval: seconds between two polls.
 
     Attributes:
-        invalid: lines that were left out.
+        invalid: lines that were skipped.
 
     Raises:
-        TypeError: it is no stream, or the interval is no number.
-        ValueError: the interval is not above 0.
+        TypeError: `stream` is not a stream, or the interval is not a number.
+        ValueError: the interval is not greater than 0.
     """
 
     def __init__(
@@ -68,83 +68,80 @@ class EnvoyOutlierLog(BackgroundFeed):
         *,
         position: str | os.PathLike[str] | None = None,
         from_start: bool = False,
-        interval: float = 0.25,
+        poll_interval: float = 0.25,
     ) -> None:
         check_stream(stream)
-        check_seconds("interval", interval, finite=True)
+        check_seconds("poll_interval", poll_interval, finite=True)
         super().__init__(f"outlier log {path}")
         self.invalid = 0
         self._stream = stream
-        self._interval = interval
+        self._poll_interval = poll_interval
         self._path = path
         self._tail = FileTail(path, position=position, from_start=from_start)
 
     def poll(self) -> float:
+        """Publish the lines that were written since the last poll."""
         try:
             while lines := self._tail.lines():
                 for line in lines:
-                    self._take(line)
+                    self._publish(line)
                 self._tail.save()
-                if self._ended.is_set():
+                if self.closing.is_set():
                     break
         except OSError as error:
             _log.warning(str(self._path), "the outlier log %s cannot be read", self._path, error=error)
-        return self._interval
+        return self._poll_interval
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """End it; what was read is published. May be called twice."""
-        super().stop(timeout)
+    def close(self, timeout: float = 5.0) -> None:
+        super().close(timeout)
         self._tail.close()
 
-    def _take(self, line: bytes) -> None:
+    def _publish(self, line: bytes) -> None:
         if not line.strip():
             return
         try:
-            told = _decode(line)
-            event = _event(told)
+            entry = _decode(line)
+            event = _to_event(entry)
         except (msgspec.DecodeError, ValueError) as error:
             self.invalid += 1
-            _log.warning(
-                f"invalid {self._path}", "a line of the outlier log %s was left out: %s", self._path, error
-            )
+            key, text = f"invalid {self._path}", "a line of the outlier log %s was skipped: %s"
+            _log.warning(key, text, self._path, error)
             return
         try:
-            self._stream.publish_nowait(event.to_event(told.timestamp))
+            self._stream.publish_nowait(event.to_event(entry.timestamp))
         except StreamClosedError:
-            self._ended.set()
+            self.closing.set()
 
 
-_decode = msgspec.json.Decoder(_Line).decode
+_decode = msgspec.json.Decoder(_Entry).decode
 
 
-def _event(told: _Line) -> CircuitBreakerEvent:
-    if told.action not in {"EJECT", "UNEJECT"}:
-        raise ValueError(f"action is EJECT or UNEJECT, not {told.action!r}")
-    ejects = told.action == "EJECT"
-    if ejects and not told.enforced:
-        kind, before, after = BreakerEventKind.FAILURE, None, None
-    elif ejects:
-        kind, before, after = BreakerEventKind.STATE_CHANGE, BreakerState.CLOSED, BreakerState.EJECTED
+def _to_event(entry: _Entry) -> CircuitBreakerEvent:
+    if entry.action not in {"EJECT", "UNEJECT"}:
+        raise ValueError(f"action: must be EJECT or UNEJECT, got {entry.action!r}")
+    ejects = entry.action == "EJECT"
+    if not ejects:
+        kind, from_state, to_state = BreakerEventKind.STATE_CHANGE, BreakerState.EJECTED, BreakerState.CLOSED
+    elif entry.enforced:
+        kind, from_state, to_state = BreakerEventKind.STATE_CHANGE, BreakerState.CLOSED, BreakerState.EJECTED
     else:
-        kind, before, after = BreakerEventKind.STATE_CHANGE, BreakerState.EJECTED, BreakerState.CLOSED
-    details: dict[str, Any] = {"enforced": told.enforced, "num_ejections": int(told.num_ejections)}
-    if told.secs_since_last_action is not None:
-        details["secs_since_last_action"] = int(told.secs_since_last_action)
+        kind, from_state, to_state = BreakerEventKind.FAILURE, None, None
+    details: dict[str, Any] = {"enforced": entry.enforced, "num_ejections": int(entry.num_ejections)}
+    if entry.secs_since_last_action is not None:
+        details["secs_since_last_action"] = int(entry.secs_since_last_action)
     for name in ("eject_success_rate_event", "eject_failure_percentage_event", "eject_extension_event"):
-        more = getattr(told, name)
-        if more:
-            details.update(more)
-    what = ("envoy", told.cluster_name, told.upstream_url, told.action, told.timestamp.isoformat())
+        details.update(getattr(entry, name) or {})
+    identity = ("envoy", entry.cluster_name, entry.upstream_url, entry.action, entry.timestamp.isoformat())
     return CircuitBreakerEvent(
-        breaker=told.upstream_url,
-        service=told.cluster_name,
+        breaker=entry.upstream_url,
+        service=entry.cluster_name,
         kind=kind,
         source="envoy",
-        from_state=before,
-        to_state=after,
-        native_state=told.action,
-        reason=told.type or None,
-        opened_at=told.timestamp if ejects and told.enforced else None,
+        from_state=from_state,
+        to_state=to_state,
+        native_state=entry.action,
+        reason=entry.type or None,
+        opened_at=entry.timestamp if ejects and entry.enforced else None,
         details=details,
-        transition_id=None if after is None else transition_id(*what),
+        transition_id=None if to_state is None else transition_id(*identity),
     )

@@ -1,10 +1,10 @@
-"""What the adapters of circuit breakers have in common."""
+"""The base of the feeds for circuit breakers, and what the feeds for retries share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -13,96 +13,82 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     BreakerEventKind,
     BreakerState,
     CircuitBreakerEvent,
-    state_of,
+    native_name,
+    parse_state,
+    topic_token,
     transition_id,
 )
-from codomyrmex.streaming import Stream
+from codomyrmex.streaming import Stream, create_event
 from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.forks import renew_in_children
 
 _log = Diagnostics(__name__)
 
 
-class _Moments:
-    """Names the moments that only this process can see; a forked child is another process."""
+def wrap_method(target: object, name: str, wrapper: Callable[..., Any], undo: ExitStack) -> None:
+    """Replace a method of one object until `undo` is closed.
 
-    def __init__(self) -> None:
-        self.after_fork()
-        renew_in_children(self)
-
-    def after_fork(self) -> None:
-        self._run, self._steps = uuid4(), count()
-
-    def next(self) -> str:
-        return f"{self._run}/{next(self._steps)}"
-
-
-_moments = _Moments()
-
-
-def put_before(thing: object, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
-    """Put a function in the place of a method of one object; give what takes it away again.
-
-    Where somebody has put another one over it meanwhile, that one stays, and goes on calling this one.
+    If someone else has replaced it again by then, their replacement stays and keeps calling this one.
     """
-    own = vars(thing)
-    before = own.get(name)
-    own[name] = wrapper
+    attributes = vars(target)
+    previous = attributes.get(name)
+    attributes[name] = wrapper
 
-    def take_away() -> None:
-        if own.get(name) is not wrapper:
+    def restore() -> None:
+        if attributes.get(name) is not wrapper:
             return
-        if before is None:
-            del own[name]
+        if previous is None:
+            del attributes[name]
         else:
-            own[name] = before
+            attributes[name] = previous
 
-    return take_away
+    undo.callback(restore)
 
 
-def expect(thing: object, library: str, *kinds: type) -> None:
-    """Raise a TypeError that tells what to give, unless it is one of these kinds of a library."""
-    if not isinstance(thing, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise TypeError(f"what to attach to is {library}'s {names}, not {type(thing).__name__}")
+def check_type(value: object, library: str, *types: type) -> None:
+    """Raise a TypeError unless `value` is an instance of one of the library's types."""
+    if not isinstance(value, types):
+        names = " or ".join(kind.__name__ for kind in types)
+        raise TypeError(f"a {names} of {library} is required, got {type(value).__name__}")
 
 
 def check_stream(stream: object) -> None:
-    """Raise a TypeError unless it is a stream."""
+    """Raise a TypeError unless `stream` is a stream."""
     if not isinstance(stream, Stream):
-        raise TypeError(f"breakers and retries are published to a stream, not to {type(stream).__name__}")
+        raise TypeError(f"stream: must be a Stream, got {type(stream).__name__}")
 
 
 class BreakerFeed:
-    """Publishes what circuit breakers of one source tell. Takes no lock, never raises, never waits.
+    """Publishes the events of circuit breakers. Never raises, never waits, and needs no event loop.
 
     Args:
-        stream: where to.
+        stream: where events are published.
         source: the library or mesh.
         service: the service that the breakers guard.
-        calls: publish each success and failure too, and not only changes, rejections and resets.
+        calls: whether to publish each success and failure as well.
     """
 
-    def __init__(self, stream: Stream, source: str, service: str | None, *, calls: bool) -> None:
+    def __init__(
+        self, stream: Stream, source: str, service: str | None = None, *, calls: bool = False
+    ) -> None:
         check_stream(stream)
         self.source = source
         self.calls = calls
-        self.attached = True
+        self.closed = False
         self._stream = stream
         self._service = service
         self._opened_at: dict[tuple[str | None, str], datetime] = {}
-        self._why: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
 
-    def detach(self) -> None:
-        """Publish no more. May be called twice."""
-        self.attached = False
+    def close(self) -> None:
+        """Stop publishing. Closing twice is allowed."""
+        self.closed = True
 
-    def note_failure(self, breaker: str, error: BaseException | None) -> None:
-        """Remember why a call failed, as the reason if the circuit opens because of it."""
+    def record_failure(self, breaker: str, error: BaseException | None) -> None:
+        """Remember the error of a failed call: it is the reason if the circuit opens now."""
         if error is not None:
-            self._why[breaker] = describe(error)
+            self._reasons[breaker] = describe(error)
 
-    def change(
+    def publish_change(
         self,
         breaker: str,
         old: object,
@@ -114,81 +100,125 @@ class BreakerFeed:
         service: str | None = None,
         **details: Any,
     ) -> None:
-        """Publish a change of state.
+        """Publish a change of state; nothing is published if the two states are equal.
 
         Args:
-            breaker: its name.
-            old: the state before, as the source calls it.
-            new: the state now.
-            failure_count: failures in a row.
-            opened_at: when the circuit was opened, where the source tells.
-            shared: the source's `opened_at` comes from a store that other processes see too.
-            service: the service that this breaker guards, if it is not that of all.
-            **details: what only this source tells.
+            breaker: the name of the breaker.
+            old: the previous state in the source's words.
+            new: the current state in the source's words.
+            failure_count: consecutive failures.
+            opened_at: when the circuit was opened, if the source knows.
+            shared: whether `opened_at` comes from a store that other processes use too.
+            service: the service that this breaker guards, if it differs from the feed's.
+            **details: fields that only this source has.
         """
-        before, after = state_of(old), state_of(new)
-        if before is after:
+        from_state, to_state = parse_state(old), parse_state(new)
+        if from_state is to_state:
             return
         if opened_at is not None:
             self._opened_at[service, breaker] = opened_at
-        elif after is BreakerState.OPEN:
+        elif to_state is BreakerState.OPEN:
             self._opened_at[service, breaker] = datetime.now(UTC)
-        when = self._opened_at.get((service, breaker))
-        moment = when.isoformat() if shared and when is not None else _moments.next()
-        self.emit(
+        opened_at = self._opened_at.get((service, breaker))
+        moment = opened_at.isoformat() if shared and opened_at is not None else uuid4()
+        self.publish(
             breaker,
             BreakerEventKind.STATE_CHANGE,
-            from_state=before,
-            to_state=after,
-            native_state=str(getattr(new, "value", new)),
-            reason=self._why.get(breaker) if after is BreakerState.OPEN else None,
+            from_state=from_state,
+            to_state=to_state,
+            native_state=native_name(new),
+            reason=self._reasons.get(breaker) if to_state is BreakerState.OPEN else None,
             failure_count=failure_count,
-            opened_at=when,
+            opened_at=opened_at,
             details=details,
             transition_id=transition_id(
-                self.source, service or self._service, breaker, before, after, moment
+                self.source, service or self._service, breaker, from_state, to_state, moment
             ),
             service=service,
         )
-        if after is BreakerState.CLOSED:
+        if to_state is BreakerState.CLOSED:
             self._opened_at.pop((service, breaker), None)
-            self._why.pop(breaker, None)
+            self._reasons.pop(breaker, None)
 
-    def snapshot(self, breaker: str, state: object, **fields: Any) -> None:
-        """Publish the present state, when attached."""
-        self.emit(
-            breaker,
-            BreakerEventKind.SNAPSHOT,
-            to_state=state_of(state),
-            native_state=str(getattr(state, "value", state)),
-            **fields,
-        )
+    def publish_snapshot(self, breaker: str, state: object, **fields: Any) -> None:
+        """Publish the state that a breaker has when the feed is attached."""
+        to_state, name = parse_state(state), native_name(state)
+        self.publish(breaker, BreakerEventKind.SNAPSHOT, to_state=to_state, native_state=name, **fields)
 
-    def rejected(self, breaker: str, native_state: str, **fields: Any) -> None:
-        """Publish that a call was not let through."""
-        self.emit(
-            breaker,
-            BreakerEventKind.REJECTED,
-            to_state=BreakerState.OPEN,
-            native_state=native_state,
-            **fields,
-        )
+    def publish_rejection(self, breaker: str, native_state: str, **fields: Any) -> None:
+        """Publish that an open breaker has rejected a call."""
+        kind, state = BreakerEventKind.REJECTED, BreakerState.OPEN
+        self.publish(breaker, kind, to_state=state, native_state=native_state, **fields)
 
-    def emit(
+    def publish_failure(self, breaker: str, error: BaseException | None, **fields: Any) -> None:
+        """Publish a failed call, if calls are published."""
+        if self.calls:
+            reason = None if error is None else describe(error)
+            self.publish(breaker, BreakerEventKind.FAILURE, reason=reason, **fields)
+
+    def publish_success(self, breaker: str, **fields: Any) -> None:
+        """Publish a successful call, if calls are published."""
+        if self.calls:
+            self.publish(breaker, BreakerEventKind.SUCCESS, **fields)
+
+    def publish(
         self, breaker: str, kind: BreakerEventKind, *, service: str | None = None, **fields: Any
     ) -> None:
-        """Publish something; what goes wrong stays here, as it would reach the guarded call."""
-        if not self.attached:
+        """Publish a `CircuitBreakerEvent` with these fields."""
+        if self.closed:
             return
         try:
             event = CircuitBreakerEvent(
                 breaker=breaker, kind=kind, source=self.source, service=service or self._service, **fields
             )
             self._stream.publish_nowait(event.to_event())
-        except Exception as error:  # noqa: BLE001 - as above
-            self.complain(breaker, error)
+        except Exception as error:  # noqa: BLE001 - it would reach the guarded call
+            self.log_error(breaker, error)
 
-    def complain(self, breaker: str, error: Exception) -> None:
-        """Log that something could not be published."""
+    def log_error(self, breaker: str, error: Exception) -> None:
+        """Log that an event of a breaker could not be published."""
         key = f"{self.source} {breaker}"
         _log.warning(key, "an event of breaker %r was not published", breaker, error=error)
+
+
+class RetryFeed:
+    """Publishes the retries that a library schedules.
+
+    Args:
+        stream: where events are published.
+        source: the library.
+    """
+
+    def __init__(self, stream: Stream, source: str) -> None:
+        check_stream(stream)
+        self._stream = stream
+        self._source = source
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop publishing. Closing twice is allowed."""
+        self._closed = True
+
+    def publish(
+        self, name: str, *, attempt: int, wait: float, waited: float, error: BaseException | None
+    ) -> None:
+        """Publish `retry_scheduled` with the topic `retry.<name>`. Never raises.
+
+        The arguments of the call are left out, because they may be secret.
+        """
+        if self._closed:
+            return
+        try:
+            data = {
+                "kind": "retry_scheduled",
+                "name": name,
+                "source": self._source,
+                "attempt": attempt,
+                "wait": wait,
+                "waited": waited,
+                "reason": None if error is None else describe(error),
+            }
+            event = create_event(data, topic=f"retry.{topic_token(name)}", level="warning")
+            self._stream.publish_nowait(event)
+        except Exception as problem:  # noqa: BLE001 - it would reach the call that is retried
+            _log.warning(name, "a retry of %r was not published", name, error=problem)

@@ -1,12 +1,10 @@
-"""`attach_pyresilience`: what the circuit breaker of pyresilience does becomes events."""
+"""`attach_pyresilience`: publishes what the circuit breaker of pyresilience does."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
@@ -23,27 +21,27 @@ def attach_pyresilience(
 
     Args:
         guarded: a function decorated with `@resilient(circuit_breaker=...)`, or a `ResilienceConfig` that
-            is used afterwards, in a `ResilienceRegistry` for example.
-        stream: where to.
-        service: the service that it guards.
-        calls: publish each success and failure too.
+            is used afterwards, for example in a `ResilienceRegistry`.
+        stream: where events are published.
+        service: the service that the breaker guards.
+        calls: publish each success and failure as well.
 
     Returns:
-        A handle whose `detach()` ends it.
+        A handle; its `close()` ends the feed.
 
     Raises:
-        TypeError: it is no stream, or not guarded by pyresilience.
+        TypeError: `stream` is not a stream, or `guarded` is not guarded by pyresilience.
     """
     return PyresilienceFeed(guarded, stream, service, calls=calls)
 
 
 class PyresilienceFeed(BreakerFeed):
-    """Listens to one guarded function or configuration; made by `attach_pyresilience`."""
+    """The feed of one guarded function or configuration; made by `attach_pyresilience`."""
 
     def __init__(self, guarded: Any, stream: Stream, service: str | None, *, calls: bool) -> None:
         super().__init__(stream, "pyresilience", service, calls=calls)
         self._states: dict[str, str] = {}
-        self._listener = self._told
+        self._listener = self._on_event
         if isinstance(guarded, ResilienceConfig):
             self._listeners = guarded.listeners
             self._listeners.append(self._listener)
@@ -51,10 +49,10 @@ class PyresilienceFeed(BreakerFeed):
         executor = getattr(guarded, "_executor", None)
         if executor is None:
             raise TypeError(
-                f"{guarded!r} is not guarded by pyresilience: give a function decorated with @resilient, "
+                f"{guarded!r} is not guarded by pyresilience; pass a function decorated with @resilient, "
                 "or a ResilienceConfig"
             )
-        # There is no public way to the listeners of a function that is already decorated.
+        # There is no public access to the listeners of a function that is already decorated.
         self._listeners = executor._listeners  # noqa: SLF001 - as above
         self._listeners.append(self._listener)
         executor._has_listeners = True  # noqa: SLF001 - as above
@@ -62,31 +60,31 @@ class PyresilienceFeed(BreakerFeed):
         if breaker is not None:
             name, state = guarded.__name__, breaker.state.value
             self._states[name] = state
-            self.snapshot(name, state, failure_count=breaker.failure_count)
+            self.publish_snapshot(name, state, failure_count=breaker.failure_count)
 
-    def detach(self) -> None:
-        if self.attached and self._listener in self._listeners:
+    def close(self) -> None:
+        if not self.closed and self._listener in self._listeners:
             self._listeners.remove(self._listener)
-        super().detach()
+        super().close()
 
-    def _told(self, event: ResilienceEvent) -> None:
+    def _on_event(self, event: ResilienceEvent) -> None:
         name, kind = event.function_name, event.event_type
+        details: dict[str, Any] = {"attempt": event.attempt} if event.attempt else {}
         if kind is EventType.CIRCUIT_OPEN and event.error is None:
-            # The same event is the change, where it has the error, and each rejected call, where not.
-            self.rejected(name, "open", details=_details(event))
+            # The event with an error is the change of state, each one without is a rejected call.
+            self.publish_rejection(name, "open", details=details)
         elif kind in _STATES:
-            self.note_failure(name, event.error)
-            now = _STATES[kind]
-            old, self._states[name] = self._states.get(name, "closed"), now
-            if now == "closed" and old == "open":  # it tells of half-open late, or not at all
-                self.change(name, old, "half_open", **_details(event))
-                old = "half_open"
-            self.change(name, old, now, **_details(event))
-        elif self.calls and kind is EventType.SUCCESS:
-            self.emit(name, BreakerEventKind.SUCCESS, details=_details(event))
-        elif self.calls and kind is EventType.FAILURE:
-            reason = None if event.error is None else describe(event.error)
-            self.emit(name, BreakerEventKind.FAILURE, reason=reason, details=_details(event))
+            self.record_failure(name, event.error)
+            state = _STATES[kind]
+            previous, self._states[name] = self._states.get(name, "closed"), state
+            if state == "closed" and previous == "open":  # half-open is reported late, or not at all
+                self.publish_change(name, previous, "half_open", **details)
+                previous = "half_open"
+            self.publish_change(name, previous, state, **details)
+        elif kind is EventType.SUCCESS:
+            self.publish_success(name, details=details)
+        elif kind is EventType.FAILURE:
+            self.publish_failure(name, event.error, details=details)
 
 
 _STATES = {
@@ -94,7 +92,3 @@ _STATES = {
     EventType.CIRCUIT_HALF_OPEN: "half_open",
     EventType.CIRCUIT_CLOSED: "closed",
 }
-
-
-def _details(event: ResilienceEvent) -> dict[str, Any]:
-    return {"attempt": event.attempt} if event.attempt else {}

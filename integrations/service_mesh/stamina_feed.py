@@ -1,10 +1,9 @@
-"""`attach_stamina`: the retries that stamina schedules become events."""
+"""`attach_stamina`: publishes the retries that stamina schedules."""
 
 from __future__ import annotations
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.service_mesh.feed import check_stream
-from codomyrmex.integrations.service_mesh.retries import publish_retry
+from codomyrmex.integrations.service_mesh.feed import RetryFeed
 from codomyrmex.streaming import Stream
 
 try:
@@ -14,33 +13,33 @@ except ImportError as error:
 
 
 def attach_stamina(stream: Stream) -> StaminaFeed:
-    """Publish each retry that stamina schedules, beside the hooks that are there.
+    """Publish each retry that stamina schedules; other hooks keep working.
 
-    An event has the topic `retry.<name>`; its data have `kind`, `name`, `source`, `attempt` (the one that
-    failed), `wait` and `waited` in seconds, and `reason`. The arguments of the call are not in it.
+    The topic is `retry.<name>`. The data are `kind`, `name`, `source`, `attempt` (the one that failed),
+    `wait` and `waited` in seconds, and `reason`, but not the arguments of the call.
+
+    Args:
+        stream: where events are published.
 
     Returns:
-        A handle whose `detach()` ends it.
+        A handle; its `close()` ends the feed.
 
     Raises:
-        TypeError: it is no stream.
+        TypeError: `stream` is not a stream.
     """
     return StaminaFeed(stream)
 
 
-class StaminaFeed:
+class StaminaFeed(RetryFeed):
     """A hook of stamina; made by `attach_stamina`."""
 
     def __init__(self, stream: Stream) -> None:
-        check_stream(stream)
-        self._stream = stream
+        super().__init__(stream, "stamina")
         set_on_retry_hooks([*get_on_retry_hooks(), self])
 
     def __call__(self, details: RetryDetails) -> None:
         """Publish a retry."""
-        publish_retry(
-            self._stream,
-            "stamina",
+        self.publish(
             details.name,
             attempt=details.retry_num,
             wait=details.wait_for,
@@ -48,8 +47,9 @@ class StaminaFeed:
             error=details.caused_by,
         )
 
-    def detach(self) -> None:
-        """Publish no more; the other hooks stay. May be called twice."""
+    def close(self) -> None:
+        """Stop publishing; other hooks stay. Closing twice is allowed."""
+        super().close()
         hooks = get_on_retry_hooks()
         if self in hooks:
             set_on_retry_hooks([hook for hook in hooks if hook is not self])

@@ -1,4 +1,4 @@
-"""`watch`: any object with a readable state becomes a feed, by looking at it now and then."""
+"""`watch`: publishes the state of any object, by polling it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from codomyrmex.integrations.delivery.seconds import check_seconds
-from codomyrmex.integrations.service_mesh.breaker_event import as_utc, state_of
+from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerState, as_utc, parse_state
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
@@ -22,92 +22,94 @@ def watch(
     name: str | None = None,
     source: str = "watch",
     service: str | None = None,
-    interval: float = 1.0,
+    poll_interval: float = 1.0,
 ) -> WatchFeed:
-    """Look at the state of something on an interval, and publish the changes.
+    """Poll the state of an object and publish its changes; changes between two polls are missed.
 
-    What happens between two looks is not seen. Made for objects without a hook, such as the
-    `CircuitBreaker` of codomyrmex's service mesh, with the attributes `name`, `state`, `failure_count` and
-    `last_failure_time`.
+    It is made for objects without a hook, such as the `CircuitBreaker` of codomyrmex's service mesh, which
+    has the attributes `name`, `state`, `failure_count` and `last_failure_time`.
 
     Args:
-        breaker: what to look at.
-        stream: where to.
-        state: gives the state of the breaker: a name in any spelling, an Enum, or True for open. Left out,
-            it is `breaker.state`.
-        name: what it is called; `breaker.name` if left out.
-        source: the library that it is of.
-        service: the service that it guards.
-        interval: seconds between two looks; 0 looks only when `look()` is called.
+        breaker: the object.
+        stream: where events are published.
+        state: returns the state of the object: a name in any spelling, a member of an Enum, or True for open.
+            By default, it is `breaker.state`.
+        name: the name in the events; `breaker.name` by default.
+        source: the library that the object belongs to.
+        service: the service that the breaker guards.
+        poll_interval: seconds between two polls; 0 polls only when `poll()` is called.
 
     Returns:
-        A handle whose `detach()` ends it.
+        A handle; its `close()` ends the feed.
 
     Raises:
-        TypeError: it is no stream, it has no state to read, `state` cannot be called, or the interval is no
-            number.
-        ValueError: its state is unknown, or the interval negative.
-        Exception: what `state` raises at the first look; later it is logged.
+        TypeError: `stream` is not a stream, the object has no state, `state` cannot be called, or the
+            interval is not a number.
+        ValueError: the state is unknown, or the interval is negative.
+        Exception: what `state` raises at the first poll; later it is logged.
     """
     if state is not None and not callable(state):
-        raise TypeError(f"state is a function of the breaker, not {state!r}")
-    check_seconds("interval", interval, zero=True, finite=True)
+        raise TypeError(f"state: must be a function of the breaker, got {state!r}")
+    check_seconds("poll_interval", poll_interval, zero=True, finite=True)
     if state is None and not hasattr(breaker, "state"):
         raise TypeError(
-            f"{type(breaker).__name__} has no attribute 'state': give a function that reads it as state="
+            f"{type(breaker).__name__} has no attribute 'state'; pass a function that reads it as state="
         )
-    return WatchFeed(breaker, stream, state, name=name, source=source, service=service, interval=interval)
+    name = str(name or getattr(breaker, "name", None) or "unnamed")
+    read = attrgetter("state") if state is None else state
+    return WatchFeed(breaker, stream, read, name, source, service, poll_interval)
 
 
 class WatchFeed(BreakerFeed):
-    """Looks at one object; made by `watch`."""
+    """The feed of one object; made by `watch`."""
 
     def __init__(
         self,
         breaker: object,
         stream: Stream,
-        state: Callable[[Any], object] | None,
-        *,
-        name: str | None,
+        read: Callable[[Any], object],
+        name: str,
         source: str,
         service: str | None,
-        interval: float,
+        poll_interval: float,
     ) -> None:
-        super().__init__(stream, source, service, calls=False)
+        super().__init__(stream, source, service)
         self._breaker = breaker
-        self._read = attrgetter("state") if state is None else state
-        self._name = str(name or getattr(breaker, "name", None) or "unnamed")
-        self._state = self._read(breaker)
-        if state_of(self._state) is None:
-            raise ValueError(f"{self._state!r} is no state of a circuit breaker")
-        self.snapshot(self._name, self._state, failure_count=self._failure_count())
-        self._ended = threading.Event()
-        self._interval = interval
-        if interval > 0:
-            threading.Thread(target=self._run, name=f"watch {self._name}", daemon=True).start()
+        self._read = read
+        self._name = name
+        self._state = self._read_state()
+        self._closing = threading.Event()
+        self._poll_interval = poll_interval
+        self.publish_snapshot(name, self._state, failure_count=self._failure_count())
+        if poll_interval > 0:
+            threading.Thread(target=self._run, name=f"watch {name}", daemon=True).start()
 
-    def look(self) -> None:
-        """Look now. What goes wrong is logged."""
+    def poll(self) -> None:
+        """Read the state now and publish a change. Errors are logged."""
         try:
-            state = self._read(self._breaker)
-            if state_of(state) is None:
-                raise ValueError(f"{state!r} is no state of a circuit breaker")  # noqa: TRY301
-            old, self._state = self._state, state
+            previous, self._state = self._state, self._read_state()
             opened_at: datetime | None = None
-            if state_of(state) == "open":
-                moment = getattr(self._breaker, "last_failure_time", None)
-                opened_at = as_utc(moment) if isinstance(moment, (int, float, datetime)) and moment else None
-            self.change(self._name, old, state, failure_count=self._failure_count(), opened_at=opened_at)
-        except Exception as error:  # noqa: BLE001 - the next look may do better
-            self.complain(self._name, error)
+            if parse_state(self._state) is BreakerState.OPEN:
+                time = getattr(self._breaker, "last_failure_time", None)
+                opened_at = as_utc(time) if isinstance(time, (int, float, datetime)) and time else None
+            count = self._failure_count()
+            self.publish_change(self._name, previous, self._state, failure_count=count, opened_at=opened_at)
+        except Exception as error:  # noqa: BLE001 - the next poll may succeed
+            self.log_error(self._name, error)
 
-    def detach(self) -> None:
-        super().detach()
-        self._ended.set()
+    def close(self) -> None:
+        super().close()
+        self._closing.set()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._interval):
-            self.look()
+        while not self._closing.wait(self._poll_interval):
+            self.poll()
+
+    def _read_state(self) -> object:
+        state = self._read(self._breaker)
+        if parse_state(state) is None:
+            raise ValueError(f"{state!r} is not a state of a circuit breaker")
+        return state
 
     def _failure_count(self) -> int | None:
         count = getattr(self._breaker, "failure_count", None)

@@ -1,11 +1,18 @@
-"""Streams over HTTP, as ASGI applications that need no framework and mount in any."""
+"""Streams over HTTP: ASGI applications that run on their own or mounted in another application."""
 
 from __future__ import annotations
 
-# Imported at once: what is imported late would give the module `event_stream` for the function of its name.
-from codomyrmex.integrations.web.access import require_token
+from codomyrmex.integrations._extras import MissingExtraError
+
+try:
+    import starlette  # noqa: F401 - all modules here need it, and this one is imported first
+except ImportError as error:
+    raise MissingExtraError("codomyrmex.integrations.web", "starlette", "web") from error
+
+# Imported at once: a lazy import would bind `event_stream` to the module instead of the function.
 from codomyrmex.integrations.web.dashboard import DashboardApp, dashboard
 from codomyrmex.integrations.web.event_stream import EventStreamApp, event_stream
+from codomyrmex.integrations.web.http import require_token
 from codomyrmex.integrations.web.ingest import EventIngestApp, event_ingest
 from codomyrmex.integrations.web.serve import PublicAddressError, check_address, serve, serving
 

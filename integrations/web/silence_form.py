@@ -1,57 +1,60 @@
-"""The form for a silence: what is written in it, checked field by field."""
+"""The form for silences on the live page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from starlette.exceptions import HTTPException
+
 if TYPE_CHECKING:
     from codomyrmex.integrations.notification import Silence
 
-_LONGEST = {"matchers": 4_000, "duration": 50, "comment": 1_000, "created_by": 200}
+_MAX_LENGTHS = {"matchers": 4_000, "duration": 50, "comment": 1_000, "created_by": 200}
 _YEAR = 365 * 86_400.0
 
 
-class FormError(ValueError):
-    """Something in a form is wrong.
+class FormError(HTTPException):
+    """A form is invalid; answered with status 400.
 
     Attributes:
-        problems: what, by field; that of the whole form stands under an empty name.
+        problems: the problem of each field; the key of problems with the whole form is empty.
     """
 
     def __init__(self, problems: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {said}" if name else said for name, said in problems.items()))
+        texts = (f"{name}: {problem}" if name else problem for name, problem in problems.items())
+        super().__init__(400, "; ".join(texts))
         self.problems = dict(problems)
 
 
-def read_silence(form: object, now: float) -> Silence:
-    """Make a silence of a form: `matchers`, `duration`, `comment` and `created_by`, all of them text.
+def parse_silence(form: object, now: float) -> Silence:
+    """Return the silence that a form describes with `matchers`, `duration`, `comment` and `created_by`.
 
     Args:
-        form: what was sent.
-        now: when the silence begins, in seconds since 1970.
+        form: the decoded JSON.
+        now: the start of the silence, in seconds since 1970.
 
     Raises:
-        FormError: it has mistakes; all of them.
+        FormError: a field is invalid; the error names all of them.
     """
-    fields = read_fields(form, _LONGEST)
-    # Who gave the sink whose silences these are has all that it needs; nobody else comes here.
+    # Imported here: a page without alerts does not need the packages of the `alerts` extra.
     from codomyrmex.integrations.configuration.durations import Duration
     from codomyrmex.integrations.notification import Silence, parse_matchers
 
+    fields = text_fields(form, _MAX_LENGTHS)
     problems: dict[str, str] = {}
     seconds = 0.0
     matchers: Any = ()
     try:
         seconds = Duration.parse(fields["duration"])
         if not 0 < seconds <= _YEAR:
-            problems["duration"] = "a silence lasts longer than nothing, and a year at most"
+            problems["duration"] = f"must be greater than 0 and at most a year, got {fields['duration']}"
     except ValueError as error:
         problems["duration"] = str(error)
     try:
         matchers = tuple(parse_matchers(fields["matchers"]))
         if not matchers:
-            problems["matchers"] = 'at least one matcher is needed, such as alertname="DiskFull"'
+            problems["matchers"] = 'at least one matcher is required, such as alertname="DiskFull"'
     except ValueError as error:
         problems["matchers"] = str(error)
     if problems:
@@ -62,23 +65,19 @@ def read_silence(form: object, now: float) -> Silence:
         raise FormError({"matchers": str(error)}) from None
 
 
-def read_fields(form: object, longest: Mapping[str, int]) -> dict[str, str]:
-    """Give the fields of a form, without spaces around; one that is left out is empty.
-
-    Raises:
-        FormError: it is no form, or has fields that are unknown, too long, or no text.
-    """
+def text_fields(form: object, max_lengths: Mapping[str, int]) -> dict[str, str]:
+    """Return the fields of a form without surrounding spaces; missing fields are empty."""
     if not isinstance(form, Mapping):
-        raise FormError({"": "a JSON object is expected"})
-    unknown = sorted(str(name) for name in form.keys() - longest.keys())
+        raise FormError({"": "the form must be a JSON object"})
+    unknown = sorted(str(name) for name in form.keys() - max_lengths.keys())
     if unknown:
-        raise FormError({"": f"there is no field {', '.join(unknown)[:100]}"})
+        raise FormError({"": f"unknown field: {', '.join(unknown)[:100]}"})
     problems: dict[str, str] = {}
     for name, value in form.items():
         if not isinstance(value, str):
-            problems[name] = "text is expected"
-        elif len(value) > longest[name]:
-            problems[name] = f"that is too long; {longest[name]} characters at most"
+            problems[name] = "must be text"
+        elif len(value) > max_lengths[name]:
+            problems[name] = f"too long: at most {max_lengths[name]} characters are allowed"
     if problems:
         raise FormError(problems)
-    return {name: form.get(name, "").strip() for name in longest}
+    return {name: form.get(name, "").strip() for name in max_lengths}

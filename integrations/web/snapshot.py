@@ -1,17 +1,18 @@
-"""What the live page shows beside the events: sinks, breakers, alerts, silences, what was notified."""
+"""What the live page shows besides events: topics, sinks, breakers, alerts, silences, notifications."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import threading
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.web.breaker_history import BreakerHistory
-from codomyrmex.streaming import Clock, Event
+from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
 from codomyrmex.streaming.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
@@ -22,184 +23,185 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FRESH = 0.5  # seconds that pages share what was asked for
-_PATIENCE = 2.0  # seconds that the alerts may take to answer
-_GROUPS = 100
-_ALERTS = 50  # of a group
-_BREAKERS = 200
-_SILENCES = 100
-_NOTIFICATIONS = 100
+ALERTS_TIMEOUT = 2.0  # seconds
+_MAX_AGE = 0.5  # seconds for which pages share a snapshot
+_MAX_GROUPS = 100
+_MAX_ALERTS = 50  # in a group
+_MAX_BREAKERS = 200
+_MAX_SILENCES = 100
+_MAX_NOTIFICATIONS = 100
+_MAX_HISTORIES = 1_000
+_MAX_CHANGES = 20  # in a history
+_MAX_TOPICS = 500
+_MAX_TOPICS_SHOWN = 24
+_RATE_SECONDS = 60
 
 _log = Diagnostics(__name__)
 
 
 class HasHealth(Protocol):
-    """Knows how sinks are: an attachment."""
+    """An object that reports the health of sinks: an attachment."""
 
     def health(self) -> Mapping[str, SinkHealth]:
-        """Tell how each is, by its name."""
+        """Return the health of each sink by name."""
 
 
 class Board(Protocol):
-    """Knows how circuit breakers are: a `CircuitBoard`."""
+    """An object that knows the state of circuit breakers: a `CircuitBoard`."""
 
     def snapshot(self) -> Sequence[BreakerStatus]:
-        """Give them all."""
+        """Return the status of all breakers."""
 
 
 class Snapshots:
-    """Asks everybody how things are, once for all pages that want to know at about the same time.
+    """Snapshots of everything but events, shared by all pages that ask at about the same time.
 
     Args:
-        attachment: for the sinks.
-        alerts: for the alerts, their silences and their channels.
-        board: for the breakers.
-        history: what the breakers did before.
-        clock: where the time comes from.
+        attachment: provides the health of sinks.
+        alerts: provides alerts, silences and the health of channels.
+        board: provides the status of circuit breakers.
+        clock: the clock.
 
     Attributes:
-        history: as given.
-        notifications: the newest events of the audit stream; None where there is none.
+        history: the recent changes of circuit breakers.
     """
 
     def __init__(
-        self,
-        attachment: HasHealth | None,
-        alerts: AlertSink | None,
-        board: Board | None,
-        history: BreakerHistory,
-        clock: Clock,
+        self, attachment: HasHealth | None, alerts: AlertSink | None, board: Board | None, clock: Clock
     ) -> None:
         self._attachment = attachment
         self._alerts = alerts
         self._board = board
-        self.history = history
         self._clock = clock
-        self._asking = asyncio.Lock()
-        self._found: dict[str, Any] = {}
-        self._found_at = float("-inf")
-        self.notifications: deque[Event] | None = None
+        self._lock = asyncio.Lock()
+        self._latest: dict[str, Any] = {}
+        self._taken_at = float("-inf")
+        self.history = BreakerHistory()
+        self._notifications: deque[Event] | None = None
 
-    async def take(self) -> dict[str, Any]:
-        """Give how everything is; what there is no source for is None."""
-        async with self._asking:
-            if self._clock.monotonic() - self._found_at >= _FRESH:
-                self._found = await self._ask_all()
-                self._found_at = self._clock.monotonic()
-        return self._found
+    def watch(self, audit: Stream) -> Subscription:
+        """Show the notifications on an audit stream; return the subscription to it."""
+        recent = [e for e in recent_events(audit, 1_000) if (e.topic or "").startswith("alerts.")]
+        self._notifications = deque(recent, _MAX_NOTIFICATIONS)
+        return audit.subscribe_nowait(self._notifications.append, "alerts.*")
 
-    def forget(self) -> None:
-        """Ask anew the next time, as something was changed."""
-        self._found_at = float("-inf")
+    async def get(self) -> dict[str, Any]:
+        """Return a recent snapshot; sections without a source are None."""
+        async with self._lock:
+            if self._clock.monotonic() - self._taken_at >= _MAX_AGE:
+                self._latest = await self._take()
+                self._taken_at = self._clock.monotonic()
+        return self._latest
 
-    async def _ask_all(self) -> dict[str, Any]:
+    def invalidate(self) -> None:
+        """Take a new snapshot next time, because something was changed."""
+        self._taken_at = float("-inf")
+
+    async def _take(self) -> dict[str, Any]:
         problems: dict[str, str] = {}
-        sections: dict[str, Callable[[], Awaitable[Any]]] = {
+        sources: dict[str, Callable[[], Awaitable[Any]]] = {
             "sinks": self._sinks,
             "breakers": self._breakers,
             "alerts": self._groups,
             "notifications": self._notified,
         }
-        found: dict[str, Any] = {}
-        for name, ask in sections.items():
+        sections: dict[str, Any] = {}
+        for name, source in sources.items():
             try:
-                found[name] = await ask()
-            except Exception as error:  # noqa: BLE001 - one that cannot be asked does not hide the others
-                _log.warning(name, "the %s could not be asked: %s", name, describe(error), error=error)
-                found[name], problems[name] = [], describe(error)
-        return {**found, "problems": problems}
+                sections[name] = await source()
+            except Exception as error:  # noqa: BLE001 - a failing source must not hide the others
+                _log.warning(name, "the state of %s is not available: %s", name, describe(error), error=error)
+                sections[name], problems[name] = [], describe(error)
+        return {**sections, "problems": problems}
 
     async def _sinks(self) -> list[dict[str, Any]] | None:
         if self._attachment is None and self._alerts is None:
             return None
-        shown = [] if self._attachment is None else _healths(self._attachment.health(), None)
+        sinks = [] if self._attachment is None else _healths(self._attachment.health(), None)
         if self._alerts is not None:
-            shown += _healths(self._alerts.health(), self._alerts.name)
-        return shown
+            sinks += _healths(self._alerts.health(), self._alerts.name)
+        return sinks
 
     async def _breakers(self) -> list[dict[str, Any]] | None:
         if self._board is None:
             return None
         return [
-            {**status._asdict(), "history": self.history.of(status.source, status.service, status.breaker)}
-            for status in self._board.snapshot()[:_BREAKERS]
+            {**status._asdict(), "history": self.history.get(status.source, status.service, status.breaker)}
+            for status in self._board.snapshot()[:_MAX_BREAKERS]
         ]
 
     async def _notified(self) -> list[dict[str, Any]] | None:
-        if self.notifications is None:
+        if self._notifications is None:
             return None
-        return [event.to_dict() for event in reversed(tuple(self.notifications))]
+        return [event.to_dict() for event in reversed(tuple(self._notifications))]
 
     async def _groups(self) -> dict[str, Any] | None:
         if self._alerts is None:
             return None
-        groups, silences = await on_its_loop(self._alerts, _both)
+        groups = await run_on_sink_loop(self._alerts, lambda alerts: alerts.groups())
+        silences = await run_on_sink_loop(self._alerts, lambda alerts: alerts.silences())
         now = self._clock.time()
         return {
-            "groups": [_group(view, silences, now) for view in groups[:_GROUPS]],
-            "others": max(len(groups) - _GROUPS, 0),
+            "groups": [_group(view, silences, now) for view in groups[:_MAX_GROUPS]],
+            "others": max(len(groups) - _MAX_GROUPS, 0),
             "silences": _silences(silences, now),
         }
 
 
-def notifications() -> deque[Event]:
-    """Give a place for the newest events of an audit stream."""
-    return deque(maxlen=_NOTIFICATIONS)
+def recent_events(stream: Stream, count: int) -> list[Event]:
+    """Return the newest events of a stream, if it keeps those of all topics together."""
+    return stream.get_recent_events(count) if isinstance(stream, InMemoryStream) else []
 
 
-async def on_its_loop(alerts: AlertSink, ask: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
-    """Ask an alert sink something on the loop that it runs on, which may be another than the server's.
+async def run_on_sink_loop(alerts: AlertSink, call: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine function with an alert sink on the sink's loop, which may not be the server's.
 
     Raises:
-        RuntimeError: it is not open, or takes too long.
+        RuntimeError: the sink is not open, or does not answer in time.
     """
-    loop: asyncio.AbstractEventLoop | None = getattr(alerts, "_loop", None)
+    loop = alerts.loop
     if loop is None or loop.is_closed():
         raise RuntimeError(f"the sink {alerts.name} is not open; attach it first")
-    asking: Awaitable[T] = (
-        ask(alerts)
-        if loop is asyncio.get_running_loop()
-        else asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(alerts), loop))
-    )
+    result: Awaitable[T]
+    if loop is asyncio.get_running_loop():
+        result = call(alerts)
+    else:
+        result = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(alerts), loop))
     try:
-        return await asyncio.wait_for(asking, _PATIENCE)
+        return await asyncio.wait_for(result, ALERTS_TIMEOUT)
     except TimeoutError:
-        raise RuntimeError(f"the sink {alerts.name} took longer than {_PATIENCE:g} seconds") from None
+        raise RuntimeError(f"the sink {alerts.name} did not answer within {ALERTS_TIMEOUT:g} s") from None
 
 
-async def _both(alerts: AlertSink) -> tuple[list[GroupView], list[Silence]]:
-    return await alerts.groups(), await alerts.silences()
-
-
-def _healths(healths: Mapping[str, SinkHealth], of: str | None) -> list[dict[str, Any]]:
-    return [{"name": name, "of": of, **health._asdict()} for name, health in healths.items()]
+def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict[str, Any]]:
+    return [{"name": name, "of": parent, **health._asdict()} for name, health in healths.items()]
 
 
 def _group(view: GroupView, silences: Iterable[Silence], now: float) -> dict[str, Any]:
-    shown = view.alerts[:_ALERTS]
+    alerts = view.alerts[:_MAX_ALERTS]
     return {
         **replace(view, alerts=(), suppressed={}).to_dict(),
         "alerts": [
-            {**alert.to_dict(), "suppressed": _why(alert, view.suppressed, silences, now)} for alert in shown
+            {**alert.to_dict(), "suppressed": _suppression(alert, view.suppressed, silences, now)}
+            for alert in alerts
         ],
         "firing": sum(alert.status.value == "firing" for alert in view.alerts),
-        "others": len(view.alerts) - len(shown),
+        "others": len(view.alerts) - len(alerts),
     }
 
 
-def _why(
+def _suppression(
     alert: NotifiedAlert, suppressed: Mapping[str, str], silences: Iterable[Silence], now: float
 ) -> dict[str, str] | None:
-    """Tell why an alert is kept back. The engine looks at each tick; a silence is to be seen at once."""
-    kind, _, by = suppressed.get(alert.fingerprint, "").partition(" ")
+    """Return why an alert is suppressed, new silences included, which the engine applies a little later."""
+    kind, _, source = suppressed.get(alert.fingerprint, "").partition(" ")
     if kind and kind != "silenced":
-        return {"why": kind, "by": by}
-    silence = next((each for each in silences if each.silences(alert.labels, now)), None)
+        return {"why": kind, "by": source}
+    silence = next((silence for silence in silences if silence.silences(alert.labels, now)), None)
     return None if silence is None else {"why": "silenced", "by": silence.id}
 
 
 def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
-    """Give those that count first, then the newest of the others."""
     order = {"active": 0, "pending": 1, "expired": 2}
     shown = [
         {
@@ -209,5 +211,98 @@ def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
         }
         for silence in silences
     ]
-    shown.sort(key=lambda each: (order[each["state"]], -each["ends_at"]))
-    return shown[:_SILENCES]
+    shown.sort(key=lambda silence: (order[silence["state"]], -silence["ends_at"]))
+    return shown[:_MAX_SILENCES]
+
+
+class BreakerHistory:
+    """The recent state changes of each circuit breaker, collected from events; thread-safe."""
+
+    def __init__(self) -> None:
+        self._histories: OrderedDict[tuple[Any, Any, Any], deque[tuple[datetime, str]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, event: Event) -> None:
+        """Add the state change of an event as `service_mesh` creates it; ignore other events."""
+        data = event.data
+        if not isinstance(data, Mapping) or not {"breaker", "source", "kind"} <= data.keys():
+            return
+        key, state = (data["source"], data.get("service"), data["breaker"]), data.get("to_state")
+        if not isinstance(state, str) or not all(isinstance(part, str | None) for part in key):
+            return
+        with self._lock:
+            changes = self._histories.get(key)
+            if changes is None:
+                if len(self._histories) >= _MAX_HISTORIES:
+                    self._histories.popitem(last=False)
+                changes = self._histories[key] = deque(maxlen=_MAX_CHANGES)
+            if not changes or changes[-1][1] != state:
+                self._histories.move_to_end(key)
+                changes.append((event.timestamp, str(state)))
+
+    def get(self, source: str, service: str | None, breaker: str) -> list[tuple[datetime, str]]:
+        """Return the times of changes and the new states of a breaker, oldest first."""
+        with self._lock:
+            return list(self._histories.get((source, service, breaker), ()))
+
+
+class _Topic:
+    __slots__ = ("seconds", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.seconds: Counter[int] = Counter()
+
+
+class TopicRates:
+    """The events of each topic per second; thread-safe.
+
+    They are counted here rather than in the page, which would start at zero and miss events.
+    """
+
+    def __init__(self) -> None:
+        self._topics: OrderedDict[str | None, _Topic] = OrderedDict()  # least recently used first
+        self._lock = threading.Lock()
+
+    def count(self, name: str | None, time: float) -> None:
+        """Count an event that was published at a time, in seconds since 1970."""
+        second = int(time)
+        with self._lock:
+            topic = self._topics.get(name)
+            if topic is None:
+                if len(self._topics) >= _MAX_TOPICS:
+                    self._topics.popitem(last=False)
+                topic = self._topics[name] = _Topic()
+            self._topics.move_to_end(name)
+            topic.total += 1
+            topic.seconds[second] += 1
+            if len(topic.seconds) > 2 * _RATE_SECONDS:
+                recent = {s: count for s, count in topic.seconds.items() if s >= second - _RATE_SECONDS}
+                topic.seconds = Counter(recent)
+
+    def busiest(self, now: float, allow: Callable[[str | None], bool]) -> dict[str, Any]:
+        """Return the topics with the most events in the last minute.
+
+        Args:
+            now: seconds since 1970.
+            allow: returns whether a topic can be included.
+
+        Returns:
+            `shown`, the topics, each with its `total` and its `counts` per second; `others`, the number of
+            further topics; `total` and `counts` of all topics together.
+        """
+        seconds = range(int(now) - _RATE_SECONDS, int(now))
+        with self._lock:
+            topics: list[dict[str, Any]] = [
+                {"topic": name, "total": topic.total, "counts": [topic.seconds[s] for s in seconds]}
+                for name, topic in self._topics.items()
+                if allow(name)
+            ]
+        topics.sort(key=lambda topic: (-sum(topic["counts"]), -topic["total"], topic["topic"] or ""))
+        sums = [sum(counts) for counts in zip(*(topic["counts"] for topic in topics), strict=True)]
+        return {
+            "shown": topics[:_MAX_TOPICS_SHOWN],
+            "others": max(len(topics) - _MAX_TOPICS_SHOWN, 0),
+            "counts": sums or [0] * _RATE_SECONDS,
+            "total": sum(topic["total"] for topic in topics),
+        }

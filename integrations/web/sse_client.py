@@ -1,53 +1,53 @@
-"""`EventSource`: the events of another server, over server-sent events; connects again after a break."""
+"""`EventSource`: the events of another server, read as server-sent events with automatic reconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.delivery.seconds import check_seconds
+from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.streaming import Event, EventDecodeError, EventType, SSEDecodeError, SSEDecoder, SSERecord
 
 try:
     import httpx
 except ImportError as error:
-    raise MissingExtraError("reading another server", "httpx", "web") from error
+    raise MissingExtraError("EventSource", "httpx", "web") from error
 
-Told = Callable[[str, Mapping[str, Any]], None]
+OnStatus = Callable[[str, Mapping[str, Any]], None]
 
-_NO_SUCH = frozenset({204, 400, 401, 403, 404, 405, 406, 410})  # to ask again would not help
+MAX_EVENT_BYTES = 1 << 24
+_PERMANENT = frozenset({204, 400, 401, 403, 404, 405, 406, 410})  # statuses that a retry would not change
 _TYPES = frozenset(EventType)
-_MAX_EVENT = 1 << 24  # bytes
-_SHORTEST = 0.05  # seconds before the next attempt, whatever a server asks for
+_MIN_RETRY = 0.05  # seconds
 
 
 class RefusedError(Exception):
-    """The server does not want to be read; to ask again would not help."""
+    """The server refuses to be read; a retry would not help."""
 
 
 class EventSource:
-    """Reads the events of a server, and connects again after a break with the id of the last one.
+    """Reads the events of a server; reconnects after interruptions with the id of the last event.
 
     Args:
-        url: of the stream. It is not shown, as it may hold a secret.
-        topic: only these, a topic or a pattern.
-        token: for `Authorization: Bearer`.
-        last_event_id: where to go on from.
-        timeout: seconds of silence, heartbeats included, after which the connection counts as dead.
-        tell: gets what happens to the connection: `connected`, `missed`, `lost`, with details.
+        url: the URL of the stream. It never appears in errors, because it can hold a secret.
+        topic: a topic or pattern; only matching events are requested.
+        token: a token for `Authorization: Bearer`.
+        last_event_id: the id of the event to resume after.
+        timeout: seconds without data, heartbeats included, after which the connection counts as lost.
+        on_status: called with each change of the connection and its details: `connected`; `missed` if the
+            server no longer has all missed events; `lost` with the reason (`why`) and the delay in `seconds`.
 
     Attributes:
-        last_event_id: the id of the last event that was read.
-        invalid: events that could not be read; each is left out.
+        last_event_id: the id of the last event.
+        invalid: the number of events that could not be decoded and were skipped.
 
     Raises:
-        ValueError: the URL is not one of HTTP.
+        ValueError: the URL is not an HTTP URL.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class EventSource:
         token: str | None = None,
         last_event_id: str | None = None,
         timeout: float = 45.0,
-        tell: Told | None = None,
+        on_status: OnStatus | None = None,
     ) -> None:
         check_seconds("timeout", timeout, finite=True)
         try:
             address = httpx.URL(url)
-            _ = urlsplit(url).port  # more is seen to than httpx does: brackets, the number of the port
+            _ = urlsplit(url).port  # stricter than httpx: checks brackets and the range of the port
         except (httpx.InvalidURL, ValueError):
             address = httpx.URL()
         if address.scheme not in {"http", "https"} or not address.host:
-            raise ValueError("the URL of an event stream begins with http:// or https:// and a host")
+            raise ValueError("url: must begin with http:// or https:// and a host")
         self.last_event_id = last_event_id or ""
         self.invalid = 0
         self._url = address if topic is None else address.copy_merge_params({"topic": topic})
@@ -75,26 +75,21 @@ class EventSource:
         if token is not None:
             self._headers[b"Authorization"] = f"Bearer {token.strip()}".encode()
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(10.0, read=timeout), follow_redirects=True)
-        self._tell = tell or (lambda _what, _details: None)
+        self._on_status = on_status or (lambda _status, _details: None)
         self._retry = 1.0
         self._failures = 0
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self._client.aclose()
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Give events as long as anyone wants them.
+        """Yield events until the caller stops.
 
         Raises:
-            RefusedError: the server does not want to be read, as with a wrong token.
+            RefusedError: the server refuses to be read, for example because the token is wrong.
         """
         while True:
             try:
@@ -102,76 +97,68 @@ class EventSource:
                     event = self._event(record)
                     if event is not None:
                         yield event
-                why = "the server has ended the stream"
+                why = "the server has closed the stream"
             except (httpx.HTTPError, OSError) as error:
-                why = type(error).__name__  # its message may hold the URL
+                why = type(error).__name__  # the message may hold the URL
             self._failures += 1
-            wait = min(self._retry * 2.0 ** min(self._failures - 1, 5), 30.0) * (0.75 + random.random() / 2)  # noqa: S311 - no secret
-            self._tell("lost", {"why": why, "seconds": wait})
-            await asyncio.sleep(wait)
+            delay = min(self._retry * 2.0 ** min(self._failures - 1, 5), 30.0)
+            delay *= 0.75 + random.random() / 2  # noqa: S311 - not a secret
+            self._on_status("lost", {"why": why, "seconds": delay})
+            await asyncio.sleep(delay)
 
     async def _records(self) -> AsyncIterator[SSERecord]:
         headers = dict(self._headers)
         if self.last_event_id:
             headers[b"Last-Event-ID"] = self.last_event_id.encode()
-        async with self._client.stream("GET", self._url, headers=headers) as answer:
-            if answer.status_code in _NO_SUCH:
-                text = (await answer.aread()).decode("utf-8", "replace")[:200].strip()
-                raise RefusedError(f"the server answers {answer.status_code}: {text or 'no reason given'}")
-            answer.raise_for_status()
-            kind = answer.headers.get("content-type", "")
-            if not kind.startswith("text/event-stream"):
-                raise RefusedError(
-                    f"the server gives {kind.partition(';')[0] or 'something'}, not text/event-stream"
-                )
-            decoder = SSEDecoder(_MAX_EVENT)
-            self._tell("connected", {})
-            async for chunk in answer.aiter_bytes():
-                too_large: SSEDecodeError | None = None
+        async with self._client.stream("GET", self._url, headers=headers) as response:
+            if response.status_code in _PERMANENT:
+                text = (await response.aread()).decode("utf-8", "replace")[:200].strip()
+                raise RefusedError(f"the server answered {response.status_code}: {text or 'no reason given'}")
+            response.raise_for_status()
+            content_type = response.headers.get("content-type", "")
+            if not content_type.startswith("text/event-stream"):
+                name = content_type.partition(";")[0] or "no content type"
+                raise RefusedError(f"the server answered with {name} instead of text/event-stream")
+            decoder = SSEDecoder(MAX_EVENT_BYTES)
+            self._on_status("connected", {})
+            async for chunk in response.aiter_bytes():
+                too_large = False
                 try:
                     records = decoder.feed(chunk)
                 except SSEDecodeError as error:
-                    records, too_large = error.records, error
+                    records, too_large = error.records, True
                 for record in records:
                     self._failures = 0
                     if record.retry is not None:
-                        self._retry = max(record.retry / 1000, _SHORTEST)
+                        self._retry = max(record.retry / 1000, _MIN_RETRY)
                     yield record
-                if too_large is not None:  # to connect again would only bring it again
-                    raise RefusedError(f"the server sends an event of more than {_MAX_EVENT:,} bytes")
+                if too_large:  # after a reconnect the server would send it again
+                    raise RefusedError(f"the server sent an event of more than {MAX_EVENT_BYTES:,} bytes")
 
     def _event(self, record: SSERecord) -> Event | None:
-        """Give the event of a record, a whole one or one made of a payload; None for what the wire needs."""
-        new = record.id not in {"", self.last_event_id}  # an event without an id has that of the one before
-        if new:
+        """Return the event of a record, which holds a whole event or a payload; None for notices."""
+        has_own_id = record.id not in {
+            "",
+            self.last_event_id,
+        }  # records without an id repeat the previous one
+        if has_own_id:
             self.last_event_id = record.id
-        if record.event in {"connect", "disconnect", "heartbeat"} and not _is_event(record):
-            self._note(record)
-            return None
         try:
             value = msgspec.json.decode(record.data)
         except (msgspec.DecodeError, RecursionError):
-            value = record.data  # a stream of plain text
+            value = record.data  # plain text
+        if record.event in {"connect", "disconnect", "heartbeat"} and '"metadata"' not in record.data:
+            is_gap = isinstance(value, dict) and value.get("resumed") is False and value.get("requested")
+            if record.event == "connect" and is_gap:
+                self._on_status("missed", value)
+            return None
         try:
             if isinstance(value, dict) and {"type", "data", "metadata"} <= value.keys():
                 return Event.from_dict(value)
         except EventDecodeError:
             self.invalid += 1
             return None
-        kind = EventType(record.event) if record.event in _TYPES else EventType.MESSAGE
-        named = {} if record.event in _TYPES else {"event": record.event}
-        return Event(record.id, kind, value, named) if new else Event(type=kind, data=value, metadata=named)
-
-    def _note(self, record: SSERecord) -> None:
-        if record.event != "connect":
-            return
-        try:
-            data = msgspec.json.decode(record.data, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            return
-        if data.get("resumed") is False and data.get("requested"):
-            self._tell("missed", data)
-
-
-def _is_event(record: SSERecord) -> bool:
-    return '"metadata"' in record.data
+        known = record.event in _TYPES
+        event_type = EventType(record.event) if known else EventType.MESSAGE
+        event = Event(type=event_type, data=value, metadata={} if known else {"event": record.event})
+        return event.replace(id=record.id) if has_own_id else event

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.configuration.problems import Problem
-from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, load_alert_config
-from hypothesis import example, given, settings
+from codomyrmex.integrations.configuration.rates import RateLimit
+from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, lint, load_alert_config
+from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
+from codomyrmex.integrations.notification.channels import ChannelConfig
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 
@@ -108,7 +113,7 @@ def everything() -> AlertConfig:
     return load(EVERYTHING, USER="me")
 
 
-def test_the_tree_has_what_the_file_says_and_what_it_inherits(everything: AlertConfig) -> None:
+def test_the_tree_has_its_own_settings_and_the_inherited_ones(everything: AlertConfig) -> None:
     root, pager, info = everything.route.walk()
     assert (root.group_by, root.group_wait, root.group_interval) == (("service",), 10, 90)
     assert (root.repeat_interval, root.on_unmute, root.resolve_always) == (86_400, "drop", True)
@@ -134,7 +139,7 @@ def test_the_channels_have_the_environment_in_their_urls_and_the_rate_of_their_r
 ) -> None:
     first, second = everything.receivers["mail"].channels
     assert (first.name, str(first.url)) == ("mail[0]", "mailto://me:none@example.org")
-    assert (first.send_resolved, first.format, first.tags, first.timeout) == (False, "html", ("a", "b"), 3)
+    assert (first.send_resolved, first.format, first.tags, first.timeout) == (False, "html", ["a", "b"], 3)
     assert [
         (each.rate_limit.count, each.rate_limit.seconds) for each in (first, second) if each.rate_limit
     ] == [
@@ -145,7 +150,7 @@ def test_the_channels_have_the_environment_in_their_urls_and_the_rate_of_their_r
     assert everything.receivers["pager"].fallback == "mail"
 
 
-def test_the_rest_is_there(everything: AlertConfig) -> None:
+def test_all_other_settings_are_loaded(everything: AlertConfig) -> None:
     assert (everything.resolve_timeout, everything.max_alerts, everything.state) == (
         120,
         500,
@@ -196,7 +201,7 @@ def test_anchors_and_merge_keys_are_followed_and_own_keys_win() -> None:
     assert first.matchers == second.matchers
 
 
-def test_a_key_with_nothing_behind_it_is_as_if_left_out() -> None:
+def test_a_key_without_a_value_is_the_same_as_no_key() -> None:
     config = load("global:\nroute:\n  receiver: a\n  group_wait:\n  routes:\ninhibit_rules:\n")
     assert (config.route.group_wait, config.route.children) == (30, ())
 
@@ -258,9 +263,71 @@ def test_a_whole_alertmanager_yml_loads_and_the_notes_say_what_is_not_used() -> 
         "receivers[1].webhook_configs",
     ]
     assert (config.notes[4].line, config.notes[4].column) == (25, 3)
-    assert "nothing is delivered" in config.notes[4].message
+    assert "deliver nothing" in config.notes[4].message
     assert config.receivers["team-X-pager"].channels == ()
     assert "hunter2" not in repr(config)
+
+
+class PagerConfig(ChannelConfig, kw_only=True, frozen=True):
+    key: Secret = Secret()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.key:
+            yield "key", "a key is required"
+        yield from super().problems()
+
+
+@pytest.fixture
+def pagers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHANNEL_TYPES, "pagerduty_configs", PagerConfig)
+
+
+PAGERS = """
+receivers:
+- name: a
+  rate_limit: 6/1m
+  pagerduty_configs:
+  - {key: "${KEY}", timeout: 3s}
+  slack_configs: [{api_url: hunter2}]
+  apprise_configs:
+  - {url: json://h}
+"""
+
+
+@pytest.mark.usefixtures("pagers")
+def test_another_channel_type_is_an_entry_of_the_registry() -> None:
+    config = load(PAGERS, KEY="hunter2")
+    pager, apprise = config.receivers["a"].channels
+    assert isinstance(pager, PagerConfig)
+    assert (pager.name, pager.key, pager.timeout) == ("a[0]", "hunter2", 3)
+    assert pager.rate_limit == apprise.rate_limit == RateLimit(6, 60)
+    assert apprise.name == "a[1]"
+    assert [note.path for note in config.notes] == ["receivers[0].slack_configs"]
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.usefixtures("pagers")
+@pytest.mark.parametrize(
+    ("channel", "path", "message"),
+    [
+        ("{key: a, timeout: 0s}", ".timeout", "must be greater than 0"),
+        ("{key: a, body: '{{'}", ".body", "TemplateSyntaxError"),
+        ("{key: ''}", ".key", "a key is required"),
+        ("{key: '${KEY}'}", ".key", "KEY is not set"),
+        ("{key: a, name: b}", ".name", "unknown key name"),
+        ("3", "", "expected a mapping"),
+    ],
+)
+def test_problems_of_another_channel_type_have_their_position(channel: str, path: str, message: str) -> None:
+    (problem, *_) = problems(whole(f"receivers: [{{name: a, pagerduty_configs: [{channel}]}}]"))
+    assert problem.path == f"receivers[0].pagerduty_configs[0]{path}"
+    assert message in problem.message
+
+
+@pytest.mark.usefixtures("pagers")
+def test_a_receiver_with_only_another_channel_type_delivers() -> None:
+    config = load("receivers: [{name: a, pagerduty_configs: [{key: a}]}]")
+    assert lint(config, 0) == []
 
 
 def test_a_matcher_that_two_notations_read_differently_is_noted() -> None:
@@ -317,16 +384,16 @@ MISTAKES = {
     "key twice": (
         "route:\n  receiver: a\n  §receiver: b",
         "route.receiver",
-        "receiver is given twice, first in line 2",
+        "receiver is given twice, first on line 2",
     ),
-    "key that is no text": ("route:\n  §[a]: b\n  receiver: a", "route", "a key is text"),
+    "key that is no text": ("route:\n  §[a]: b\n  receiver: a", "route", "a key must be text"),
     # names
     "receiver twice": (
         "receivers: [{name: a}, {name: §a}]",
         "receivers[1].name",
         "there are two receivers named 'a'",
     ),
-    "receiver without a name": ("receivers: [{name: a}, §{}]", "receivers[1]", "a receiver has a name"),
+    "receiver without a name": ("receivers: [{name: a}, §{}]", "receivers[1]", "a receiver must have a name"),
     "interval twice": (
         "time_intervals: [{name: n}]\nmute_time_intervals: [{name: §n}]",
         "mute_time_intervals[0].name",
@@ -335,7 +402,7 @@ MISTAKES = {
     "interval without a name": (
         "time_intervals: [§{time_intervals: []}]",
         "time_intervals[0]",
-        "a time interval has a name",
+        "a time interval must have a name",
     ),
     "undefined receiver": (
         "route: {receiver: §pagr}\nreceivers: [{name: pager}]",
@@ -355,12 +422,12 @@ MISTAKES = {
         "receivers[0].fallback",
         "there is no receiver 'b'",
     ),
-    "fallback to itself": ("receivers: [{name: a, fallback: §a}]", "receivers[0].fallback", "circle: a -> a"),
+    "fallback to itself": ("receivers: [{name: a, fallback: §a}]", "receivers[0].fallback", "cycle: a -> a"),
     "label twice": _route("group_by: [a, §a]", "group_by[1]", "a is given twice"),
-    "label without a name": _route("group_by: [§'']", "group_by[0]", "a label has a name"),
-    "all labels and others": _route("group_by: §[..., a]", "group_by", "it stands alone"),
+    "label without a name": _route("group_by: [§'']", "group_by[0]", "the label name is empty"),
+    "all labels and others": _route("group_by: §[..., a]", "group_by", "it must be the only item"),
     # durations and rates
-    "fraction": _route("group_wait: §1.5s", "group_wait", "1500ms and not 1.5s"),
+    "fraction": _route("group_wait: §1.5s", "group_wait", "write 1500ms and not 1.5s"),
     "number": _route(
         "group_wait: §30", "group_wait", "'30' is not a duration like 30s, 5m or 1h30m, such as 30s"
     ),
@@ -368,15 +435,15 @@ MISTAKES = {
     "wrong order": _route("group_wait: §1m1h", "group_wait", "'1m1h' is not a duration"),
     "negative": _route("group_wait: §-1s", "group_wait", "'-1s' is not a duration"),
     "too long": _route("group_wait: §300y", "group_wait", "longer than 292 years"),
-    "zero group_interval": _route("group_interval: §0s", "group_interval", "longer than 0 seconds"),
-    "zero repeat_interval": _route("repeat_interval: §0", "repeat_interval", "longer than 0 seconds"),
-    "zero timeout": _channel("{url: 'json://h', timeout: §0s}", "timeout", "longer than 0 seconds"),
+    "zero group_interval": _route("group_interval: §0s", "group_interval", "greater than 0, got 0s"),
+    "zero repeat_interval": _route("repeat_interval: §0", "repeat_interval", "greater than 0, got 0s"),
+    "zero timeout": _channel("{url: 'json://h', timeout: §0s}", "timeout", "greater than 0, got 0s"),
     "zero resolve_timeout": (
         "global: {resolve_timeout: §0s}",
         "global.resolve_timeout",
-        "longer than 0 seconds",
+        "greater than 0, got 0s",
     ),
-    "no alerts at all": ("global: {max_alerts: §0}", "global.max_alerts", "from 1 on"),
+    "no alerts at all": ("global: {max_alerts: §0}", "global.max_alerts", "must be at least 1, got 0"),
     "rate of nothing": (
         "receivers: [{name: a, rate_limit: §0/1m}]",
         "receivers[0].rate_limit",
@@ -390,7 +457,7 @@ MISTAKES = {
     "rate over no time": (
         "receivers: [{name: a, rate_limit: §6/0s}]",
         "receivers[0].rate_limit",
-        "more than 0 seconds",
+        "the period must be greater than 0",
     ),
     # matchers: the column is inside
     "bad matcher": _route(
@@ -402,12 +469,12 @@ MISTAKES = {
     "regex of Perl": _route(
         'matchers:\n    - a=b, c=~§"(?!x)"', "matchers[0]", "RE2 has neither look-around"
     ),
-    "regex that is none": _route("match_re: {a: §'('}", "match_re.a", "no regular expression of RE2"),
-    "label of a matcher without a name": _route("match: {'': §a}", "match.", "a label has a name"),
+    "regex that is none": _route("match_re: {a: §'('}", "match_re.a", "not a regular expression of RE2"),
+    "label of a matcher without a name": _route("match: {'': §a}", "match.", "the label name is empty"),
     "inhibition": (
         "inhibit_rules: [{target_match_re: {a: §'['}}]",
         "inhibit_rules[0].target_match_re.a",
-        "no regular expression",
+        "not a regular expression",
     ),
     # the root
     "no route": ("§receivers: [{name: a}]\nroute:", "route", "there is no route"),
@@ -415,9 +482,13 @@ MISTAKES = {
     "root with matchers": (
         "route: {receiver: a, matchers: §[a=b]}",
         "route.matchers",
-        "the root takes every alert",
+        "root matches every alert",
     ),
-    "root with match": ("route: {receiver: a, match: §{a: b}}", "route.match", "the root takes every alert"),
+    "root with match": (
+        "route: {receiver: a, match: §{a: b}}",
+        "route.match",
+        "root matches every alert",
+    ),
     "root that continues": ("route: {receiver: a, continue: §true}", "route.continue", "no siblings"),
     "root that is muted": (
         "route: {receiver: a, mute_time_intervals: §[n]}\ntime_intervals: [{name: n}]",
@@ -433,20 +504,20 @@ MISTAKES = {
     "over midnight": _time(
         "times: [§{start_time: 22:00, end_time: 07:00}]", "times[0]", "22:00 to 24:00 and 00:00 to 07:00"
     ),
-    "no time": _time("times: [§{start_time: 9:00, end_time: 10:00}]", "times[0]", "'9:00' is no time"),
+    "no time": _time("times: [§{start_time: 9:00, end_time: 10:00}]", "times[0]", "'9:00' is not a time"),
     "over the weekend": _time(
         "weekdays: [§'friday:monday']", "weekdays[0]", "friday:saturday and sunday:monday"
     ),
-    "no day": _time("days_of_month: [§32]", "days_of_month[0]", "'32' is no day"),
+    "no day": _time("days_of_month: [§32]", "days_of_month[0]", "'32' is not a day"),
     "no zone": _time("location: §Europe/Vienne", "location", "'Europe/Vienne' is not a time zone"),
     # channels
-    "no url": _channel("§{title: a}", "", "a channel has a url"),
-    "no scheme": _channel("url: §example.org", "url", "no Apprise URL"),
+    "no url": _channel("§{title: a}", "", "a url is required"),
+    "no scheme": _channel("url: §example.org", "url", "not an Apprise URL"),
     "missing variable": _channel("url: §json://${HOST_X}/", "url", "variable HOST_X is not set"),
     "open variable": _channel("url: §json://${HOST", "url", "not followed by a name"),
     "template": _channel("{url: 'json://h', title: §'{{ a'}", "title", "line 1: TemplateSyntaxError"),
     # the rest
-    "no labels": ("labels: §{}", "labels", "an alert needs labels"),
+    "no labels": ("labels: §{}", "labels", "at least one label is required"),
     "labels as text": ("labels: §service", "labels", "expected a mapping, found text"),
     "test of nobody": (
         "tests: [{expect: [{receiver: §b}]}]",
@@ -456,19 +527,19 @@ MISTAKES = {
     "test with an empty step": (
         "tests: [{events: [§{at: 1s}]}]",
         "tests[0].events[0]",
-        "one of labels, event or silence",
+        "exactly one of labels, event and silence",
     ),
     "test at no time": ("tests: [{start: §today}]", "tests[0].start", "'today' is not a time like"),
     # no YAML
-    "no YAML": ("route: {receiver: a\nreceivers§: []", "", "this is no YAML"),
-    "undefined alias": ("route: §*nothing", "", "this is no YAML"),
+    "no YAML": ("route: {receiver: a\nreceivers§: []", "", "invalid YAML"),
+    "undefined alias": ("route: §*nothing", "", "invalid YAML"),
     "two documents": ("route: {receiver: a}\n§---\na: b", "", "single document"),
     "only text": ("§just\ntext", "", "expected a mapping, found text"),
 }
 
 
 @pytest.mark.parametrize(("text", "path", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_with_its_place(text: str, path: str, message: str) -> None:
+def test_a_problem_has_its_position(text: str, path: str, message: str) -> None:
     before, _, after = text.partition("§")
     raw = text.startswith("§just")
     found = problems(before + after if raw else whole(before + after))
@@ -478,7 +549,7 @@ def test_a_mistake_is_told_with_its_place(text: str, path: str, message: str) ->
         assert (found[0].line, found[0].column) == (before.count("\n") + 1, len(before.split("\n")[-1]) + 1)
 
 
-def test_a_circle_of_fallbacks_is_told_at_each_of_its_members_and_nowhere_else() -> None:
+def test_a_cycle_of_fallbacks_is_a_problem_of_each_of_its_members_only() -> None:
     names = {"a": "b", "b": "c", "c": "b"}
     receivers = ", ".join(f"{{name: {name}, fallback: {to}}}" for name, to in names.items())
     found = problems(whole(f"receivers: [{receivers}]"))
@@ -488,7 +559,7 @@ def test_a_circle_of_fallbacks_is_told_at_each_of_its_members_and_nowhere_else()
     ]
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
     found = problems(
         "route:\n  receiver: x\n  group_wait: 1\n  rutes: []\nreceivers: [{name: a, fallback: b}]\nx: 1\n"
     )
@@ -521,11 +592,11 @@ def test_problems_name_the_file(tmp_path: Path) -> None:
         (b"", "the configuration is empty"),
         (b"# nothing\n", "the configuration is empty"),
         (b"route: \xff\n", "not UTF-8 text, at byte 7"),
-        (b"route: \x00\n", "this is no YAML: unacceptable character"),
+        (b"route: \x00\n", "invalid YAML: unacceptable character"),
         (None, "the file cannot be read: No such file"),
     ],
 )
-def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_an_unusable_file_is_reported(tmp_path: Path, content: bytes | None, message: str) -> None:
     file = tmp_path / "alerts.yaml"
     if content is not None:
         file.write_bytes(content)
@@ -535,7 +606,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, content: bytes | None, mess
 
 
 @pytest.mark.parametrize("path", ["a\0b", "."])
-def test_what_cannot_be_a_file_is_told(path: str) -> None:
+def test_an_impossible_path_is_reported(path: str) -> None:
     (problem,) = problems(path)
     assert "the file cannot be read" in problem.message
 
@@ -605,7 +676,7 @@ def test_no_problem_shows_a_secret(snippet: str) -> None:
     assert SECRET not in shown
 
 
-def test_a_loaded_secret_is_not_shown_but_is_there() -> None:
+def test_a_loaded_secret_is_kept_but_not_shown() -> None:
     config = load(f"{CHANNEL}url: slack://${{TOKEN}}/", TOKEN=SECRET)
     (channel,) = config.receivers["a"].channels
     assert SECRET not in repr(config) + repr(channel) + repr(channel.url) + f"{[channel.url]}"
@@ -615,8 +686,8 @@ def test_a_loaded_secret_is_not_shown_but_is_there() -> None:
 def test_the_error_survives_being_sent_to_another_process() -> None:
     with pytest.raises(AlertConfigError) as caught:
         load("route: {receiver: b}")
-    there = pickle.loads(pickle.dumps(caught.value))
-    assert there.problems == caught.value.problems
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.problems == caught.value.problems
 
 
 # Durations
@@ -668,9 +739,9 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["route", "receivers", "labels", "tests", "global", "x"]), PLAIN))
-def test_whatever_mapping_is_a_configuration_or_an_alert_config_error(data: dict[str, Any]) -> None:
+def test_any_mapping_is_a_configuration_or_an_alert_config_error(data: dict[str, Any]) -> None:
     try:
         load_alert_config(data, environ={})
     except AlertConfigError as error:
@@ -678,7 +749,7 @@ def test_whatever_mapping_is_a_configuration_or_an_alert_config_error(data: dict
 
 
 @given(st.text("routecivs:{}[]-&*<>!|'\"\n #ab", max_size=60))
-def test_whatever_text_is_a_configuration_or_an_alert_config_error(text: str) -> None:
+def test_any_text_is_a_configuration_or_an_alert_config_error(text: str) -> None:
     try:
         load_alert_config(f"{text}\n", environ={})
     except AlertConfigError as error:

@@ -18,7 +18,7 @@ from codomyrmex.integrations.notification import (
     parse_matchers,
     simulate,
 )
-from codomyrmex.integrations.notification.alerts.simulation import Happening
+from codomyrmex.integrations.notification.alerts.simulation import Step
 
 SEVEN = 7 * HOUR  # when the night ends; second 0 is midnight
 
@@ -28,16 +28,16 @@ def night(on_unmute: str = "summary", **options: Any) -> AlertConfig:
     return config(routes=[route], **options)
 
 
-def silenced(matchers: str, until: float) -> Happening:
+def silenced(matchers: str, until: float) -> Step:
     return lambda engine, now: engine.add_silence(Silence(tuple(parse_matchers(matchers)), now, until))
 
 
 def gone(engine: AlertEngine) -> bool:
-    """Tell whether nothing is kept but the log."""
+    """Return whether nothing is kept but the log."""
     return not engine.alerts() and not engine.groups() and engine.next_deadline() is None
 
 
-def test_what_waits_for_a_rate_is_not_told_once_it_is_silenced():
+def test_a_rate_limited_alert_is_not_sent_once_it_is_silenced():
     receiver = {"name": "x", "rate_limit": "1/1m", "apprise_configs": [{"url": "json://127.0.0.1:9/"}]}
     config = load_alert_config(
         {"route": {"receiver": "x", "group_by": ["..."], "group_wait": "0s"}, "receivers": [receiver]}
@@ -85,7 +85,7 @@ def test_it_is_one_summary_also_where_a_group_ticks_at_the_very_end() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 3.0, 45.0])
-def test_it_is_one_summary_also_for_who_comes_late(late: float) -> None:
+def test_it_is_one_summary_also_if_due_is_called_late(late: float) -> None:
     engine = AlertEngine(night())
     run(
         engine.config,
@@ -98,12 +98,12 @@ def test_it_is_one_summary_also_for_who_comes_late(late: float) -> None:
     assert sent == [f"{SEVEN + late:g} a (quiet_hours): first notification: x y"]
 
 
-def test_with_drop_only_what_still_fires_is_told_at_the_next_tick() -> None:
+def test_with_drop_only_what_still_fires_is_sent_at_the_next_tick() -> None:
     steps = [(HOUR, fires("x", app="1")), (2 * HOUR, fires("z", app="3")), (3 * HOUR, ends("z", app="3"))]
     assert run(night("drop"), *steps, until=SEVEN + MINUTE) == ["25210 a: first notification: x"]
 
 
-def test_what_was_told_before_the_night_is_told_to_end_in_the_summary() -> None:
+def test_an_alert_sent_before_the_night_is_resolved_in_the_summary() -> None:
     evening = 22 * HOUR - MINUTE
     steps = [(evening, fires("x")), (23 * HOUR, ends("x"))]
     assert run(night(), *steps, until=DAY + SEVEN + HOUR) == [
@@ -112,13 +112,13 @@ def test_what_was_told_before_the_night_is_told_to_end_in_the_summary() -> None:
     ]
 
 
-def test_what_was_told_and_still_fires_is_no_part_of_the_summary() -> None:
+def test_an_alert_already_sent_that_still_fires_is_not_in_the_summary() -> None:
     steps = [(22 * HOUR - MINUTE, fires("x")), (23 * HOUR, fires("y"))]
     sent = run(night(), *steps, until=DAY + SEVEN)
-    assert sent[1:] == ["111600 a (quiet_hours): new alerts: y"]
+    assert sent[1:] == ["111600 a (quiet_hours): new alerts added: y"]
 
 
-def test_with_resolve_always_an_end_that_was_told_in_the_night_is_not_told_again() -> None:
+def test_with_resolve_always_a_resolution_sent_in_the_night_is_not_sent_again() -> None:
     steps = [(22 * HOUR - MINUTE, fires("x")), (23 * HOUR, ends("x")), (23 * HOUR, fires("y", app="2"))]
     assert run(night(resolve_always=True), *steps, until=DAY + SEVEN + MINUTE) == [
         "79150 a: first notification: x",
@@ -133,7 +133,7 @@ def test_what_was_silenced_in_the_meantime_is_no_part_of_the_summary() -> None:
     assert run(night(), *steps[::2], until=8 * HOUR + MINUTE) == ["28810 a: first notification: x"]
 
 
-def test_who_is_not_told_of_ends_gets_a_summary_without_them_or_none() -> None:
+def test_without_send_resolved_a_summary_has_no_resolved_alerts() -> None:
     silent = [receiver("a", channel(send_resolved=False))]
     steps = [(HOUR, fires("x")), (HOUR, fires("y")), (2 * HOUR, ends("x"))]
     engine = AlertEngine(night(receivers=silent))
@@ -165,7 +165,7 @@ def test_a_summary_that_is_lost_and_then_silenced_leaves_nothing() -> None:
     assert gone(engine)
 
 
-def test_a_new_configuration_in_the_night_does_not_lose_what_is_held() -> None:
+def test_a_new_configuration_in_the_night_keeps_pending_alerts() -> None:
     steps = [
         (HOUR, fires("x")),
         (2 * HOUR, ends("x")),
@@ -196,18 +196,18 @@ def test_what_is_over_the_rate_becomes_one_summary_and_is_noted_in_the_log() -> 
     assert gone(engine)
 
 
-def test_one_group_over_the_rate_is_told_as_a_group() -> None:
+def test_one_rate_limited_group_is_sent_as_a_group() -> None:
     sent = run(limited("1/1m"), (0, fires("x")), (0, fires("y")), until=100)
     assert sent == ["10 a: first notification: x", "70 a: first notification: y"]
 
 
-def test_nobody_overtakes_what_waits_for_its_turn() -> None:
+def test_nothing_overtakes_what_is_rate_limited() -> None:
     steps = [(0, fires("x")), (0, fires("y")), (60, fires("z"))]  # z is due when the next turn comes
     sent = run(limited("1/1m"), *steps, until=200)
     assert sent == ["10 a: first notification: x", "70 a (rate_limit): first notification: y z"]
 
 
-def test_what_is_over_before_its_turn_comes_is_never_told() -> None:
+def test_an_alert_that_ends_while_it_is_rate_limited_is_never_sent() -> None:
     engine = AlertEngine(limited("1/10m"))
     sent = run(
         engine.config, (0, fires("x")), (0, fires("y")), (20, ends("y")), until=HOUR - 1, engine=engine
@@ -249,7 +249,7 @@ def test_what_was_lost_is_tried_again_at_the_next_tick() -> None:
     assert run(engine.config, until=100, engine=engine) == ["70 a: first notification: x"]
 
 
-def test_who_is_never_reached_does_not_keep_what_is_over() -> None:
+def test_a_channel_that_always_fails_does_not_keep_resolved_alerts_for_ever() -> None:
     engine = AlertEngine(config(repeat_interval="10m"))
     run(engine.config, (0, fires("x")), until=60, engine=engine)
     sent = run(engine.config, (65, ends("x")), until=HOUR, failing=["a"], engine=engine)
@@ -257,7 +257,7 @@ def test_who_is_never_reached_does_not_keep_what_is_over() -> None:
     assert gone(engine)
 
 
-def test_who_was_never_reached_is_not_told_of_the_end() -> None:
+def test_a_channel_that_never_delivered_is_not_sent_the_resolution() -> None:
     engine = AlertEngine(config())
     assert (
         len(run(engine.config, (0, fires("x")), (20, ends("x")), until=HOUR, failing=["a"], engine=engine))
@@ -266,7 +266,7 @@ def test_who_was_never_reached_is_not_told_of_the_end() -> None:
     assert gone(engine)
 
 
-def test_a_fallback_takes_over_is_not_told_at_each_tick_and_is_told_of_the_end() -> None:
+def test_a_fallback_is_notified_once_and_of_the_resolution() -> None:
     steps = [(0, fires("x")), (200, ends("x"))]
     engine = AlertEngine(chain())
     sent = run(engine.config, *steps, until=HOUR, failing=["a"], engine=engine)
@@ -298,13 +298,15 @@ def test_a_fallback_says_for_whom_it_is() -> None:
     ]
 
 
-def test_who_comes_back_is_told_and_the_fallback_gets_the_end_of_what_it_was_told_only() -> None:
+def test_a_recovered_receiver_is_notified_and_the_fallback_gets_only_the_resolution_of_what_it_was_sent() -> (
+    None
+):
     engine = AlertEngine(chain())
     run(engine.config, (0, fires("x")), until=60, failing=["a"], engine=engine)
     sent = run(engine.config, (80, fires("y")), (150, ends("x")), (255, ends("y")), until=HOUR, engine=engine)
     assert sent == [
         "70 a: first notification: x",
-        "130 a: new alerts: x y",
+        "130 a: new alerts added: x y",
         "190 a: some alerts resolved: y, end of x",
         "190 b: all alerts resolved: end of x",
         "310 a: all alerts resolved: end of y",
@@ -318,14 +320,14 @@ def test_a_fallback_that_was_lost_too_keeps_nothing_once_the_receiver_is_back() 
     sent = run(engine.config, (80, fires("y")), (150, ends("x")), (200, fires("z")), until=260, engine=engine)
     assert sent == [
         "70 a: first notification: x",
-        "130 a: new alerts: x y",
+        "130 a: new alerts added: x y",
         "190 a: some alerts resolved: y, end of x",
         "190 c: all alerts resolved: end of x",
-        "250 a: new alerts: y z",
+        "250 a: new alerts added: y z",
     ]
 
 
-def test_a_fallback_that_is_not_told_of_ends_is_not_told_again_because_of_one() -> None:
+def test_a_fallback_without_send_resolved_is_not_notified_again_by_a_resolution() -> None:
     receivers = [receiver("a", fallback="b"), receiver("b", channel(send_resolved=False))]
     engine = AlertEngine(config(receivers=receivers, repeat_interval="2m"))
     run(engine.config, (0, fires("x")), (0, fires("y")), until=60, failing=["a"], engine=engine)
@@ -333,7 +335,7 @@ def test_a_fallback_that_is_not_told_of_ends_is_not_told_again_because_of_one() 
     assert [each for each in sent if " b: " in each] == []
 
 
-def test_a_fallback_takes_over_only_when_all_channels_have_given_up() -> None:
+def test_a_fallback_takes_over_only_when_all_channels_have_failed() -> None:
     engine = AlertEngine(config(receivers=[receiver("a", channel(), channel(), fallback="b"), receiver("b")]))
     engine.observe([fires("x")], 0)
     one, two = engine.due(10)
@@ -357,7 +359,7 @@ def test_a_channel_that_is_tried_again_has_not_given_up() -> None:
     assert engine.due(72) == []
 
 
-def test_what_waits_for_the_rate_of_a_fallback_is_not_told_once_it_is_over() -> None:
+def test_what_the_rate_limit_of_a_fallback_holds_is_not_sent_once_it_has_ended() -> None:
     receivers = [receiver("a", fallback="b"), receiver("b", channel(rate_limit="1/10m"))]
     engine = AlertEngine(config(receivers=receivers, group_by=["n"]))
     steps = [(0, fires("x")), (0, fires("y")), (30, ends("x")), (30, ends("y"))]
@@ -378,7 +380,7 @@ def test_more_alerts_than_there_may_be_are_refused_and_that_is_an_alert() -> Non
     assert lines(sent) == ["10 a: first notification: v w", "10 a: first notification: -"]
     (dropped,) = sent[1].notification.alerts
     assert dropped.labels["alertname"] == "AlertsDropped"
-    assert dropped.annotations["summary"] == "more than 2 alerts are active; 3 new ones were refused"
+    assert dropped.annotations["summary"] == "3 new alerts were refused: more than 2 are active (max_alerts)"
     assert (engine.refused, len(engine.alerts())) == (3, 3)
 
 
@@ -391,30 +393,43 @@ def test_an_alert_that_is_known_is_never_refused() -> None:
 # A new configuration
 
 
-def reloaded(new: AlertConfig, *after: tuple[float, Happening], until: float = HOUR) -> list[str]:
-    """Let x fire at 0, take another configuration at 30, and go on."""
+def reloaded(new: AlertConfig, *after: tuple[float, Step], until: float = HOUR) -> list[str]:
+    """Let x fire at 0, reload another configuration at 30, and go on."""
     return run(
         config(), (0, fires("x")), (30, lambda engine, now: engine.reload(new, now)), *after, until=until
     )
 
 
+def test_what_a_rate_limit_holds_back_is_sent_once_a_reload_removes_the_limit() -> None:
+    engine = AlertEngine(config(group_by=["n"], receivers=[receiver("a", channel(rate_limit="1/1h"))]))
+    steps = [(0, fires("x")), (0, fires("y")), (20, lambda engine, now: engine.reload(unlimited, now))]
+    unlimited = config(group_by=["n"])
+    sent = run(engine.config, *steps, until=60, engine=engine)
+    assert sent == ["10 a: first notification: x", "20 a: first notification: y"]
+
+
 def test_timers_and_the_log_are_kept() -> None:
-    assert reloaded(config(), (40, fires("y"))) == ["10 a: first notification: x", "70 a: new alerts: x y"]
+    assert reloaded(config(), (40, fires("y"))) == [
+        "10 a: first notification: x",
+        "70 a: new alerts added: x y",
+    ]
     early = [(0, fires("x")), (5, lambda engine, now: engine.reload(config(), now))]
     assert run(config(), *early, until=100) == ["10 a: first notification: x"]
 
 
 def test_a_shorter_interval_holds_at_once() -> None:
-    assert reloaded(config(group_interval="5s"), (31, fires("y")), until=60)[1:] == ["35 a: new alerts: x y"]
+    assert reloaded(config(group_interval="5s"), (31, fires("y")), until=60)[1:] == [
+        "35 a: new alerts added: x y"
+    ]
 
 
-def test_other_groups_are_told_as_what_they_are_new() -> None:
+def test_other_groups_are_notified_as_new_ones() -> None:
     sent = reloaded(config(group_by=["n"]), until=50)
     assert len(sent) == 2
     assert sent[1].endswith("a: first notification: x")
 
 
-def test_another_receiver_is_told_what_fires_and_the_old_one_nothing_more() -> None:
+def test_another_receiver_is_notified_of_what_fires_and_the_old_one_of_nothing() -> None:
     new = config(receivers=[receiver("b")])
     assert reloaded(new, (100, ends("x"))) == [
         "10 a: first notification: x",
@@ -423,7 +438,7 @@ def test_another_receiver_is_told_what_fires_and_the_old_one_nothing_more() -> N
     ]
 
 
-def test_what_is_under_way_counts_when_it_arrives_and_is_not_sent_twice() -> None:
+def test_a_notification_in_flight_counts_when_it_is_delivered_and_is_not_sent_twice() -> None:
     engine = AlertEngine(config())
     engine.observe([fires("x")], 0)
     (notification,) = engine.due(10)
@@ -437,7 +452,7 @@ def test_what_is_under_way_counts_when_it_arrives_and_is_not_sent_twice() -> Non
     assert gone(engine)
 
 
-def test_what_is_under_way_to_a_channel_that_is_gone_changes_nothing() -> None:
+def test_a_notification_in_flight_to_a_removed_channel_changes_nothing() -> None:
     engine = AlertEngine(config())
     engine.observe([fires("x")], 0)
     (notification,) = engine.due(10)
@@ -446,7 +461,7 @@ def test_what_is_under_way_to_a_channel_that_is_gone_changes_nothing() -> None:
     assert lines(Sent(70, each) for each in engine.due(70)) == ["70 b: first notification: x"]
 
 
-def test_a_fallback_that_is_gone_is_not_told() -> None:
+def test_a_removed_fallback_is_not_notified() -> None:
     engine = AlertEngine(chain())
     engine.observe([fires("x")], 0)
     engine.failed(engine.due(10)[0], 11)
@@ -473,7 +488,7 @@ def test_a_bad_configuration_changes_nothing_because_there_is_none() -> None:
 # Restarts
 
 
-def test_after_a_pause_nothing_is_over_because_nobody_could_tell_of_it() -> None:
+def test_a_pause_resolves_nothing() -> None:
     engine = AlertEngine(config(resolve_timeout="5m"))
     engine.observe([fires("x"), fires("y")], 0)
     engine.observe([Alert({"n": "y"}, ends_at=5)], 5)
@@ -482,21 +497,21 @@ def test_after_a_pause_nothing_is_over_because_nobody_could_tell_of_it() -> None
     assert {each.labels["n"]: each.fires(2 * HOUR + 1) for each in engine.alerts()} == {"x": True, "y": False}
 
 
-def test_what_a_restored_engine_holds_is_told_when_the_night_ends() -> None:
+def test_the_pending_alerts_of_a_restored_engine_are_sent_when_the_night_ends() -> None:
     engine = AlertEngine(night())
     run(engine.config, (HOUR, fires("x")), (2 * HOUR, ends("x")), until=3 * HOUR, engine=engine)
-    restored = AlertEngine(night(), engine.take_changes())
+    restored = AlertEngine(night(), engine.pop_changes())
     assert run(night(), (4 * HOUR, fires("y", app="2")), until=SEVEN, engine=restored) == [
         "25200 a (quiet_hours): first notification: y, end of x"
     ]
 
 
-def test_a_state_of_another_configuration_is_taken_as_far_as_it_goes_and_the_rest_is_forgotten() -> None:
+def test_a_state_of_another_configuration_is_restored_where_it_applies_and_deleted_elsewhere() -> None:
     engine = AlertEngine(config(routes=[{"matchers": ["n=x"]}], group_by=["n"]))
     run(engine.config, (0, fires("x")), (0, fires("y")), until=20, engine=engine)
-    kept = engine.take_changes()
+    kept = engine.pop_changes()
     restored = AlertEngine(config(group_by=["n"]), kept)
-    changes = restored.take_changes()
+    changes = restored.pop_changes()
     old = next(key for key in kept if key[0] == "group" and "n=" in key[1].partition(":")[0])
     assert changes[old] is None
     assert sorted(key[0] for key, value in changes.items() if value) == ["group"]
@@ -510,9 +525,9 @@ def test_a_state_of_another_configuration_is_taken_as_far_as_it_goes_and_the_res
 def test_what_is_hurried_does_not_wait() -> None:
     engine = AlertEngine(limited("1/1h"))
     engine.observe([fires("x"), fires("y")], 0)
-    engine.hurry(1)
+    engine.skip_waits(1)
     sent: list[Notification] = engine.due(1)
-    engine.hurry(2)
+    engine.skip_waits(2)
     sent += engine.due(2)
     assert sorted(line(Sent(0, each)) for each in sent) == [
         "0 a: first notification: x",

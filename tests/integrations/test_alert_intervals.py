@@ -216,89 +216,89 @@ def test_days_of_a_month_count_from_either_end(first, last, day):
 
 WEEKDAYS = "sunday, monday, tuesday, wednesday, thursday, friday, saturday"
 MONTHS = "january, february, march, april, may, june, july, august, september, october, november, december"
-A_DAY = "they are 1 to 31, or -1 to -31 from its end"
-A_TIME = "one is HH:MM, from 00:00 to 24:00"
+A_DAY = "use 1 to 31, or -1 to -31 from the end"
+A_TIME = "use HH:MM, from 00:00 to 24:00"
 
 
 @pytest.mark.parametrize(
     ("spec", "path", "message"),
     [
-        ({"times": times("01:99", "23:59")}, "times[0]", f"'01:99' is no time; {A_TIME}"),
-        ({"times": times("00:00", "99:99")}, "times[0]", f"'99:99' is no time; {A_TIME}"),
-        ({"times": times("12:30", "24:01")}, "times[0]", f"'24:01' is no time; {A_TIME}"),
-        ({"times": times("9:00", "17:00")}, "times[0]", f"'9:00' is no time; {A_TIME}"),
-        ({"times": times("09:00\n", "17:00")}, "times[0]", rf"'09:00\n' is no time; {A_TIME}"),
-        ({"times": [{"start_time": "14:03"}]}, "times[0]", f"'' is no time; {A_TIME}"),
-        ({"times": times("24:00", "17:41")}, "times[0]", "24:00 can only be the end"),
+        ({"times": times("01:99", "23:59")}, "times[0]", f"'01:99' is not a time; {A_TIME}"),
+        ({"times": times("00:00", "99:99")}, "times[0]", f"'99:99' is not a time; {A_TIME}"),
+        ({"times": times("12:30", "24:01")}, "times[0]", f"'24:01' is not a time; {A_TIME}"),
+        ({"times": times("9:00", "17:00")}, "times[0]", f"'9:00' is not a time; {A_TIME}"),
+        ({"times": times("09:00\n", "17:00")}, "times[0]", rf"'09:00\n' is not a time; {A_TIME}"),
+        ({"times": [{"start_time": "14:03"}]}, "times[0]", f"'' is not a time; {A_TIME}"),
+        ({"times": times("24:00", "17:41")}, "times[0]", "start_time: must be before 24:00"),
         (
             {"times": [*times("01:00", "02:00"), *times("22:00", "06:00")]},
             "times[1]",
             (
-                "22:00 is not before 06:00; what goes over midnight is two ranges: "
-                "22:00 to 24:00 and 00:00 to 06:00"
+                "start_time: must be before end_time, got 22:00 and 06:00; "
+                "to span midnight, write two ranges: 22:00 to 24:00 and 00:00 to 06:00"
             ),
         ),
         (
             {"times": times("17:31", "17:31")},
             "times[0]",
             (
-                "17:31 is not before 17:31; what goes over midnight is two ranges: "
-                "17:31 to 24:00 and 00:00 to 17:31"
+                "start_time: must be before end_time, got 17:31 and 17:31; "
+                "to span midnight, write two ranges: 17:31 to 24:00 and 00:00 to 17:31"
             ),
         ),
-        ({"weekdays": ["blurgsday"]}, "weekdays[0]", f"'blurgsday' is no weekday; they are {WEEKDAYS}"),
-        ({"weekdays": ["1:3"]}, "weekdays[0]", f"'1' is no weekday; they are {WEEKDAYS}"),
-        ({"weekdays": ["-2:-1"]}, "weekdays[0]", f"'-2' is no weekday; they are {WEEKDAYS}"),
-        ({"weekdays": ["monday:"]}, "weekdays[0]", f"'' is no weekday; they are {WEEKDAYS}"),
+        ({"weekdays": ["blurgsday"]}, "weekdays[0]", f"'blurgsday' is not a weekday; use {WEEKDAYS}"),
+        ({"weekdays": ["1:3"]}, "weekdays[0]", f"'1' is not a weekday; use {WEEKDAYS}"),
+        ({"weekdays": ["-2:-1"]}, "weekdays[0]", f"'-2' is not a weekday; use {WEEKDAYS}"),
+        ({"weekdays": ["monday:"]}, "weekdays[0]", f"'' is not a weekday; use {WEEKDAYS}"),
         (
             {"weekdays": ["sunday", "friday:monday"]},
             "weekdays[1]",
-            (
-                "friday:monday goes over the end of the week, which begins on Sunday; "
-                "write two: friday:saturday and sunday:monday"
-            ),
+            ("'friday:monday' ends before it begins; write two ranges: friday:saturday and sunday:monday"),
         ),
         (
             {"weekdays": [{}]},
             "weekdays[0]",
             "expected a weekday or a range like monday:friday, found a mapping",
         ),
-        ({"months": ["martius:june"]}, "months[0]", f"'martius' is no month; they are {MONTHS}"),
-        ({"months": ["march:junius"]}, "months[0]", f"'junius' is no month; they are {MONTHS}"),
-        ({"months": ["0"]}, "months[0]", "0 is no month; they are 1 to 12"),
-        ({"months": ["1:13"]}, "months[0]", "13 is no month; they are 1 to 12"),
+        ({"months": ["martius:june"]}, "months[0]", f"'martius' is not a month; use 1 to 12, or {MONTHS}"),
+        ({"months": ["march:junius"]}, "months[0]", f"'junius' is not a month; use 1 to 12, or {MONTHS}"),
+        ({"months": ["0"]}, "months[0]", f"'0' is not a month; use 1 to 12, or {MONTHS}"),
+        ({"months": ["1:13"]}, "months[0]", f"'13' is not a month; use 1 to 12, or {MONTHS}"),
         (
-            {"months": ["december:january"]},
+            {"months": ["november:february"]},
             "months[0]",
-            "december:january goes over the end of the year; write two: 12:12 and 1:1",
+            (
+                "'november:february' ends before it begins; "
+                "write two ranges: november:december and january:february"
+            ),
         ),
-        ({"days_of_month": ["0"]}, "days_of_month[0]", f"'0' is no day of a month; {A_DAY}"),
-        ({"days_of_month": ["-50:-20"]}, "days_of_month[0]", f"'-50' is no day of a month; {A_DAY}"),
-        ({"days_of_month": ["1:50"]}, "days_of_month[0]", f"'50' is no day of a month; {A_DAY}"),
-        ({"days_of_month": ["first"]}, "days_of_month[0]", f"'first' is no day of a month; {A_DAY}"),
+        ({"days_of_month": ["0"]}, "days_of_month[0]", f"'0' is not a day of the month; {A_DAY}"),
+        ({"days_of_month": ["-50:-20"]}, "days_of_month[0]", f"'-50' is not a day of the month; {A_DAY}"),
+        ({"days_of_month": ["1:50"]}, "days_of_month[0]", f"'50' is not a day of the month; {A_DAY}"),
+        ({"days_of_month": ["first"]}, "days_of_month[0]", f"'first' is not a day of the month; {A_DAY}"),
         (
-            {"days_of_month": ["-15:5"]},
+            {"days_of_month": ["-15:20"]},
             "days_of_month[0]",
-            "-15:5: from a day counted from the end to one counted from the beginning there is none",
+            "'-15:20': what begins with a day from the end must end with one, like -3:-1",
         ),
-        ({"days_of_month": ["5:3"]}, "days_of_month[0]", "5:3: the first day is after the last one"),
-        ({"days_of_month": ["-1:-3"]}, "days_of_month[0]", "-1:-3: the first day is after the last one"),
-        ({"days_of_month": ["10:-25"]}, "days_of_month[0]", "10:-25: the first day is after the last one"),
-        ({"years": ["next"]}, "years[0]", "'next' is no year"),
-        ({"years": ["2022:2020"]}, "years[0]", "the year 2022 is after 2020"),
+        ({"days_of_month": ["5:3"]}, "days_of_month[0]", "'5:3' ends before it begins"),
+        ({"days_of_month": ["-1:-3"]}, "days_of_month[0]", "'-1:-3' ends before it begins"),
+        ({"days_of_month": ["10:-25"]}, "days_of_month[0]", "'10:-25' ends before it begins"),
+        ({"years": ["next"]}, "years[0]", "'next' is not a year; use a number"),
+        ({"years": ["2022:2020"]}, "years[0]", "'2022:2020' ends before it begins"),
         ({"location": "Mars/Olympus"}, "location", "'Mars/Olympus' is not a time zone like Europe/Vienna"),
         ({"location": "../etc/passwd"}, "location", "'../etc/passwd' is not a time zone like Europe/Vienna"),
         ({"weekday": ["monday"]}, "weekday", "unknown key weekday; did you mean weekdays?"),
     ],
 )
-def test_a_mistake_in_an_interval_is_told_with_what_would_be_right(spec, path, message):
+def test_an_error_in_an_interval_says_what_would_be_right(spec, path, message):
     with pytest.raises(AlertConfigError) as raised:
         interval(spec)
     (problem,) = raised.value.problems
     assert (problem.path, problem.message) == (f"time_intervals[0].time_intervals[0].{path}", message)
 
 
-def test_all_mistakes_are_told_each_with_its_line():
+def test_all_errors_are_reported_each_with_its_line():
     text = """
 route: {receiver: r}
 receivers: [{name: r}]
@@ -317,12 +317,12 @@ time_intervals:
         (problem.line, problem.column, problem.message.split(";")[0]) for problem in raised.value.problems
     ]
     assert found == [
-        (7, 20, "friday:monday goes over the end of the week, which begins on Sunday"),
-        (7, 35, "'caturday' is no weekday"),
-        (9, 13, "22:00 is not before 06:00"),
+        (7, 20, "'friday:monday' ends before it begins"),
+        (7, 35, "'caturday' is not a weekday"),
+        (9, 13, "start_time: must be before end_time, got 22:00 and 06:00"),
         (10, 11, "there are two time intervals named 'night'"),
-        (11, 5, "a time interval has a name"),
-        (11, 32, "13 is no month"),
+        (11, 5, "a time interval must have a name"),
+        (11, 32, "'13' is not a month"),
     ]
 
 

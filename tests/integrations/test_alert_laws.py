@@ -1,4 +1,4 @@
-"""Laws of the alert engine, in runs that nobody has thought of."""
+"""Laws of the alert engine, in random runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CRITICAL = {
     "target_matchers": ["severity=warning"],
     "equal": ["app"],
 }
-NEVER_GIVEN_UP = "30d"
+NEVER_DROPPED = "30d"
 
 
 def everything(*, rate: str | None = None, short: str = "50s", **options: Any) -> AlertConfig:
@@ -70,7 +70,7 @@ def everything(*, rate: str | None = None, short: str = "50s", **options: Any) -
 
 
 def facts(now: float, notification: Notification) -> tuple[Any, ...]:
-    """Give all that a notification says, but for its number."""
+    """Return everything in a notification except its id."""
     return (
         now,
         notification.channel,
@@ -120,7 +120,7 @@ class World:
         self.keep()
 
     def keep(self) -> None:
-        for key, value in self.engine.take_changes().items():
+        for key, value in self.engine.pop_changes().items():
             self.kept[key] = value
             if value is None:
                 del self.kept[key]
@@ -176,13 +176,13 @@ def in_order(sent: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 @RUNS
 @given(STEPS, FAILING)
-def test_the_same_calls_give_the_same_notifications(steps: list[Any], failing: set[str]) -> None:
+def test_the_same_calls_return_the_same_notifications(steps: list[Any], failing: set[str]) -> None:
     assert play(World(CONFIG, failing), steps) == play(World(CONFIG, failing), steps)
 
 
 @RUNS
 @given(STEPS, FAILING, st.integers(5, 90))
-def test_asking_more_often_than_needed_gives_no_other_notifications(
+def test_calling_due_more_often_than_needed_changes_no_notification(
     steps: list[Any], failing: set[str], every: int
 ) -> None:
     class Impatient(World):
@@ -198,7 +198,7 @@ def test_asking_more_often_than_needed_gives_no_other_notifications(
 
 @RUNS
 @given(STEPS, FAILING, st.data())
-def test_an_engine_that_is_restored_at_any_point_goes_on_as_if_nothing_had_been(
+def test_an_engine_that_is_restored_at_any_point_continues_as_if_it_had_not_stopped(
     steps: list[Any], failing: set[str], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(0, len(steps)), "restart after step")
@@ -217,7 +217,7 @@ def test_an_engine_that_is_restored_at_any_point_goes_on_as_if_nothing_had_been(
 
 @RUNS
 @given(STEPS, FAILING)
-def test_nothing_is_left_of_what_is_over(steps: list[Any], failing: set[str]) -> None:
+def test_everything_about_resolved_alerts_is_deleted(steps: list[Any], failing: set[str]) -> None:
     world = World(CONFIG, failing)
     play(world, steps, after=DAY)
     world.deliver()
@@ -239,7 +239,7 @@ class Machine(RuleBasedStateMachine):
                 rate="2/5m",
                 short=short,
                 resolve_always=True,
-                repeat_interval=NEVER_GIVEN_UP,
+                repeat_interval=NEVER_DROPPED,
                 resolve_timeout="30d",
             )
             for short in ("50s", "20s")
@@ -247,12 +247,12 @@ class Machine(RuleBasedStateMachine):
         self.engine = AlertEngine(self.configs[0])
         self.current = 0
         self.now = 6 * HOUR + 45 * MINUTE
-        self.under_way: list[Notification] = []
-        self.knows: dict[str, dict[str, str]] = {}  # channel -> alert -> its status as last told
+        self.in_flight: list[Notification] = []
+        self.knows: dict[str, dict[str, str]] = {}  # channel -> alert -> its status when last notified
         self.kept: dict[tuple[str, str], Any] = {}
 
     def due(self) -> None:
-        self.under_way += self.engine.due(self.now)
+        self.in_flight += self.engine.due(self.now)
 
     @rule(which=st.integers(0, len(LABELS) - 1))
     def fire(self, which: int) -> None:
@@ -272,10 +272,10 @@ class Machine(RuleBasedStateMachine):
         self.now = max(self.now, self.engine.next_deadline() or 0)
         self.due()
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        self.arrive(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))))
+        self.arrive(self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1))))
 
     def arrive(self, notification: Notification) -> None:
         knows = self.knows.setdefault(notification.channel, {})
@@ -283,10 +283,10 @@ class Machine(RuleBasedStateMachine):
             knows[alert.fingerprint] = alert.status
         self.engine.delivered(notification, self.now)
 
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        self.engine.failed(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))), self.now)
+        self.engine.failed(self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1))), self.now)
 
     @rule(which=st.integers(0, 3), seconds=st.sampled_from([5, 100, 1000]))
     def silence(self, which: int, seconds: float) -> None:
@@ -302,18 +302,18 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def kill_and_restart(self) -> None:
         self.keep()
-        self.under_way.clear()
+        self.in_flight.clear()
         self.engine = AlertEngine(self.configs[self.current], self.kept)
 
     def keep(self) -> None:
-        for key, value in self.engine.take_changes().items():
+        for key, value in self.engine.pop_changes().items():
             self.kept[key] = json.loads(json.dumps(value))
             if value is None:
                 del self.kept[key]
 
     @invariant()
     def there_is_one_notification_at_a_time_for_a_group_and_a_channel(self) -> None:
-        pairs = [(part.group_key, each.channel) for each in self.under_way for part in each.parts]
+        pairs = [(part.group_key, each.channel) for each in self.in_flight for part in each.parts]
         assert len(pairs) == len(set(pairs))
 
     @invariant()
@@ -324,9 +324,9 @@ class Machine(RuleBasedStateMachine):
         for labels in LABELS:
             self.engine.observe([Alert(labels, ends_at=self.now)], self.now)
         for _ in range(100):
-            for notification in self.under_way:
+            for notification in self.in_flight:
                 self.arrive(notification)
-            self.under_way.clear()
+            self.in_flight.clear()
             deadline = self.engine.next_deadline()
             if deadline is None:
                 break
@@ -334,10 +334,10 @@ class Machine(RuleBasedStateMachine):
             self.due()
         engine = self.engine
         assert (engine.alerts(), engine.groups(), engine.next_deadline()) == ([], [], None)
-        told = {
-            name: known for name, known in self.knows.items() if name != "a[1]"
+        others = {
+            name: alerts for name, alerts in self.knows.items() if name != "a[1]"
         }  # send_resolved is off there
-        assert {name for name, known in told.items() if "firing" in known.values()} == set()
+        assert {name for name, alerts in others.items() if "firing" in alerts.values()} == set()
         self.keep()
         assert {kind for kind, _ in self.kept} <= {"log", "silence"}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import re2  # type: ignore[import-untyped]
-from codomyrmex.integrations.configuration.regex_sets import RegexSet
+from codomyrmex.integrations.configuration.matchers import RegexSet
 from codomyrmex.integrations.notification import (
     Matcher,
     MatcherError,
@@ -21,7 +21,7 @@ BAD = "an error"
 
 
 def read(text: str, notation: Any) -> Any:
-    """Give name, operator and value of each matcher in a row, or `BAD`."""
+    """Return name, operator and value of each matcher in one list, or `BAD`."""
     try:
         return [part for each in parse_matchers(text, notation) for part in (each.name, each.op, each.value)]
     except MatcherError:
@@ -116,42 +116,42 @@ def test_both_notations_are_tried_unless_one_is_asked_for():
 @pytest.mark.parametrize(
     ("text", "notation", "column", "message"),
     [
-        ('foo="bar",,', "classic", 10, "'' is no matcher; one is name=\"value\", with =, !=, =~ or !~"),
-        ("a=1,,b=2", "classic", 4, "'' is no matcher"),
-        ("{a=1,b}", "classic", 5, "'b' is no matcher"),
-        ("foo.bar=x", "classic", 0, "'foo.bar=x' is no matcher"),
+        ('foo="bar",,', "classic", 10, "'' is not a matcher like name=\"value\", with =, !=, =~ or !~"),
+        ("a=1,,b=2", "classic", 4, "'' is not a matcher"),
+        ("{a=1,b}", "classic", 5, "'b' is not a matcher"),
+        ("foo.bar=x", "classic", 0, "'foo.bar=x' is not a matcher"),
         ('foo="a', "classic", 4, "no closing quote"),
         (r'foo="a\"', "classic", 4, "no closing quote"),
-        ('foo=a"b', "classic", 5, "a double quote that is not escaped"),
-        ('a=1,foo=~"("', "classic", 9, "'(' is no regular expression of RE2: missing )"),
+        ('foo=a"b', "classic", 5, "contains a double quote that is not escaped"),
+        ('a=1,foo=~"("', "classic", 9, "'(' is not a regular expression of RE2: missing )"),
         ("foo=", "utf8", 4, "expected a label value, found the end"),
         ("foo=a b", "utf8", 6, "expected a comma, found 'b'"),
         ("{foo=a b}", "utf8", 7, "expected a comma or }, found 'b'"),
-        ('{foo="bar"', "utf8", 0, "the opening brace has no closing one"),
+        ('{foo="bar"', "utf8", 0, "the opening brace is not closed"),
         ('foo="bar"}', "utf8", 9, "expected a comma, found '}'"),
         ('foo="bar",,', "utf8", 10, "expected a label name, found ','"),
         ("foo=bar=baz", "utf8", 7, "expected a comma, found '='"),
         ("foo==bar", "utf8", 4, "expected a label value, found '='"),
-        (r'foo=~"a\d+"', "utf8", 7, r"\d is no escape; a backslash is written \\"),
+        (r'foo=~"a\d+"', "utf8", 7, r"\d is not an escape; a backslash is written \\"),
         ("foo=~a{2}", "utf8", 6, "expected a comma, found '{'"),
         ("foo='bar'", "utf8", 4, 'expected a label value, found "\'"'),
-        ('foo="bar', "utf8", 4, "the opening quote has no closing one"),
-        ("{}foo", "utf8", 2, "expected nothing more, found 'f'"),
-        ("{foo=x}}", "utf8", 7, "expected nothing more, found '}'"),
+        ('foo="bar', "utf8", 4, "the opening quote is not closed"),
+        ("{}foo", "utf8", 2, "expected the end, found 'f'"),
+        ("{foo=x}}", "utf8", 7, "expected the end, found '}'"),
         ("foo", "utf8", 3, "expected =, !=, =~ or !~ after foo, found the end"),
         ("foo~x", "utf8", 3, "expected =, !=, =~ or !~ after foo, found '~'"),
-        ('a=1, ""=x', "utf8", 7, "a label has a name"),
+        ('a=1, ""=x', "utf8", 7, "the label name is empty"),
         (r'foo="\xff"', "utf8", 5, "not valid UTF-8"),
-        (r'foo="\400"', "utf8", 5, r"\400 is no escape"),
-        (r'foo="\ud800"', "utf8", 5, r"\ud800 is no escape"),
-        (r'foo="\U00110000"', "utf8", 5, r"\U00110000 is no escape"),
-        (r'foo="\x1"', "utf8", 5, r"\x is no escape"),
-        ('foo=~"["', "utf8", 5, "'[' is no regular expression of RE2: missing ]"),
+        (r'foo="\400"', "utf8", 5, r"\400 is not an escape"),
+        (r'foo="\ud800"', "utf8", 5, r"\ud800 is not an escape"),
+        (r'foo="\U00110000"', "utf8", 5, r"\U00110000 is not an escape"),
+        (r'foo="\x1"', "utf8", 5, r"\x is not an escape"),
+        ('foo=~"["', "utf8", 5, "'[' is not a regular expression of RE2: missing ]"),
         ('foo="bar",,', "fallback", 10, "expected a label name, found ','"),
-        ('foo=~"("', "fallback", 5, "'(' is no regular expression of RE2: missing )"),
+        ('foo=~"("', "fallback", 5, "'(' is not a regular expression of RE2: missing )"),
     ],
 )
-def test_an_error_tells_what_was_expected_and_at_which_column(text, notation, column, message):
+def test_an_error_has_what_was_expected_and_the_column(text, notation, column, message):
     error = error_of(text, notation)
     assert (error.column, message in str(error)) == (column, True), str(error)
 
@@ -163,7 +163,7 @@ def test_look_around_and_back_references_are_errors_that_say_why(pattern):
 
 
 def test_a_matcher_has_a_name_and_a_known_operator():
-    with pytest.raises(MatcherError, match="a label has a name"):
+    with pytest.raises(MatcherError, match="the label name is empty"):
         Matcher("", "=", "x")
     with pytest.raises(ValueError, match="=="):
         Matcher("foo", "==", "x")
@@ -302,7 +302,7 @@ def test_a_set_of_expressions_matches_what_each_of_them_matches_alone(patterns, 
     ),
     st.data(),
 )
-def test_a_list_of_literal_alternatives_matches_what_re2_says(choices, data):
+def test_a_list_of_literal_alternatives_matches_the_same_as_re2(choices, data):
     pattern = "|".join(choices)
     value = data.draw(st.sampled_from([*choices, pattern, "", f"{choices[0]}\n"]) | texts)
     expected = re2.search(f"^(?:{pattern})$", value) is not None

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification import Alert, load_alert_config, simulate
-from codomyrmex.integrations.notification.alerts.config import ChannelConfig
-from codomyrmex.integrations.notification.alerts.messages import Wording
+from codomyrmex.integrations.notification.alerts.messages import NotificationRenderer
 from codomyrmex.integrations.notification.alerts.notification import Notification
+from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import TemplateError
-from codomyrmex.integrations.notification.wording import Message
 
 NOON = 1_767_614_400.0  # Monday 2026-01-05 12:00 UTC
 
@@ -22,7 +21,9 @@ def alert(name: str = "disk", at: float = 0, end: float | None = None, **options
     return NOON + (at if end is None else end), Alert(labels, starts_at=NOON + at, ends_at=ends_at, **options)
 
 
-def sent(*alerts: tuple[float, Alert], until: float = 400, **more: Any) -> tuple[Wording, list[Notification]]:
+def sent(
+    *alerts: tuple[float, Alert], until: float = 400, **more: Any
+) -> tuple[NotificationRenderer, list[Notification]]:
     route = {
         "receiver": "ops",
         "group_by": ["alertname", "env"],
@@ -34,18 +35,18 @@ def sent(*alerts: tuple[float, Alert], until: float = 400, **more: Any) -> tuple
     boss = {"name": "boss", "apprise_configs": [{"url": "json://127.0.0.1"}]}
     config = load_alert_config({"route": route, "receivers": [receiver, boss], "global": settings, **more})
     happened = simulate(config, alerts, NOON + until, failing=more.get("failing", ()))
-    return Wording(config), [each.notification for each in happened]
+    return NotificationRenderer(config), [each.notification for each in happened]
 
 
 def messages(
     *alerts: tuple[float, Alert], channel: dict[str, Any] | None = None, **more: Any
 ) -> list[Message]:
-    wording, notifications = sent(*alerts, **more)
-    templates = ChannelConfig("ops[0]", Secret(), **(channel or {}))
-    return [wording.message(each, templates) for each in notifications]
+    renderer, notifications = sent(*alerts, **more)
+    templates = ChannelConfig(name="ops[0]", **(channel or {}))
+    return [renderer.message(each, templates) for each in notifications]
 
 
-def test_one_alert_reads_with_its_time_its_labels_and_what_is_said_of_it():
+def test_one_alert_is_shown_with_its_time_labels_and_annotations():
     first, last = messages(
         alert(labels={"host": "a", "severity": "critical"}, annotations={"summary": "9 % left"}),
         alert(end=90, labels={"host": "a", "severity": "critical"}),
@@ -69,7 +70,7 @@ def test_one_alert_reads_with_its_time_its_labels_and_what_is_said_of_it():
     assert first.format == "text"
 
 
-def test_of_several_alerts_what_they_have_in_common_is_said_once():
+def test_what_several_alerts_have_in_common_is_shown_once():
     _, both = messages(
         alert(labels={"host": "a", "env": "prod"}, annotations={"runbook": "wiki/disk"}),
         alert(
@@ -92,7 +93,7 @@ def test_of_several_alerts_what_they_have_in_common_is_said_once():
     )
 
 
-def test_what_goes_on_is_said_to_do_so():
+def test_a_repeated_notification_says_so():
     *_, again = messages(alert(), until=700)
     assert again.body.startswith("1 FIRING (still)\n")
 
@@ -111,7 +112,7 @@ def test_an_alert_has_a_link_to_its_trace_or_to_where_it_comes_from(options, lin
     assert message.body.splitlines()[-1] == line
 
 
-def test_without_an_address_for_traces_the_id_is_told():
+def test_without_a_trace_url_the_id_is_shown():
     [message] = messages(alert(trace_id="0af7"), until=30)
     assert message.body.splitlines()[-1] == "  trace 0af7"
 
@@ -183,7 +184,7 @@ def test_values_are_escaped_for_the_format_of_the_body(format, body):  # noqa: A
     assert (message.body, message.format) == (body, format)
 
 
-def test_a_template_has_all_that_there_is_to_say():
+def test_a_template_has_all_variables():
     names = (
         "receiver channel status reason kind route group_key group_labels common_labels common_annotations "
         "title body alerts firing resolved"
@@ -204,6 +205,6 @@ def test_a_title_alone_leaves_the_default_body_as_text():
     assert (message.title, message.body, message.format) == ("x", plain.body, "text")
 
 
-def test_a_template_that_fails_says_so():
+def test_a_template_that_fails_raises_an_error():
     with pytest.raises(TemplateError):
         messages(alert(), until=30, channel={"body": "{{ 1 // 0 }}"})

@@ -1,4 +1,4 @@
-"""The routing tree: which routes take labels, in which order, and into which groups."""
+"""The routing tree: which routes match labels, in which order, and into which groups."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_labels_reach_the_receivers_that_amtool_names_in_its_order(config, label
 # The walk
 
 
-def test_what_no_route_takes_goes_to_the_root_and_there_only():
+def test_labels_that_no_route_matches_go_to_the_root_only():
     router = AlertRouter(tree(routes=[{"receiver": "x", "matchers": ["a=1"]}]))
     assert receivers_of(router, "a=2") == ["root"]
     assert receivers_of(router, "a=1") == ["x"]
@@ -187,7 +187,7 @@ def test_an_empty_label_is_routed_as_a_missing_one_and_makes_no_group():
     assert [match.receiver for match in router.match({"a": ""})] == ["x"]
 
 
-def test_a_match_tells_the_route_its_path_and_what_may_be_changed_by_the_caller():
+def test_a_match_has_the_route_and_its_path_and_the_caller_may_change_the_list():
     router = AlertRouter(tree(routes=[{"matchers": ["a=1"], "routes": [{"matchers": ["b=1"]}]}]))
     (match,) = router.match({"a": "1", "b": "1"})
     assert match.path == match.route.path == "route.routes[0].routes[0]"
@@ -336,13 +336,13 @@ def test_twins_are_siblings_not_cousins():
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ({"matchers": ["a=1"]}, "the root takes every alert, so it has no matchers"),
+        ({"matchers": ["a=1"]}, "the root matches every alert; move the matchers"),
         ({"continue": True}, "the root has no siblings to continue with"),
         ({"group_by": ["a", "a"]}, "a is given twice"),
-        ({"group_by": ["...", "a"]}, "`...` is all labels; it stands alone"),
-        ({"group_interval": "0s"}, "group_interval is longer than 0 seconds"),
-        ({"repeat_interval": "0"}, "repeat_interval is longer than 0 seconds"),
-        ({"routes": [{"matchers": ['a=~"("']}]}, "'(' is no regular expression of RE2"),
+        ({"group_by": ["...", "a"]}, "`...` means all labels, so it must be the only item"),
+        ({"group_interval": "0s"}, "must be greater than 0, got 0s"),
+        ({"repeat_interval": "0"}, "must be greater than 0, got 0s"),
+        ({"routes": [{"matchers": ['a=~"("']}]}, "'(' is not a regular expression of RE2"),
     ],
 )
 def test_a_tree_that_alertmanager_would_not_load_is_an_error(root, message):

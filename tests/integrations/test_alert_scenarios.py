@@ -1,11 +1,8 @@
-"""`tests:` of a configuration, replays and comparisons, explanations, and the pytest plugin."""
+"""`tests:` of a configuration, replays and comparisons, and explanations."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from codomyrmex.integrations.notification import (
 )
 from codomyrmex.integrations.notification.alerts.explain import explain
 from codomyrmex.integrations.notification.alerts.replay import compare, read_events, replay
-from codomyrmex.integrations.notification.alerts.scenarios import TestResult, run_tests
+from codomyrmex.integrations.notification.alerts.simulation import TestResult, run_tests
 from codomyrmex.streaming import Event, EventType
 
 CONFIG = """\
@@ -109,7 +106,7 @@ def test_a_test_holds_where_what_it_names_is_so(expected):
         {"at": "31s"},
         {"receiver": "db"},
         {"status": "resolved"},
-        {"reason": "new alerts"},
+        {"reason": "new alerts added"},
         {"kind": "rate_limit"},
         {"group": {}},
         {"group": {"alertname": "disk", "host": "a"}},
@@ -136,7 +133,7 @@ def test_the_report_has_what_is_missing_and_what_was_not_expected_in_the_order_o
                 "at": "2m",
                 "receiver": "db",
                 "group": {"alertname": "x"},
-                "reason": "new alerts",
+                "reason": "new alerts added",
                 "kind": "group",
             },
             {"at": "10m30s", "status": "resolved", "resolved": 1},
@@ -145,7 +142,7 @@ def test_the_report_has_what_is_missing_and_what_was_not_expected_in_the_order_o
     assert failed.report.splitlines() == [
         "  at 30s: ops firing (first notification) group alertname=disk firing 1 resolved 0",
         "+ at 31s: ops firing (first notification) group alertname=cpu firing 1 resolved 0",
-        "- at 2m: db (new alerts) kind group group alertname=x",
+        "- at 2m: db (new alerts added) kind group group alertname=x",
         "  at 10m30s: ops resolved (all alerts resolved) group alertname=disk firing 0 resolved 1",
     ]
     assert failed.to_dict() == {
@@ -156,7 +153,7 @@ def test_the_report_has_what_is_missing_and_what_was_not_expected_in_the_order_o
     }
 
 
-def test_what_fits_several_takes_none_of_them_away_from_what_fits_one():
+def test_a_notification_that_matches_several_expectations_leaves_each_its_own():
     events = [fires(host="a", rack="1"), fires(host="b"), fires(alertname="cpu")]
     assert result(
         events,
@@ -171,7 +168,7 @@ def test_what_fits_several_takes_none_of_them_away_from_what_fits_one():
     ).passed
 
 
-def test_nothing_expected_and_nothing_sent_is_good():
+def test_nothing_expected_and_nothing_sent_passes():
     calm = result([fires(), fires("10s", "resolved")], [], until="1h")
     assert (calm.passed, calm.report) == (True, "  nothing was expected, and nothing was sent")
 
@@ -179,10 +176,10 @@ def test_nothing_expected_and_nothing_sent_is_good():
 def test_a_test_goes_up_to_its_last_line_or_as_far_as_it_says():
     assert result([fires()], [{"at": "30s"}]).passed
     failed = result([fires()], [{"at": "30s"}], until="1h10m")
-    assert failed.report.splitlines()[-1].startswith("+ at 1h5m30s: ops firing (repeat interval)")
+    assert failed.report.splitlines()[-1].startswith("+ at 1h5m30s: ops firing (repeat interval elapsed)")
 
 
-def test_events_silences_failing_receivers_and_the_start_are_as_said():
+def test_events_silences_failing_receivers_and_the_start_are_respected():
     event = {"type": "error", "metadata": {"topic": "jobs", "team": "db", "labels": {"alertname": "slow"}}}
     assert result([{"event": event}], [{"at": "30s", "receiver": "db", "firing": [{"topic": "jobs"}]}]).passed
     silence = {"silence": {"matchers": ["alertname=disk"], "duration": "4m"}}
@@ -216,9 +213,9 @@ def test_the_order_of_the_steps_in_the_file_does_not_matter():
 @pytest.mark.parametrize(
     ("step", "why"),
     [
-        ({"event": {"type": "bogus"}}, "type: expected one of"),
-        ({"silence": {"matchers": []}}, "an empty label does not meet"),
-        ({"silence": {"matchers": ["a=b"], "duration": "0s"}}, "ends after it starts"),
+        ({"event": {"type": "bogus"}}, "type: must be one of"),
+        ({"silence": {"matchers": []}}, "a silence must not match every alert"),
+        ({"silence": {"matchers": ["a=b"], "duration": "0s"}}, "ends_at: must be after starts_at"),
     ],
 )
 def test_a_step_that_cannot_be_made_is_a_failed_test(step, why):
@@ -275,7 +272,7 @@ def test_every_line_that_is_no_event_is_named(tmp_path):
     problems = caught.value.problems
     assert [problem.line for problem in problems] == [1, 3, 4, 5, 6]
     assert (problems[0].column, problems[0].file) == (17, str(path))
-    assert str(problems[2]).startswith(f"{path}:4: this is no event: type: expected one of")
+    assert str(problems[2]).startswith(f"{path}:4: this is not an event: type: must be one of")
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "", "latin.jsonl"])
@@ -285,7 +282,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(name, tmp_path):
         read_events(tmp_path / name)
 
 
-def test_a_replay_gives_what_would_have_been_sent_until_all_of_it_was_resolved():
+def test_a_replay_returns_what_would_have_been_sent_until_everything_is_resolved():
     config = load_alert_config(CONFIG.replace("1d", "10m"))
     sent = replay(config, [happened(0, "disk"), happened(5, "cpu", status="resolved"), happened(60, "ram")])
     shown = [
@@ -301,7 +298,7 @@ def test_a_replay_gives_what_would_have_been_sent_until_all_of_it_was_resolved()
     assert replay(config, []) == []
 
 
-def test_a_comparison_tells_what_only_one_configuration_would_have_sent():
+def test_a_comparison_shows_what_only_one_configuration_would_have_sent():
     old, new = load_alert_config(CONFIG), load_alert_config(CONFIG.replace('team="db"', 'alertname="ram"'))
     events = [happened(0, "disk"), happened(1, "ram")]
     found = compare(replay(old, events), replay(new, events)).to_dict()
@@ -325,11 +322,11 @@ def test_an_explanation_is_a_tree_of_all_nodes_with_what_was_seen_and_where_sett
     text = str(explanation)
     assert text.splitlines()[0] == "alertname=disk severity=critical -> pager, ops"
     for line in (
-        "+  route, line 2: routes below took it",
+        "+  route, line 2: routes below it match",
         "   -  route.routes[0], line 8: a matcher does not hold",
-        '        team="db" does not hold: there is no such label, so it is empty',
-        "   => route.routes[1], line 15: it is taken here",
-        "        severity=\"critical\" holds: it is 'critical'",
+        '        team="db" does not hold: the label is missing, which is the same as empty',
+        "   => route.routes[1], line 15: it matches",
+        "        severity=\"critical\" holds: got 'critical'",
         "        group_wait: 30s (from route, line 4)",
         "        group_by: alertname, host (from route.routes[2], line 19)",
         "        resolve_always: false (default)",
@@ -339,8 +336,8 @@ def test_an_explanation_is_a_tree_of_all_nodes_with_what_was_seen_and_where_sett
 
 def test_a_route_behind_one_that_does_not_continue_is_not_visited():
     text = str(explain(load_alert_config(CONFIG), {"team": "db"}))
-    assert "not visited: route.routes[0] took it and does not continue" in text
-    assert "no route below took it, so it stays here" in text
+    assert "not visited: route.routes[0] matches and does not continue" in text
+    assert "it matches, and no route below it does" in text
 
 
 def test_no_labels_at_all_are_explained_too():
@@ -356,22 +353,36 @@ def test_intervals_are_explained_for_a_time():
     assert "! muted in the interval night\n" in str(explain(config, labels))
 
 
-def test_what_keeps_an_alert_back_is_explained():
+def test_suppression_is_explained():
     config = load_alert_config(CONFIG)
     engine, now = AlertEngine(config), START.timestamp()
     labels = {"alertname": "slow", "severity": "info", "host": "a"}
     engine.observe([Alert({"alertname": "down", "host": "a"}), Alert(labels)], now)
     engine.add_silence(Silence(tuple(parse_matchers("host=a")), now, now + 60, "me", "repairs"))
     text = str(explain(config, labels, now, engine))
-    assert 'kept back by inhibit_rules[0], line 32 while an alert fires that matches alertname="down"' in text
+    assert 'inhibited by inhibit_rules[0], line 32 while an alert fires that matches alertname="down"' in text
     assert "INHIBITED now by the firing alert alertname=down host=a" in text
     assert "SILENCED now until 2026-01-05T12:01:00.000Z by me (repairs)" in text
-    assert "the group has 1 firing of 1 alerts; its next tick is 2026-01-05T12:00:30.000Z" in text
+    assert "1 of 1 alerts of the group are firing; its next tick is at 2026-01-05T12:00:30.000Z" in text
     for notification in engine.due(now + 30):
         engine.delivered(notification, now + 30)
     later = str(explain(config, {"alertname": "down", "host": "a"}, now + 100, engine))
-    assert "ops[0]: it was never told of this group" in later
-    assert "no such group yet" in str(explain(config, {"alertname": "new"}, now, engine))
+    assert "ops[0]: not notified about this group yet" in later
+    assert "there is no such group yet" in str(explain(config, {"alertname": "new"}, now, engine))
+
+
+def test_the_state_of_the_group_is_explained():
+    config = load_alert_config(CONFIG)
+    engine, now = AlertEngine(config), START.timestamp()
+    labels = {"alertname": "disk"}
+    engine.observe([Alert(labels)], now)
+    [notification] = engine.due(now + 30)
+    assert "! ops[0]: a notification is in flight" in str(explain(config, labels, now + 30, engine))
+    engine.delivered(notification, now + 31)
+    text = str(explain(config, labels, now + 40, engine))
+    assert "! ops[0]: last notified at 2026-01-05T12:00:31.000Z; at the next tick: none" in text
+    engine.observe([Alert({**labels, "host": "a"})], now + 50)
+    assert "at the next tick: new alerts added" in str(explain(config, labels, now + 50, engine))
 
 
 def test_an_explanation_is_data_too():
@@ -381,48 +392,4 @@ def test_an_explanation_is_data_too():
     assert data["at"] == "2026-01-05T12:00:00.000Z"
     [db, pager, _] = data["root"]["children"]
     assert db["matchers"] == [{"matcher": 'team="db"', "value": "", "missing": True, "holds": False}]
-    assert pager["taken"]["settings"][2] == {"name": "group_wait", "value": "30s", "path": "route", "line": 4}
-
-
-# The plugin of pytest
-
-
-def run_pytest(folder: Path) -> tuple[int, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "codomyrmex.integrations.pytest_plugin",
-        "-p",
-        "no:cacheprovider",
-        "-v",
-    ]
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        [*command, str(folder)], capture_output=True, text=True, check=False, timeout=60, cwd=folder, env=env
-    )
-    return done.returncode, done.stdout
-
-
-def test_the_plugin_runs_the_tests_of_files_and_shows_what_differs_without_a_traceback(tmp_path):
-    good = {"name": "told", "events": [fires()], "expect": [{"at": "30s", "receiver": "ops"}]}
-    bad = {"name": "wrong", "events": [fires()], "expect": [{"at": "30s", "receiver": "db"}]}
-    (tmp_path / "team.alerts.yaml").write_text(f"{CONFIG}tests: {json.dumps([good, bad])}\n")
-    (tmp_path / "other.yaml").write_text("no configuration")
-    code, shown = run_pytest(tmp_path)
-    assert code == 1
-    assert "team.alerts.yaml::told PASSED" in shown
-    assert "team.alerts.yaml::wrong FAILED" in shown
-    assert "what was sent is not what was expected (- missing, + unexpected):" in shown
-    assert "- at 30s: db\n+ at 30s: ops firing" in shown
-    assert "Traceback" not in shown
-    assert "1 failed, 1 passed" in shown
-
-
-def test_the_plugin_tells_what_is_wrong_with_a_configuration(tmp_path):
-    (tmp_path / "broken.alerts.yml").write_text("route: {receiver: x}\nreceivers: []\n")
-    code, shown = run_pytest(tmp_path)
-    assert code == 2
-    assert "broken.alerts.yml:1:19: route.receiver: there is no receiver 'x'" in shown
-    assert "Traceback" not in shown
+    assert pager["match"]["settings"][2] == {"name": "group_wait", "value": "30s", "path": "route", "line": 4}

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alert_channels import INTERVAL, WAIT, Inbox, ends, fires, routing, running, until
+from alert_channels import INTERVAL, WAIT, Inbox, ends, fires, record_connections, routing, running, until
 from codomyrmex.integrations import PermanentError, attach, attach_blocking
 from codomyrmex.integrations.notification import AlertSink, StateError, StateFile
-from codomyrmex.integrations.notification.alerts import keeper
 from codomyrmex.streaming import InMemoryStream
 from codomyrmex.streaming.diagnostics import Diagnostics
 from helpers import in_time
@@ -25,7 +24,8 @@ from helpers import in_time
 @pytest.fixture(autouse=True)
 def every_line_is_logged(monkeypatch):
     """Not one of a kind in ten seconds, over all tests."""
-    monkeypatch.setattr(keeper, "_log", Diagnostics(keeper.__name__))
+    module = "codomyrmex.integrations.notification.alerts.engine_runner"
+    monkeypatch.setattr(f"{module}._log", Diagnostics(module))
 
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -40,7 +40,7 @@ async def all_threads_end() -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether nobody sends by a state."""
+    """Return whether no process has claimed a state file."""
     file = StateFile(path)
     try:
         file.claim()
@@ -55,23 +55,23 @@ def is_free(path: Path) -> bool:
 
 
 @in_time
-async def test_without_a_state_what_waits_is_told_at_the_end():
+async def test_without_a_state_pending_alerts_are_notified_on_close():
     inbox = Inbox()
     async with running(routing(), {"ops": inbox}) as run:
         await run.publish(fires("disk"))
         run.stream.publish_nowait(fires("cpu"))
-    assert sorted(inbox.told) == ["firing: cpu", "firing: disk"]
+    assert sorted(inbox.summaries) == ["firing: cpu", "firing: disk"]
     assert run.attachment.report().complete
     await all_threads_end()
 
 
 @in_time
-async def test_with_a_state_what_waits_is_left_to_the_next_process(tmp_path):
+async def test_with_a_state_pending_alerts_are_left_to_the_next_process(tmp_path):
     inbox, config = Inbox(), routing(state=str(tmp_path / "state.db"))
     async with running(config, {"ops": inbox}) as run:
         await run.publish(fires("disk"))
         clock = run.clock
-    assert inbox.taken == []
+    assert inbox.received == []
     async with running(config, {"ops": inbox}, clock=clock) as run:
         await run.pass_time(WAIT)
         assert await inbox.wait_for(1) == ["firing: disk"]
@@ -82,22 +82,22 @@ async def test_with_a_state_what_waits_is_left_to_the_next_process(tmp_path):
 
 
 @in_time
-async def test_the_fallback_is_told_at_the_end_too():
+async def test_the_fallback_is_notified_on_close_too():
     boss = Inbox()
     channels = {"ops": Inbox(PermanentError("gone")), "boss": boss}
     async with running(routing({"name": "ops", "fallback": "boss"}, "boss"), channels) as run:
         await run.publish(fires("disk"))
-    assert boss.told == ["firing: disk"]
+    assert boss.summaries == ["firing: disk"]
 
 
 @in_time
-async def test_a_hanging_channel_holds_up_the_end_no_longer_than_the_drain_timeout():
+async def test_a_hanging_channel_delays_close_by_the_drain_timeout_at_most():
     hanging, inbox = Inbox(hangs=True), Inbox()
     stream = InMemoryStream()
     sink = AlertSink(routing(), {"ops": [hanging, inbox]}, drain_timeout=0.2)
     async with attach(stream, sink):
         stream.publish_nowait(fires("disk"))
-    assert inbox.told == ["firing: disk"]
+    assert inbox.summaries == ["firing: disk"]
     assert hanging.calls == ["open", "close"]
     await all_threads_end()
 
@@ -108,7 +108,7 @@ async def test_an_attachment_that_is_closed_at_once_still_closes_the_channels(tm
     config = routing(route={"group_wait": "0s"}, state=str(path))
     attachment = await attach(stream, AlertSink(config, {"ops": hanging})).start()
     stream.publish_nowait(fires("disk"))
-    await until(lambda: hanging.tried)
+    await until(lambda: hanging.attempts)
     await attachment.aclose(0)
     assert hanging.calls == ["open", "close"]
     assert is_free(path)
@@ -116,7 +116,7 @@ async def test_an_attachment_that_is_closed_at_once_still_closes_the_channels(tm
 
 
 @in_time
-async def test_a_state_that_hangs_holds_up_the_end_no_longer_than_that(tmp_path, monkeypatch, caplog):
+async def test_a_state_file_that_hangs_delays_close_no_longer(tmp_path, monkeypatch, caplog):
     entered, free = threading.Event(), threading.Event()
 
     def hangs(*_: Any) -> None:
@@ -131,7 +131,7 @@ async def test_a_state_that_hangs_holds_up_the_end_no_longer_than_that(tmp_path,
     for number in range(100):
         stream.publish_nowait(fires("disk", host=str(number)))  # returns all the same
     await attachment.aclose(0)
-    assert "sink alerts does not close; it is left alone" in caplog.text
+    assert "sink alerts: close() ignores its cancellation and is left running" in caplog.text
     free.set()
     await all_threads_end()
 
@@ -155,7 +155,7 @@ async def test_a_sink_can_be_attached_again():
         stream = InMemoryStream()
         async with attach(stream, sink):
             stream.publish_nowait(fires(name))
-    assert inbox.told == ["firing: disk", "firing: cpu"]
+    assert inbox.summaries == ["firing: disk", "firing: cpu"]
 
 
 # Cancellation
@@ -234,7 +234,7 @@ async def test_cancelling_while_the_state_is_opened_leaves_it_free(tmp_path, mon
 
 
 @in_time
-async def test_cancelling_who_waits_for_a_reload_does_not_stop_it_half_way(tmp_path):
+async def test_cancelling_the_caller_of_reload_does_not_interrupt_it(tmp_path):
     path = tmp_path / "alerts.yaml"
     path.write_text("route: {receiver: ops}\nreceivers: [{name: ops}]\n")
     async with running(path, None, watch=False) as run:
@@ -264,7 +264,7 @@ async def open_with(path: Path) -> None:
     ],
 )
 @in_time
-async def test_a_damaged_state_is_an_error_that_says_what_to_do(content, tmp_path):
+async def test_a_damaged_state_is_an_error_with_the_remedy(content, tmp_path):
     path = tmp_path / "state.db"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -302,17 +302,24 @@ async def test_a_state_that_another_process_holds_is_an_error_that_names_it(tmp_
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:  # noqa: ASYNC220
         assert holder.stdout is not None
         await asyncio.to_thread(holder.stdout.readline)
-        with pytest.raises(StateError, match=f"in use by the process {holder.pid}; "):
+        with pytest.raises(StateError, match=f"in use by process {holder.pid}; "):
             await open_with(path)
         holder.kill()
     await open_with(path)
 
 
+@pytest.fixture
+def connections(monkeypatch) -> list[sqlite3.Connection]:
+    return record_connections(monkeypatch)
+
+
 @in_time
-async def test_a_full_disk_stops_no_notification_and_what_was_not_saved_is_saved_later(tmp_path, caplog):
+async def test_a_full_disk_stops_no_notification_and_what_was_not_saved_is_saved_later(
+    tmp_path, caplog, connections
+):
     path, inbox = tmp_path / "state.db", Inbox()
     async with running(routing(state=str(path)), {"ops": inbox}) as run:
-        database = run.sink._keeper._file._database
+        [database] = connections
         [pages] = database.execute("PRAGMA page_count").fetchone()
         database.execute(f"PRAGMA max_page_count={pages}")
         await run.publish(*(fires("disk", host=str(number)) for number in range(100)))
@@ -322,7 +329,7 @@ async def test_a_full_disk_stops_no_notification_and_what_was_not_saved_is_saved
         database.execute("PRAGMA max_page_count=1000000")
         await run.publish(fires("cpu"))
         assert saved(path) == 101
-    assert "goes on without saving its state" in caplog.text
+    assert "continues without saving its state" in caplog.text
     assert "database or disk is full" in caplog.text
 
 
@@ -335,10 +342,12 @@ def saved(path: Path) -> int:
 
 
 @in_time
-async def test_a_state_that_others_write_to_for_long_does_not_slow_the_publisher(tmp_path, caplog):
+async def test_a_state_that_others_write_to_for_long_does_not_slow_the_publisher(
+    tmp_path, caplog, connections
+):
     path, inbox = tmp_path / "state.db", Inbox()
     async with running(routing(state=str(path)), {"ops": inbox}) as run:
-        run.sink._keeper._file._database.execute("PRAGMA busy_timeout=50")
+        connections[0].execute("PRAGMA busy_timeout=50")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         for number in range(100):
@@ -364,11 +373,11 @@ async def test_silences_that_cannot_be_read_stop_nothing(tmp_path, caplog):
         await run.pass_time(1)
         await run.pass_time(WAIT)
         assert await inbox.wait_for(1) == ["firing: disk"]
-        await until(lambda: "sees no silences of others" in caplog.text)
+        await until(lambda: "cannot read the silences of other processes" in caplog.text)
 
 
 @in_time
-async def test_labels_that_utf_8_cannot_say_are_kept_too(tmp_path):
+async def test_labels_with_lone_surrogates_are_saved_too(tmp_path):
     inbox, config = Inbox(), routing(state=str(tmp_path / "state.db"))
     async with running(config, {"ops": inbox}) as run:
         await run.publish(fires("odd \ud800"))
@@ -387,7 +396,7 @@ def test_a_program_without_an_event_loop_is_served_too():
     inbox, stream = Inbox(), InMemoryStream()
     with attach_blocking(stream, AlertSink(routing(), {"ops": inbox})):
         stream.publish_nowait(fires("disk"))
-    assert inbox.told == ["firing: disk"]
+    assert inbox.summaries == ["firing: disk"]
 
 
 PRELUDE = """
@@ -402,7 +411,7 @@ def say(*what):
     who = "parent" if os.getpid() == parent else "child"
     os.write(1, (" ".join(map(str, (who, *what))) + "\\n").encode())
 
-class Teller(Sink):
+class Recorder(Sink):
     name = "teller"
     async def send(self, events):
         for event in events:
@@ -435,7 +444,7 @@ def program(text: str, *arguments: str) -> list[str]:
 @forks
 def test_a_forked_child_opens_its_own_and_sends_nothing_twice():
     lines = program("""
-        with attach_blocking(stream, AlertSink(config, {"ops": Teller()})) as attachment:
+        with attach_blocking(stream, AlertSink(config, {"ops": Recorder()})) as attachment:
             stream.publish_nowait(fires("before"))
             time.sleep(0.05)
             if (child := os.fork()) == 0:
@@ -448,7 +457,7 @@ def test_a_forked_child_opens_its_own_and_sends_nothing_twice():
 
 
 @forks
-def test_the_sink_of_an_event_loop_takes_nothing_in_a_forked_child_and_counts_it():
+def test_in_a_forked_child_the_sink_of_an_event_loop_drops_and_counts_events():
     lines = program("""
         class Logger(InlineSink):
             name = "logger"
@@ -456,7 +465,7 @@ def test_the_sink_of_an_event_loop_takes_nothing_in_a_forked_child_and_counts_it
                 say("logged", event.metadata["labels"]["alertname"])
 
         async def main():
-            async with attach(stream, AlertSink(config, {"ops": Teller()}), Logger()) as attachment:
+            async with attach(stream, AlertSink(config, {"ops": Recorder()}), Logger()) as attachment:
                 await stream.publish(fires("before"))
                 if (child := os.fork()) == 0:
                     stream.publish_nowait(fires("of the child"))
@@ -472,11 +481,11 @@ def test_the_sink_of_an_event_loop_takes_nothing_in_a_forked_child_and_counts_it
 
 
 @forks
-def test_a_child_cannot_send_by_the_state_of_its_parent_and_says_so(tmp_path):
+def test_a_child_cannot_use_the_state_of_its_parent(tmp_path):
     lines = program(
         """
         config["state"] = sys.argv[1]
-        with attach_blocking(stream, AlertSink(config, {"ops": Teller()})) as attachment:
+        with attach_blocking(stream, AlertSink(config, {"ops": Recorder()})) as attachment:
             if (child := os.fork()) == 0:
                 stream.publish_nowait(fires("first"))
                 attachment.flush(5)
@@ -489,7 +498,7 @@ def test_a_child_cannot_send_by_the_state_of_its_parent_and_says_so(tmp_path):
         str(tmp_path / "state.db"),
     )
     assert "child dropped {'not_open': 1}" in lines
-    assert any("sink alerts did not open in this process: " in line for line in lines)
+    assert any("sink alerts: open() failed in this process: " in line for line in lines)
 
 
 @forks
@@ -498,7 +507,7 @@ def test_a_child_that_lives_longer_does_not_keep_the_state_of_its_parent(tmp_pat
     lines = program(
         """
         config["state"] = sys.argv[1]
-        with attach_blocking(stream, AlertSink(config, {"ops": Teller()})):
+        with attach_blocking(stream, AlertSink(config, {"ops": Recorder()})):
             read, write = os.pipe()
             if (child := os.fork()) == 0:
                 os.close(1), os.close(2), os.close(write)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alert_channels import record_connections
 from codomyrmex.integrations.notification import Silence, StateError, StateFile, parse_matchers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def silence(ends_at: float = NOW + 60, **options: Any) -> Silence:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(changes=st.lists(st.dictionaries(st.tuples(kinds, texts), values, max_size=5), max_size=4))
-def test_what_is_saved_is_there_for_the_next_process(changes, tmp_path):
+def test_saved_state_is_loaded_by_the_next_process(changes, tmp_path):
     path = tmp_path / "each.db"
     path.unlink(missing_ok=True)
     file, expected = StateFile(path), {}
@@ -52,21 +53,23 @@ def test_what_is_saved_is_there_for_the_next_process(changes, tmp_path):
     again.close()
 
 
-def test_a_save_is_all_or_nothing(file):
+def test_a_save_is_all_or_nothing(path, monkeypatch):
+    connections = record_connections(monkeypatch)
+    file = StateFile(path)
     file.save({("alert", "a"): {"x": 1}})
     with pytest.raises(TypeError):
         file.save({("alert", "a"): None, ("alert", "b"): object()})
-    file._database.execute(
-        f"PRAGMA max_page_count={file._database.execute('PRAGMA page_count').fetchone()[0]}"
-    )
+    [pages] = connections[0].execute("PRAGMA page_count").fetchone()
+    connections[0].execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StateError, match=r"cannot be written: .*full"):
         file.save({("alert", "a"): None, ("alert", "b"): "x" * 100_000})
     assert file.load() == {("alert", "a"): {"x": 1}}
     file.save({("alert", "a"): {"x": 2}})
     assert file.load() == {("alert", "a"): {"x": 2}}
+    file.close()
 
 
-def test_silences_are_kept_with_all_that_they_say(file):
+def test_silences_are_saved_with_all_their_fields(file):
     first, second = silence(), silence(NOW + 120)
     file.add_silence(first)
     file.add_silence(second)
@@ -79,7 +82,7 @@ def test_a_silence_can_be_ended_once(file):
     ended = file.expire_silence(mine.id, NOW + 10)
     assert (ended.ends_at, ended.id) == (NOW + 10, mine.id)
     assert file.silences() == [ended]
-    with pytest.raises(ValueError, match="has ended before"):
+    with pytest.raises(ValueError, match="has expired already"):
         file.expire_silence(mine.id, NOW + 20)
     with pytest.raises(KeyError):
         file.expire_silence("another", NOW)
@@ -108,7 +111,7 @@ def test_what_others_write_is_seen_and_what_one_has_written_oneself_is_not(file,
 def test_one_process_sends_by_a_state_and_others_may_set_silences(file, path):
     file.claim()
     other = StateFile(path)
-    with pytest.raises(StateError, match=f"in use by the process {os.getpid()}; "):
+    with pytest.raises(StateError, match=f"in use by process {os.getpid()}; "):
         other.claim()
     other.add_silence(silence())
     file.close()
@@ -140,9 +143,9 @@ def test_where_the_lock_cannot_be_made_it_is_an_error(file, path):
 
 
 @pytest.mark.parametrize("content", [b"\0" * 5_000, b"SQLite format 3\0" + b"x" * 5_000])
-def test_what_is_no_state_file_is_an_error(content, path):
+def test_a_file_that_is_not_a_state_file_is_an_error(content, path):
     path.write_bytes(content)
-    with pytest.raises(StateError, match="is no state file of alerts, or is damaged; move it away"):
+    with pytest.raises(StateError, match="is not a state file of alerts or is damaged; move it away"):
         StateFile(path)
 
 
@@ -150,25 +153,29 @@ def test_a_file_of_another_format_is_an_error(path):
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=2")
     database.close()
-    with pytest.raises(StateError, match="it has the format 2, this program knows 1"):
+    with pytest.raises(StateError, match="the format is 2, expected 1"):
         StateFile(path)
 
 
-def test_a_folder_is_no_state_file(tmp_path):
+def test_a_folder_is_not_a_state_file(tmp_path):
     with pytest.raises(StateError, match="cannot be opened"):
         StateFile(tmp_path)
 
 
-def test_damaged_rows_are_errors(file):
-    file._database.execute("""INSERT INTO state VALUES ('silence', '"x"', '{"matchers": [["a", "=", 1]]}')""")
+def test_damaged_rows_are_errors(path, monkeypatch):
+    connections = record_connections(monkeypatch)
+    file = StateFile(path)
+    [database] = connections
+    database.execute("""INSERT INTO state VALUES ('silence', '"x"', '{"matchers": [["a", "=", 1]]}')""")
     with pytest.raises(StateError, match="cannot be read"):
         file.silences()
-    file._database.execute("DROP TABLE state")
+    database.execute("DROP TABLE state")
     for call in (file.load, file.silences):
         with pytest.raises(StateError, match="cannot be read"):
             call()
     with pytest.raises(StateError, match="cannot be written"):
         file.add_silence(silence())
+    file.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from codomyrmex.integrations import (
@@ -25,7 +26,7 @@ from codomyrmex.integrations import (
     SinkReport,
     attach,
 )
-from codomyrmex.integrations.notification import AppriseChannel, ChannelError
+from codomyrmex.integrations.notification import AppriseChannel, ChannelError, load_alert_config
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 
 # A plugin of Apprise imports it, though it needs nothing of it.
@@ -63,7 +64,7 @@ class Server(ThreadingHTTPServer):
         return f"json://{USER}:{PASSWORD}@127.0.0.1:{self.server_port}/{PATH}?-key={QUERY}&+X-Token={HEADER}&rto=5&cto=5"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about clients that have left."""
+        """Log nothing about clients that have left."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -83,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called there
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ async def send(url: str, *events: Event, name: str = "operations") -> None:
 
 
 def whole_chain(error: BaseException | None) -> list[BaseException]:
-    """Give an error and all that it came from, shown or not."""
+    """Return an error with its causes and contexts, suppressed ones included."""
     found: list[BaseException] = []
     left = [error]
     while left:
@@ -122,14 +123,14 @@ def whole_chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def everything_said(error: BaseException) -> str:
-    """Give what any report of an error could show, also one with the variables of its frames."""
-    said: list[str] = []
+def all_texts(error: BaseException) -> str:
+    """Return everything that a report of an error could show, the variables of its frames included."""
+    texts: list[str] = []
     for one in whole_chain(error):
-        said += [str(one), repr(one), repr(one.args)]
+        texts += [str(one), repr(one), repr(one.args)]
         frames = traceback.StackSummary.extract(traceback.walk_tb(one.__traceback__), capture_locals=True)
-        said += [f"{frame.name} {frame.locals}" for frame in frames if frame.filename != __file__]
-    return "\n".join(said)
+        texts += [f"{frame.name} {frame.locals}" for frame in frames if frame.filename != __file__]
+    return "\n".join(texts)
 
 
 def assert_no_secret(text: str, *more: str) -> None:
@@ -222,7 +223,7 @@ async def test_events_are_sent_in_order_one_notification_each(server):
 # What fails
 
 
-async def test_a_failing_server_is_told_for_each_event_without_the_url(server):
+async def test_a_failing_server_is_reported_for_each_event_without_the_url(server):
     server.status = 503
     events = [create_event(number) for number in range(2)]
     with pytest.raises(PartialDeliveryError) as caught:
@@ -231,7 +232,7 @@ async def test_a_failing_server_is_told_for_each_event_without_the_url(server):
     for error in caught.value.failed.values():
         assert isinstance(error, ChannelError)
         assert "operations" in str(error)
-    assert_no_secret(everything_said(caught.value), str(server.server_port))
+    assert_no_secret(all_texts(caught.value), str(server.server_port))
 
 
 async def test_only_the_notification_that_was_refused_has_failed(server):
@@ -243,13 +244,13 @@ async def test_only_the_notification_that_was_refused_has_failed(server):
     assert [sent["message"] for sent in server.received] == ["good", "last"]
 
 
-async def test_a_server_that_is_not_there_is_told(server):
+async def test_an_unreachable_server_is_reported_without_the_url(server):
     url = server.secret_url
     server.shutdown()
     server.server_close()
     with pytest.raises(PartialDeliveryError) as caught:
         await send(url, create_event(1))
-    assert_no_secret(everything_said(caught.value))
+    assert_no_secret(all_texts(caught.value))
 
 
 WRONG_URLS = {
@@ -267,16 +268,16 @@ WRONG_URLS = {
 
 
 @pytest.mark.parametrize("url", WRONG_URLS.values(), ids=WRONG_URLS.keys())
-async def test_a_wrong_url_is_told_without_showing_it(url, caplog, capfd):
+async def test_an_invalid_url_is_reported_without_showing_it(url, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     channel = AppriseChannel("operations", url)
     with pytest.raises(ChannelError, match="operations") as caught:
         async with asyncio.timeout(DEADLINE), attach(InMemoryStream(), channel):
             pass
-    said = "".join(
-        [str(caught.value), everything_said(caught.value), repr(channel), caplog.text, *capfd.readouterr()]
+    texts = "".join(
+        [str(caught.value), all_texts(caught.value), repr(channel), caplog.text, *capfd.readouterr()]
     )
-    assert_no_secret(said, "hunter2hunter2")
+    assert_no_secret(texts, "hunter2hunter2")
     assert "\n" not in str(caught.value)
 
 
@@ -366,7 +367,6 @@ async def test_other_users_of_apprise_keep_their_log(server, caplog):
     logging.getLogger("apprise").warning("another line")
     lines = [record.getMessage() for record in caplog.records if record.name == "apprise"]
     assert lines[-2:] == ["a line of the application", "another line"]
-    assert logging.getLogger("apprise").filters == []
 
 
 def test_a_channel_shows_its_name_and_scheme_only():
@@ -379,7 +379,7 @@ def test_a_channel_shows_its_name_and_scheme_only():
     assert channel.name == "operations"
 
 
-async def test_an_event_that_cannot_be_shown_fails_alone(server):
+async def test_an_event_that_cannot_be_rendered_fails_alone(server):
     class Unprintable:
         def __str__(self) -> str:
             raise ValueError("no")
@@ -436,7 +436,7 @@ async def test_a_hanging_channel_does_not_hold_up_another(server):
         other.server_close()
 
 
-async def test_a_server_that_hangs_through_the_drain_is_left_and_its_events_are_lost(server):
+async def test_the_events_of_a_server_that_hangs_during_the_drain_are_lost(server):
     server.free.clear()
     stream, channel = InMemoryStream(), AppriseChannel("operations 7", server.url)
     async with asyncio.timeout(DEADLINE), attach(stream, channel, policy=ONCE) as attachment:
@@ -506,7 +506,7 @@ async def sent_for(server: Server, event: Event, **options: Any) -> dict[str, An
     return server.received[-1]
 
 
-async def test_templates_word_the_notification(server):
+async def test_templates_render_the_notification(server):
     event = create_event({"disk": {"left": "2 %"}}, topic="disks.full", host="db-1")
     options = {
         "title": "{{ event.topic }} on {{ event.metadata.host }}\n(since {{ event.timestamp.year }})",
@@ -517,13 +517,13 @@ async def test_templates_word_the_notification(server):
     assert sent["message"] == f"2 % left, message {event.id}"
 
 
-async def test_what_the_metadata_says_goes_before_the_templates(server):
+async def test_metadata_takes_precedence_over_templates(server):
     event = create_event(1, title="a\r\ntitle", body="a body")
     sent = await sent_for(server, event, title="{{ 1 / 0 }}", body="{{ 1 / 0 }}")
     assert (sent["title"], sent["message"]) == ("a title", "a body")
 
 
-async def test_metadata_of_another_kind_is_passed_over(server):
+async def test_metadata_of_the_wrong_type_is_ignored(server):
     odd = {
         "title": 3,
         "body": ["b"],
@@ -627,12 +627,12 @@ async def test_data_without_a_template_is_text_whatever_the_format(html_service,
 
 
 @pytest.mark.parametrize("body", ["", " \n", "{{ event.data }}"])
-async def test_an_empty_body_says_so(server, body):
+async def test_an_empty_body_is_replaced_by_a_note(server, body):
     sent = await sent_for(server, create_event(""), body=body)
     assert sent["message"] == "(no data)"
 
 
-async def test_a_template_that_fails_gives_the_event_up_and_says_where(server):
+async def test_a_failing_template_gives_up_the_event_and_reports_the_line(server):
     with pytest.raises(PartialDeliveryError) as caught:
         await sent_for(server, create_event(1), body="a\n{{ 1 / 0 }}")
     [error] = caught.value.failed.values()
@@ -673,7 +673,7 @@ def test_a_wrong_argument_is_refused_in_a_sentence(wrong, error):
     assert "hunter2" not in str(caught.value)
 
 
-async def test_the_url_takes_values_from_the_environment(server):
+async def test_the_url_is_expanded_with_environment_variables(server):
     environ = {"HOST": f"127.0.0.1:{server.server_port}", "TOKEN": PATH}
     url = "${SCHEME:-json}://${HOST}/${TOKEN}"
     channel = AppriseChannel("operations", url, environ=environ)
@@ -686,13 +686,40 @@ async def test_the_url_takes_values_from_the_environment(server):
     assert_no_secret(repr(channel))
 
 
+@pytest.mark.parametrize("value", ["a${b}c", "$${b}", "${HOST}", "$$$${"])
+@pytest.mark.parametrize("configured", [True, False])
+async def test_the_value_of_a_variable_is_not_expanded_again(server, value, configured):
+    environ = {"HOST": f"127.0.0.1:{server.server_port}", "TOKEN": quote(value, safe="")}
+    url = "json://${HOST}/${TOKEN}/"
+    if configured:
+        receivers = [{"name": "ops", "apprise_configs": [{"url": url}]}]
+        config = load_alert_config({"route": {"receiver": "ops"}, "receivers": receivers}, environ=environ)
+        channel = config.receivers["ops"].channels[0].create()
+    else:
+        channel = AppriseChannel("operations", url, environ=environ)
+    async with asyncio.timeout(DEADLINE):
+        await channel.open()
+        await channel.send([create_event(1)])
+        await channel.close()
+    assert [unquote(path) for path in server.paths] == [f"/{value}/"]
+
+
+async def test_a_url_with_what_looks_like_a_variable_is_sent_as_it_is_if_it_is_not_to_be_expanded(server):
+    channel = AppriseChannel("operations", f"{server.url}${{A}}$${{", expand_url=False)
+    async with asyncio.timeout(DEADLINE):
+        await channel.open()
+        await channel.send([create_event(1)])
+        await channel.close()
+    assert [unquote(path) for path in server.paths] == ["/${A}$${"]
+
+
 async def test_a_variable_that_is_not_set_is_named_when_the_channel_opens():
     channel = AppriseChannel(
         "operations", f"json://{USER}:${{A_PASSWORD}}@127.0.0.1/{PATH}", environ={"B": PASSWORD}
     )
     with pytest.raises(ChannelError, match="A_PASSWORD") as caught:
         await channel.open()
-    assert_no_secret(everything_said(caught.value))
+    assert_no_secret(all_texts(caught.value))
 
 
 async def test_a_channel_that_is_not_open_delivers_nothing(server):
@@ -726,7 +753,7 @@ async def test_a_function_under_notify_gets_the_notification_and_the_tags(notify
 
 
 @pytest.mark.parametrize("fault", [ValueError("hunter2"), SystemExit("hunter2"), None])
-async def test_a_function_under_notify_that_fails_is_told_without_its_words(notify, fault):
+async def test_a_function_under_notify_that_fails_is_reported_without_its_message(notify, fault):
     @notify
     def function(body: str, title: str, notify_type: Any, meta: Any, *args: Any, **kwargs: Any) -> bool:
         if fault is not None:
@@ -778,7 +805,7 @@ async def test_syslog_is_refused_where_nobody_listens(listens, monkeypatch):
 # Threads
 
 
-async def test_what_is_logged_during_a_call_is_known_for_what_it_comes_from(notify):
+async def test_a_call_has_the_context_of_its_caller(notify):
     where: ContextVar[str] = ContextVar("where", default="nowhere")
     found: list[str] = []
 

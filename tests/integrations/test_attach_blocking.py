@@ -1,4 +1,4 @@
-"""`attach_blocking`: the same promises without an event loop, over forks and to the very end."""
+"""`attach_blocking`: the same without an event loop, with forks and at interpreter exit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import count
 from typing import Any
 
@@ -67,7 +68,7 @@ def threads_that_deliver() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "codomyrmex delivery"]
 
 
-def test_what_is_published_is_delivered_on_another_thread():
+def test_events_are_delivered_on_another_thread():
     stream, sink, inline = InMemoryStream(), Keeper(), Inline()
     with attach_blocking(stream, sink, inline) as attachment:
         for number in range(5):
@@ -92,7 +93,7 @@ def test_start_and_close_do_what_the_context_does():
     assert sink.taken == [1]
 
 
-def test_flush_waits_until_all_is_delivered_and_tells_when_it_is_not():
+def test_flush_waits_until_everything_is_delivered_and_returns_whether_it_is():
     stream, sink = InMemoryStream(), Keeper()
     with attach_blocking(stream, sink, policy=DeliveryPolicy(batch_age=3_600)) as attachment:
         stream.publish_nowait(create_event(1))
@@ -171,7 +172,7 @@ def test_sinks_come_and_go_and_dead_letters_are_replayed():
         assert attachment.report().sinks["picky"].delivered == 1
 
 
-def test_a_sink_that_cannot_be_opened_is_told_and_leaves_no_thread():
+def test_a_sink_that_cannot_be_opened_is_an_error_and_leaves_no_thread():
     class Closed(Keeper):
         async def open(self) -> None:
             raise OSError("no such host")
@@ -184,13 +185,16 @@ def test_a_sink_that_cannot_be_opened_is_told_and_leaves_no_thread():
 
 
 def test_started_twice_is_an_error():
-    with attach_blocking(InMemoryStream()) as attachment, pytest.raises(RuntimeError, match="started once"):
+    with (
+        attach_blocking(InMemoryStream()) as attachment,
+        pytest.raises(RuntimeError, match="only once"),
+    ):
         attachment.start()
 
 
 @pytest.mark.parametrize("call", [lambda a: a.add(Keeper()), lambda a: a.remove("x"), lambda a: a.replay([])])
-def test_what_needs_the_thread_is_an_error_without_it(call):
-    with pytest.raises(RuntimeError, match="does not run"):
+def test_methods_that_need_the_thread_raise_without_it(call):
+    with pytest.raises(RuntimeError, match="not running"):
         call(attach_blocking(InMemoryStream()))
 
 
@@ -267,7 +271,7 @@ def run(program: str, *, check: bool = True) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_what_nobody_closes_is_drained_when_the_interpreter_ends():
+def test_an_attachment_that_is_not_closed_is_drained_when_the_interpreter_exits():
     lines = run("""
         attach_blocking(stream, Teller()).start()
         stream.publish_nowait(create_event(1))
@@ -300,11 +304,11 @@ def test_a_child_does_not_send_what_the_parent_has_queued_and_sends_its_own():
         "parent close",
     ]
     [said] = [line for line in lines if line.startswith("LOG")]
-    assert "the 1 events that waited then are sent by the parent process" in said
+    assert "the 1 events that were queued are sent by the parent process" in said
 
 
 @forks
-def test_a_child_that_publishes_nothing_opens_nothing_and_says_nothing():
+def test_a_child_that_publishes_nothing_opens_and_logs_nothing():
     lines = run("""
         with attach_blocking(stream, Teller()):
             if (child := os.fork()) == 0:
@@ -315,7 +319,7 @@ def test_a_child_that_publishes_nothing_opens_nothing_and_says_nothing():
 
 
 @forks
-def test_the_numbers_of_a_child_begin_anew():
+def test_the_counters_of_a_child_start_at_zero():
     lines = run("""
         attachment = attach_blocking(stream, Teller(), policy=DeliveryPolicy(batch_age=0)).start()
         stream.publish_nowait(create_event(1))
@@ -383,7 +387,7 @@ def test_a_child_of_multiprocessing_is_drained_at_its_end():
 
 
 @forks
-def test_an_attachment_of_an_event_loop_takes_nothing_in_a_child_and_says_so():
+def test_an_attachment_of_an_event_loop_drops_events_in_a_child_and_logs_it():
     lines = run("""
         async def main():
             async with attach(stream, Teller(), policy=DeliveryPolicy(batch_age=60)) as attachment:
@@ -400,7 +404,7 @@ def test_an_attachment_of_an_event_loop_takes_nothing_in_a_child_and_says_so():
     assert "dropped {'forked': 2} False" in lines
     assert [line for line in lines if "got" in line] == ["parent got before"]
     [said] = [line for line in lines if line.startswith("LOG")]
-    assert "Attach again in the child process" in said
+    assert "attach again in the child process" in said
 
 
 def test_a_keyboard_interrupt_in_the_body_still_drains():
@@ -543,7 +547,7 @@ def test_flush_keeps_its_time_behind_a_sink_that_blocks_the_thread():
         free.set()
 
 
-def test_many_may_close_at_the_same_time():
+def test_concurrent_closes_work():
     for _ in range(20):
         attachment = attach_blocking(InMemoryStream(), Keeper()).start()
         errors: list[BaseException] = []
@@ -561,3 +565,16 @@ def test_many_may_close_at_the_same_time():
             thread.join(10)
             assert not thread.is_alive()
         assert errors == []
+
+
+def test_on_send_runs_on_the_thread_that_delivers():
+    stream, sink, threads = InMemoryStream(), Keeper(), []
+
+    def hook(_sink: Sink, _events: Sequence[Event]) -> nullcontext[None]:
+        threads.append(threading.current_thread().name)
+        return nullcontext()
+
+    with attach_blocking(stream, sink, policy=NOW) as attachment:
+        attachment.on_send(hook)
+        stream.publish_nowait(create_event(1))
+    assert threads == ["codomyrmex delivery"]

@@ -1,4 +1,4 @@
-"""Every Python adapter through the same story, with the real libraries."""
+"""The feeds of all Python libraries in the same scenario, with the real libraries."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from codomyrmex.integrations.service_mesh import (
 )
 from codomyrmex.streaming import EventType, InMemoryStream
 
-RESET = 0.05  # seconds that a breaker stays open; circuitbreaker knows whole ones only
+RESET = 0.05  # seconds that a breaker stays open; circuitbreaker accepts whole seconds only
 
-# pyresilience looks up what is deprecated; aiobreaker uses utcnow
+# pyresilience uses deprecated lookups; aiobreaker uses utcnow
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-class AwayError(Exception):
-    """The service is away."""
+class DownError(Exception):
+    """The service is down."""
 
 
 def works() -> str:
@@ -43,11 +43,11 @@ def works() -> str:
 
 
 def fails() -> str:
-    raise AwayError("token=s3cret")
+    raise DownError("token=s3cret")
 
 
 class Subject:
-    """A breaker of some library that opens after two failures, and how it is called."""
+    """A breaker of a library that opens after two failures, and how it is called."""
 
     name = "orders"
 
@@ -61,7 +61,7 @@ class Subject:
         raise NotImplementedError
 
     def wait(self) -> None:
-        """Wait until it would try again."""
+        """Wait until the breaker half-opens."""
         time.sleep(RESET * 1.5)
 
 
@@ -89,7 +89,7 @@ class Purgatory(Subject):
     def attach(self, stream: InMemoryStream, **options: Any) -> Any:
         self.factory = purgatory.SyncCircuitBreakerFactory(default_threshold=2, default_ttl=RESET)
         handle = attach_purgatory(self.factory, stream, **options)
-        self.factory.get_breaker(self.name)  # made later than attached
+        self.factory.get_breaker(self.name)  # made after the feed was attached
         return handle
 
     def call(self, function: Callable[[], str]) -> str:
@@ -138,7 +138,7 @@ def try_to(call: Callable[[], object]) -> object:
         return error
 
 
-def tell_the_story(subject: Subject) -> list[object]:
+def run_scenario(subject: Subject) -> list[object]:
     """Closed, failures, open, rejected, half open, closed."""
     results = [try_to(lambda: subject.call(works))]
     results += [try_to(lambda: subject.call(fails)) for _ in range(2)]
@@ -148,12 +148,12 @@ def tell_the_story(subject: Subject) -> list[object]:
     return results
 
 
-def told(stream: InMemoryStream) -> list[CircuitBreakerEvent]:
+def published(stream: InMemoryStream) -> list[CircuitBreakerEvent]:
     events = [CircuitBreakerEvent.from_event(event) for event in stream.get_recent_events(100)]
     return [event for event in events if event is not None]
 
 
-STORY = [
+SCENARIO = [
     ("snapshot", None, "closed"),
     ("state_change", "closed", "open"),
     ("rejected", None, "open"),
@@ -187,14 +187,14 @@ def in_a_task(work: Callable[[], Any]) -> Any:
 
 @each
 @pytest.mark.parametrize("where", [in_this_thread, in_another_thread, in_a_task])
-def test_each_library_tells_the_same_story(kind, where):
+def test_each_library_publishes_the_same_events(kind, where):
     stream = InMemoryStream()
     subject = kind(stream)
-    results = where(lambda: tell_the_story(subject))
+    results = where(lambda: run_scenario(subject))
     assert (results[0], results[-1]) == ("fine", "fine")
     assert isinstance(results[3], Exception)
-    events = told(stream)
-    assert short(events) == STORY
+    events = published(stream)
+    assert short(events) == SCENARIO
     assert {event.breaker for event in events} == {"orders"}
     assert {event.source for event in events} == {kind.__name__.lower()}
     assert all(event.native_state for event in events)
@@ -203,7 +203,7 @@ def test_each_library_tells_the_same_story(kind, where):
 @each
 def test_the_events_are_alerts_with_the_same_labels_when_it_opens_and_when_it_closes(kind):
     stream = InMemoryStream()
-    tell_the_story(kind(stream, service="shop"))
+    run_scenario(kind(stream, service="shop"))
     events = stream.get_recent_events(100)
     assert {event.topic for event in events} == {f"circuit_breaker.{kind.__name__.lower()}.orders"}
     opened, closed = (event for event in events if "status" in event.metadata)
@@ -223,20 +223,20 @@ def test_the_events_are_alerts_with_the_same_labels_when_it_opens_and_when_it_cl
 
 
 @pytest.mark.parametrize("kind", [k for k in ALL if k is not Purgatory], ids=lambda k: k.__name__.lower())
-def test_the_reason_is_told_without_its_secret(kind):
+def test_the_reason_contains_no_secret(kind):
     stream = InMemoryStream()
-    tell_the_story(kind(stream))
-    [opened] = [event for event in told(stream) if event.opens]
-    assert opened.reason == "AwayError: token=[redacted]"
+    run_scenario(kind(stream))
+    [opened] = [event for event in published(stream) if event.opens]
+    assert opened.reason == "DownError: token=[redacted]"
 
 
 @each
-def test_calls_are_told_of_only_where_that_is_asked_for(kind):
+def test_calls_are_published_on_request(kind):
     stream = InMemoryStream()
-    tell_the_story(kind(stream, calls=True))
-    kinds = [event.kind for event in told(stream)]
+    run_scenario(kind(stream, calls=True))
+    kinds = [event.kind for event in published(stream)]
     assert kinds.count("failure") >= 2
-    if kind is not Purgatory:  # it tells of no success that ends no row of failures
+    if kind is not Purgatory:  # it reports only successes that end a row of failures
         assert kinds.count("success") >= 2
 
 
@@ -246,32 +246,32 @@ def test_a_stream_that_raises_or_is_closed_reaches_no_guarded_call(kind):
     stream.subscribe_nowait(lambda event: 1 / 0)
     subject = kind(stream)
     asyncio.run(stream.aclose())
-    results = tell_the_story(subject)
+    results = run_scenario(subject)
     assert (results[0], results[-1]) == ("fine", "fine")
-    assert [type(result) for result in results[1:2]] == [AwayError]
+    assert [type(result) for result in results[1:2]] == [DownError]
 
 
 @each
-def test_after_detaching_nothing_is_told_and_the_breaker_is_as_it_was(kind):
+def test_a_closed_feed_publishes_nothing_and_restores_the_breaker(kind):
     stream = InMemoryStream()
     subject = kind(stream)
-    subject.handle.detach()
-    subject.handle.detach()
-    before = len(told(stream))
-    results = tell_the_story(subject)
+    subject.handle.close()
+    subject.handle.close()
+    before = len(published(stream))
+    results = run_scenario(subject)
     assert (results[0], results[-1]) == ("fine", "fine")
-    assert len(told(stream)) == before
+    assert len(published(stream)) == before
 
 
-@pytest.mark.parametrize("kind", [Pybreaker, Aiobreaker, Pyresilience])  # which have lists of listeners
-def test_two_feeds_of_one_breaker_do_not_know_each_other(kind):
+@pytest.mark.parametrize("kind", [Pybreaker, Aiobreaker, Pyresilience])  # they have lists of listeners
+def test_two_feeds_of_one_breaker_are_independent(kind):
     first = InMemoryStream()
     subject = kind(first)
     second = InMemoryStream()
     attach = {Pybreaker: attach_pybreaker, Aiobreaker: attach_aiobreaker, Pyresilience: attach_pyresilience}
     attach[kind](subject.breaker if hasattr(subject, "breaker") else subject.guarded, second)
-    tell_the_story(subject)
-    assert short(told(first)) == short(told(second)) == STORY
+    run_scenario(subject)
+    assert short(published(first)) == short(published(second)) == SCENARIO
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_two_feeds_of_one_breaker_do_not_know_each_other(kind):
     [attach_aiobreaker, attach_circuitbreaker, attach_purgatory, attach_pybreaker, attach_pyresilience],
     ids=lambda attach: attach.__name__,
 )
-def test_what_is_no_breaker_of_the_library_is_refused(attach, stream):
+def test_something_other_than_a_breaker_of_the_library_is_rejected(attach, stream):
     library = attach.__name__.removeprefix("attach_")
     with pytest.raises(TypeError, match=library):
         attach(object(), stream)
@@ -287,12 +287,12 @@ def test_what_is_no_breaker_of_the_library_is_refused(attach, stream):
 
 
 @each
-def test_what_is_no_stream_is_refused(kind):
-    with pytest.raises(TypeError, match="published to a stream"):
+def test_something_other_than_a_stream_is_rejected(kind):
+    with pytest.raises(TypeError, match="must be a Stream"):
         kind("stream")
 
 
-# Async calls, where a library has them
+# Async calls
 
 
 async def attempt(call: Awaitable[Any]) -> object:
@@ -307,13 +307,13 @@ async def works_async() -> str:
 
 
 async def fails_async() -> str:
-    raise AwayError("no")
+    raise DownError("no")
 
 
 def aiobreaker_calls(stream: InMemoryStream) -> Callable[[Any], Awaitable[Any]]:
     breaker = aiobreaker.CircuitBreaker(fail_max=2, timeout_duration=timedelta(seconds=RESET), name="orders")
     attach_aiobreaker(breaker, stream)
-    return lambda function: breaker.call_async(function)  # noqa: PLW0108 - what is there when it is called
+    return lambda function: breaker.call_async(function)  # noqa: PLW0108 - looked up when it is called
 
 
 def purgatory_calls(stream: InMemoryStream) -> Callable[[Any], Awaitable[Any]]:
@@ -341,17 +341,17 @@ def pyresilience_calls(stream: InMemoryStream) -> Callable[[Any], Awaitable[Any]
 
 
 @pytest.mark.parametrize("calls", [aiobreaker_calls, purgatory_calls, pyresilience_calls])
-async def test_async_calls_tell_the_same_story(calls):
+async def test_async_calls_publish_the_same_events(calls):
     stream = InMemoryStream()
     call = calls(stream)
     for function in (works_async, fails_async, fails_async, works_async):
         await attempt(call(function))
     await asyncio.sleep(RESET * 1.5)
     assert await attempt(call(works_async)) == "fine"
-    assert short(told(stream)) == STORY
+    assert short(published(stream)) == SCENARIO
 
 
-# What only one library has
+# Features of single libraries
 
 
 @pytest.fixture
@@ -361,7 +361,7 @@ def stream() -> InMemoryStream:
 
 def test_processes_that_share_a_store_give_the_same_transition_the_same_id():
     class Shared(pybreaker.CircuitBreakerStorage):
-        """A store like that of Redis, which tells all when the circuit was opened."""
+        """A store that several processes share, like the one for Redis."""
 
         def __init__(self) -> None:
             super().__init__("shared")
@@ -392,13 +392,13 @@ def test_processes_that_share_a_store_give_the_same_transition_the_same_id():
     for breaker, one in zip(breakers, streams, strict=True):
         attach_pybreaker(breaker, one)
     try_to(lambda: breakers[0].call(fails))
-    assert breakers[1].state.name == "open"  # looked at, and so noticed
-    first, second = ([event for event in told(one) if event.opens] for one in streams)
+    assert breakers[1].state.name == "open"  # reading the state notifies the listeners
+    first, second = ([event for event in published(one) if event.opens] for one in streams)
     assert first[0].transition_id == second[0].transition_id
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_forked_workers_tell_of_transitions_of_their_own():
+def test_forked_workers_have_transitions_of_their_own():
     program = """
 import os, sys
 import pybreaker
@@ -419,26 +419,26 @@ for _ in range(2):
     assert first != second
 
 
-def test_a_reset_of_the_library_circuitbreaker_is_told(stream):
+def test_a_reset_of_circuitbreaker_is_published(stream):
     breaker = circuitbreaker.CircuitBreaker(failure_threshold=1, recovery_timeout=60, name="orders")
     guarded = breaker.decorate(lambda function: function())
     attach_circuitbreaker(breaker, stream)
     try_to(lambda: guarded(fails))
     breaker.reset()
-    assert short(told(stream))[-2:] == [("state_change", "open", "closed"), ("reset", None, "closed")]
+    assert short(published(stream))[-2:] == [("state_change", "open", "closed"), ("reset", None, "closed")]
 
 
-def test_who_only_looks_at_a_breaker_is_not_rejected(stream):
+def test_reading_the_state_of_a_breaker_is_not_a_rejection(stream):
     breaker = circuitbreaker.CircuitBreaker(failure_threshold=1, recovery_timeout=60, name="orders")
     guarded = breaker.decorate(lambda function: function())
     attach_circuitbreaker(breaker, stream)
     try_to(lambda: guarded(fails))
     assert list(circuitbreaker.CircuitBreakerMonitor.get_open()) == [breaker]
-    assert "rejected" not in [event.kind for event in told(stream)]
+    assert "rejected" not in [event.kind for event in published(stream)]
     circuitbreaker.CircuitBreakerMonitor.circuit_breakers.pop("orders")
 
 
-def test_a_fallback_is_still_called_and_the_rejection_told_once(stream):
+def test_a_fallback_is_called_and_the_rejection_published_once(stream):
     breaker = circuitbreaker.CircuitBreaker(
         failure_threshold=1, recovery_timeout=60, name="orders", fallback_function=lambda function: "instead"
     )
@@ -446,10 +446,10 @@ def test_a_fallback_is_still_called_and_the_rejection_told_once(stream):
     attach_circuitbreaker(breaker, stream)
     try_to(lambda: guarded(fails))
     assert guarded(works) == "instead"
-    assert [event.kind for event in told(stream)].count("rejected") == 1
+    assert [event.kind for event in published(stream)].count("rejected") == 1
 
 
-def test_a_configuration_of_pyresilience_can_be_attached_to_before_it_is_used(stream):
+def test_a_configuration_of_pyresilience_can_be_attached_before_it_is_used(stream):
     config = pyresilience.ResilienceConfig(
         circuit_breaker=pyresilience.CircuitBreakerConfig(failure_threshold=1, recovery_timeout=60)
     )
@@ -459,10 +459,10 @@ def test_a_configuration_of_pyresilience_can_be_attached_to_before_it_is_used(st
 
     @registry.decorator("shop")
     def orders() -> None:
-        raise AwayError("no")
+        raise DownError("no")
 
     try_to(orders)
     try_to(orders)
-    assert short(told(stream)) == [("state_change", "closed", "open"), ("rejected", None, "open")]
+    assert short(published(stream)) == [("state_change", "closed", "open"), ("rejected", None, "open")]
     with pytest.raises(TypeError, match="not guarded by pyresilience"):
         attach_pyresilience(works, stream)

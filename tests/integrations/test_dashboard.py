@@ -1,4 +1,4 @@
-"""`dashboard` without a browser: what it serves, to whom, and what it lets be done; and `serve`."""
+"""`dashboard` without a browser: responses, authorization, actions; and `serve`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import asyncio
 import json
 import math
 import re
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from alert_channels import Inbox, Running, fires, routing, running, until
-from codomyrmex.integrations import MissingExtraError, PermanentError, Sink, attach
+from codomyrmex.integrations import MissingExtraError, PermanentError, Sink, attach, web
 from codomyrmex.integrations.notification import AlertSink
 from codomyrmex.integrations.service_mesh import (
     BreakerEventKind,
@@ -35,13 +34,15 @@ from codomyrmex.integrations.web import (
     serve,
     serving,
 )
-from codomyrmex.integrations.web.page_files import page_files
-from codomyrmex.integrations.web.token_gate import HostGate, TokenGate
-from codomyrmex.streaming import Event, InMemoryStream, SSEDecoder, Stream, Subscription, create_event
+from codomyrmex.integrations.web.serve import HostGate, TokenGate
+from codomyrmex.streaming import InMemoryStream, SSEDecoder, create_event
 from codomyrmex.streaming.testing import FakeClock
-from fastapi import FastAPI
 from helpers import in_time
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+PAGE = Path(web.__file__).parent / "page"
+FILES = sorted(file.name for file in PAGE.iterdir())
 TOKEN = "correct horse"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 SILENCE = {"matchers": 'alertname="disk"', "duration": "2h", "comment": "moving it", "created_by": "ann"}
@@ -65,7 +66,7 @@ async def post(app: Any, path: str, form: Any, **headers: str) -> httpx.Response
 
 @asynccontextmanager
 async def alerting(**options: Any) -> AsyncIterator[tuple[Running, DashboardApp]]:
-    """Give a running alert sink with one alert, and a page that shows it."""
+    """Yield a running alert sink with one alert, and a page that shows it."""
     audit = InMemoryStream()
     async with running(routing(), {"ops": Inbox()}, audit=audit) as run:
         options = {"audit": audit, "allow_actions": TOKEN, "clock": run.clock, **options}
@@ -77,11 +78,11 @@ async def alerting(**options: Any) -> AsyncIterator[tuple[Running, DashboardApp]
 # The page
 
 
-@pytest.mark.parametrize("path", sorted(page_files()))
-async def test_each_file_is_served_with_headers_that_let_it_do_nothing_else(path):
+@pytest.mark.parametrize("path", ["", *FILES])
+async def test_each_file_is_served_with_restrictive_headers(path):
     async with client(dashboard(InMemoryStream())) as page:
-        answer = await page.get(path)
-        head = await page.head(path)
+        answer = await page.get(f"/{path}")
+        head = await page.head(f"/{path}")
     assert answer.status_code == head.status_code == 200
     assert head.content == b""
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
@@ -103,22 +104,22 @@ async def test_each_file_is_served_with_headers_that_let_it_do_nothing_else(path
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_the_files_ask_no_other_host_and_put_nothing_in_as_html():
-    for path, file in page_files().items():
-        text = file.content.decode().replace('"http://www.w3.org/2000/svg"', "")
+def test_the_files_request_nothing_from_other_hosts_and_insert_no_html():
+    for path in FILES:
+        text = (PAGE / path).read_text().replace('"http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?:|[\"'(]//", text), path
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text), path
         assert not re.search(r"<[^>]*\s(on\w+|style)=|<script>|<style>", text), path
 
 
-async def test_there_is_nothing_but_the_page():
+async def test_only_the_page_is_served():
     async with client(dashboard(InMemoryStream())) as page:
         for path in (
             "/../dashboard.py",
             "/%2e%2e/serve.py",
-            "/index.html",
+            "/..%2fserve.py",
+            "//etc/passwd",
             "/api",
-            "/app.js/",
             "/page/app.js",
         ):
             answer = await page.get(path)
@@ -131,8 +132,7 @@ async def test_there_is_nothing_but_the_page():
 
 
 async def test_it_can_be_mounted_under_a_path():
-    outer = FastAPI()
-    outer.mount("/ops/live", dashboard(InMemoryStream(), title="Mounted"))
+    outer = Starlette(routes=[Mount("/ops/live", dashboard(InMemoryStream(), title="Mounted"))])
     async with client(outer) as page:
         assert (await page.get("/ops/live", follow_redirects=True)).url.path == "/ops/live/"
         assert "text/html" in (await page.get("/ops/live/")).headers["content-type"]
@@ -140,7 +140,7 @@ async def test_it_can_be_mounted_under_a_path():
         assert (await page.get("/ops/live/api/state")).json()["title"] == "Mounted"
 
 
-async def test_behind_a_root_path_the_page_is_found_with_the_slash_that_its_files_need():
+async def test_without_the_trailing_slash_that_its_files_need_the_page_redirects():
     app = dashboard(InMemoryStream())
     async with client(app, "/a b/live") as page:
         answer = await page.get("/a b/live?x=1")
@@ -149,37 +149,37 @@ async def test_behind_a_root_path_the_page_is_found_with_the_slash_that_its_file
         assert (await page.get("/a b/live/style.css")).status_code == 200
 
 
-async def test_it_speaks_http_and_the_lifespan_only():
+async def test_it_serves_http_and_the_lifespan_only():
     app = dashboard(InMemoryStream())
-    with pytest.raises(RuntimeError, match="websocket"):
-        await app({"type": "websocket"}, None, None)  # type: ignore[arg-type]
-    told: list[Any] = []
+    sent: list[Any] = []
     asked = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
     async def receive() -> Any:
         return next(asked)
 
     async def send(message: Any) -> None:
-        told.append(message["type"])
+        sent.append(message["type"])
 
     await app({"type": "lifespan"}, receive, send)
-    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(RuntimeError, match="over HTTP, not over websocket"):
+        await app({"type": "websocket", "path": "/"}, receive, send)
 
 
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
-        (("no stream",), {}, TypeError, "takes a stream"),
-        ((InMemoryStream(),), {"audit": []}, TypeError, "audit is a stream"),
+        (("no stream",), {}, TypeError, "stream: must be a Stream"),
+        ((InMemoryStream(),), {"audit": []}, TypeError, "audit: must be a Stream"),
         ((InMemoryStream(), object()), {}, TypeError, r"health\(\)"),
         ((InMemoryStream(), None, object()), {}, TypeError, r"explain\(\)"),
         ((InMemoryStream(), None, None, object()), {}, TypeError, r"snapshot\(\)"),
-        ((InMemoryStream(),), {"allow_actions": True}, TypeError, "it is a string"),
-        ((InMemoryStream(),), {"allow_actions": " "}, ValueError, "empty token"),
+        ((InMemoryStream(),), {"allow_actions": True}, TypeError, "allow_actions: must be a token"),
+        ((InMemoryStream(),), {"allow_actions": " "}, ValueError, "allow_actions: must not be empty"),
         ((InMemoryStream(),), {"max_clients": 0}, ValueError, "max_clients"),
     ],
 )
-async def test_what_is_given_wrongly_is_refused_at_once(args, options, error, message):
+async def test_invalid_arguments_are_rejected(args, options, error, message):
     with pytest.raises(error, match=message):
         dashboard(*args, **options)
 
@@ -188,7 +188,7 @@ async def test_what_is_given_wrongly_is_refused_at_once(args, options, error, me
 
 
 async def connect(app: DashboardApp, count: int, **headers: str) -> list[tuple[str, Any]]:
-    """Read events as the page does at first."""
+    """Read events as a newly opened page does."""
     found: list[tuple[str, Any]] = []
     decoder, gone = SSEDecoder(), asyncio.Event()
 
@@ -214,66 +214,20 @@ async def connect(app: DashboardApp, count: int, **headers: str) -> list[tuple[s
 
 
 @in_time
-async def test_a_page_begins_with_what_the_stream_still_has():
+async def test_a_page_begins_with_the_recent_events_of_the_stream():
     stream = InMemoryStream()
     for number in range(5):
         await stream.publish(create_event(number, topic="a"))
-    app = dashboard(stream, replay=3)
+    app = dashboard(stream, buffer_size=3)
     await stream.publish(create_event(5, topic="b"))
-    (kind, told), *events = await connect(app, 4)
-    assert (kind, told["resumed"]) == ("connect", False)
+    (kind, report), *events = await connect(app, 4)
+    assert (kind, report["resumed"]) == ("connect", False)
     assert [event["data"] for _, event in events] == [3, 4, 5]
     await app.aclose()
     assert app.clients == 0
 
 
-class Remote(Stream):
-    """A stream of another maker, that is away at first."""
-
-    def __init__(self) -> None:
-        self.inner = InMemoryStream()
-        self.away = True
-        self.left: list[str] = []
-
-    async def publish(self, event: Event) -> None:
-        await self.inner.publish(event)
-
-    async def subscribe(self, handler: Any, topic: str = "*", filter_fn: Any = None) -> Subscription:
-        if self.away:
-            raise ConnectionError("no route to broker")
-        return await self.inner.subscribe(handler, topic, filter_fn)
-
-    async def unsubscribe(self, subscription_id: str) -> bool:
-        self.left.append(subscription_id)
-        return await self.inner.unsubscribe(subscription_id)
-
-    def publish_nowait(self, event: Event) -> None:
-        self.inner.publish_nowait(event)
-
-    def add_interceptor(self, fn: Any) -> None:
-        raise NotImplementedError
-
-    def remove_interceptor(self, fn: Any) -> bool:
-        raise NotImplementedError
-
-    def statistics(self) -> Any:
-        raise NotImplementedError
-
-
-@in_time
-async def test_a_stream_that_has_to_be_awaited_is_shown_as_soon_as_it_is_there():
-    stream = Remote()
-    app = dashboard(stream)
-    assert (await state(app))["topics"]["total"] == 0
-    stream.away = False
-    await state(app)
-    await stream.publish(create_event(1, topic="a"))
-    assert (await state(app))["topics"]["total"] == 1
-    await app.aclose()
-    assert len(stream.left) == 1
-
-
-async def test_the_rate_of_each_topic_is_counted_second_by_second():
+async def test_the_events_of_each_topic_are_counted_per_second():
     stream, clock = InMemoryStream(), FakeClock()
     app = dashboard(stream, clock=clock)
     for topic, count in (("b", 3), ("a", 1), (None, 2)):
@@ -290,7 +244,17 @@ async def test_the_rate_of_each_topic_is_counted_second_by_second():
     assert sum((await state(app))["topics"]["counts"]) == 0
 
 
-async def test_of_very_many_topics_a_bounded_number_is_known_and_shown():
+async def test_counts_of_topics_are_those_of_the_last_minute():
+    stream, clock = InMemoryStream(), FakeClock()
+    app = dashboard(stream, clock=clock)
+    for _ in range(200):
+        await stream.publish(create_event(0, topic="a"))
+        clock.advance(1)
+    topics = (await state(app))["topics"]
+    assert (topics["total"], topics["counts"]) == (200, [1] * 60)
+
+
+async def test_the_number_of_topics_is_bounded():
     stream = InMemoryStream()
     app = dashboard(stream)
     for number in range(2_000):
@@ -299,7 +263,7 @@ async def test_of_very_many_topics_a_bounded_number_is_known_and_shown():
     assert (len(topics["shown"]), topics["others"]) == (24, 476)
 
 
-# What else is shown
+# Other sections
 
 
 async def test_a_section_without_a_source_is_none():
@@ -318,7 +282,7 @@ class Failing(Sink):
 
 
 @in_time
-async def test_sinks_are_shown_as_they_are():
+async def test_sinks_are_shown_with_their_health():
     stream = InMemoryStream()
     async with attach(stream, Failing()) as attachment:
         await stream.publish(create_event(1))
@@ -334,7 +298,7 @@ def breaks(name: str, old: BreakerState, new: BreakerState, **more: Any) -> Circ
     return CircuitBreakerEvent(breaker=name, kind=kind, source="test", from_state=old, to_state=new, **more)
 
 
-async def test_breakers_are_shown_with_what_they_did():
+async def test_breakers_are_shown_with_their_history():
     stream = InMemoryStream()
     closed, opened, half = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
     with CircuitBoard(stream) as board:
@@ -366,7 +330,7 @@ async def test_the_history_of_breakers_is_bounded():
 
 
 @in_time
-async def test_alerts_are_shown_by_group_with_why_they_are_kept_back():
+async def test_alerts_are_shown_by_group_with_the_reason_for_suppression():
     async with alerting() as (run, app):
         found = (await state(app))["alerts"]
         [group] = found["groups"]
@@ -379,14 +343,14 @@ async def test_alerts_are_shown_by_group_with_why_they_are_kept_back():
         await run.pass_time(40)
         found = await state(app)
         assert found["alerts"]["groups"][0]["alerts"][0]["suppressed"] == why
-        [told] = found["notifications"]
-        assert told["metadata"]["topic"] == "alerts.suppressed"
+        [notification] = found["notifications"]
+        assert notification["metadata"]["topic"] == "alerts.suppressed"
         channel = next(sink for sink in found["sinks"] if sink["of"] == "alerts")
         assert channel["name"] == "ops[0]"
 
 
 @in_time
-async def test_an_inhibited_alert_says_so():
+async def test_an_inhibited_alert_names_the_alert_that_inhibits_it():
     rule = {"source_matchers": ['alertname="power"'], "target_matchers": ['alertname="disk"']}
     async with running(routing(inhibit_rules=[rule]), {"ops": Inbox()}) as run:
         app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
@@ -408,19 +372,19 @@ async def test_a_storm_of_alerts_is_shown_in_part():
 
 
 @in_time
-async def test_notifications_are_those_of_the_audit_stream_newest_first_and_of_no_other():
+async def test_notifications_come_from_the_audit_stream_only_and_newest_first():
     async with alerting() as (run, app):
         await run.publish(create_event({"receiver": "forged"}, topic="alerts.notified"))
         await run.pass_time(40)
         await until(lambda: run.sink.health()["ops[0]"].delivered)
         await run.pass_time(1)
-        told = (await state(app))["notifications"]
-        assert {each["data"]["receiver"] for each in told} == {"ops"}
-        times = [each["timestamp"] for each in told]
+        notifications = (await state(app))["notifications"]
+        assert {each["data"]["receiver"] for each in notifications} == {"ops"}
+        times = [each["timestamp"] for each in notifications]
         assert times == sorted(times, reverse=True)
 
 
-async def test_one_that_cannot_be_asked_does_not_hide_the_others():
+async def test_a_failing_source_does_not_hide_the_others():
     class Broken:
         def health(self) -> Mapping[str, Any]:
             raise RuntimeError("the dog ate token=abcdef12345")
@@ -435,7 +399,7 @@ async def test_one_that_cannot_be_asked_does_not_hide_the_others():
 
 
 @in_time
-async def test_many_pages_ask_once():
+async def test_many_pages_share_a_snapshot():
     class Counting:
         asked = 0
 
@@ -453,7 +417,7 @@ async def test_many_pages_ask_once():
 
 
 @in_time
-async def test_an_alert_sink_on_another_loop_is_asked_there():
+async def test_an_alert_sink_on_another_loop_is_called_there():
     ready, end = threading.Event(), threading.Event()
     sink = AlertSink(routing(), {"ops": Inbox()})
     stream = InMemoryStream()
@@ -480,28 +444,28 @@ async def test_an_alert_sink_on_another_loop_is_asked_there():
 
 
 @in_time
-async def test_alerts_that_do_not_answer_hold_nothing_up(monkeypatch):
-    monkeypatch.setattr("codomyrmex.integrations.web.snapshot._PATIENCE", 0.05)
+async def test_an_alert_sink_that_does_not_answer_delays_nothing_for_long(monkeypatch):
+    monkeypatch.setattr("codomyrmex.integrations.web.snapshot.ALERTS_TIMEOUT", 0.05)
     async with alerting() as (run, app):
         run.sink.groups = asyncio.Event().wait
         found = await state(app)
-        assert found["problems"]["alerts"] == "RuntimeError: the sink alerts took longer than 0.05 seconds"
+        assert found["problems"]["alerts"] == "RuntimeError: the sink alerts did not answer within 0.05 s"
         assert found["sinks"]
 
 
 @in_time
-async def test_explain_says_why_an_alert_goes_where_it_goes():
+async def test_explain_returns_how_an_alert_is_routed():
     async with alerting() as (_, app):
         [alert] = (await state(app))["alerts"]["groups"][0]["alerts"]
         async with client(app) as page:
             answer = await page.get("/api/explain", params={"fingerprint": alert["fingerprint"]})
             assert answer.json()["receivers"] == ["ops"]
-            assert answer.json()["root"]["taken"]["group_labels"] == {"alertname": "disk"}
+            assert answer.json()["root"]["match"]["group_labels"] == {"alertname": "disk"}
             assert (await page.get("/api/explain?fingerprint=none")).status_code == 404
             assert (await page.get("/api/explain")).status_code == 404
 
 
-async def test_whatever_stands_in_an_event_the_answer_is_json():
+async def test_whatever_events_contain_the_response_is_json():
     stream, audit = InMemoryStream(), InMemoryStream()
     await stream.publish(create_event(0, topic=HOSTILE))
     await audit.publish(create_event({HOSTILE: math.nan, "at": datetime.now(UTC)}, topic="alerts.notified"))
@@ -511,11 +475,11 @@ async def test_whatever_stands_in_an_event_the_answer_is_json():
     json.loads(answer.content, parse_constant=pytest.fail)
 
 
-# Who may see what
+# Authorization
 
 
 @in_time
-async def test_who_may_see_nothing_gets_the_page_and_nothing_else():
+async def test_without_authorization_only_the_page_itself_is_served():
     async with alerting(authorize=require_token("view")) as (_, app), client(app) as page:
         assert (await page.get("/")).status_code == 200
         for path in ("/api/state", "/api/explain?fingerprint=x", "/api/events"):
@@ -526,7 +490,7 @@ async def test_who_may_see_nothing_gets_the_page_and_nothing_else():
 
 
 @in_time
-async def test_who_may_see_some_topics_sees_their_events_and_nothing_else():
+async def test_authorization_for_some_topics_shows_their_events_only():
     async def some(scope: Any) -> str:
         return "orders.>"
 
@@ -546,7 +510,7 @@ async def test_who_may_see_some_topics_sees_their_events_and_nothing_else():
         await app.aclose()
 
 
-async def test_an_authorize_that_raises_lets_nobody_in_and_says_no_more():
+async def test_an_authorize_that_raises_admits_nobody_and_its_message_is_hidden():
     def authorize(scope: Any) -> None:
         raise RuntimeError("secret")
 
@@ -557,7 +521,7 @@ async def test_an_authorize_that_raises_lets_nobody_in_and_says_no_more():
 
 
 @in_time
-async def test_who_may_act_may_see_everything():
+async def test_the_token_for_actions_shows_everything():
     async with alerting(authorize=lambda _: None) as (_, app):
         found = await state(app, **BEARER)
         assert found["may_act"]
@@ -567,7 +531,7 @@ async def test_who_may_act_may_see_everything():
         await app.aclose()
 
 
-# What may be done
+# Actions
 
 
 @in_time
@@ -607,7 +571,7 @@ async def test_a_silence_is_added_and_expired():
     ],
 )
 @in_time
-async def test_an_action_wants_a_post_of_this_page_with_the_token(path, method, headers, status):
+async def test_an_action_requires_a_same_origin_post_with_the_token(path, method, headers, status):
     async with alerting() as (run, app), client(app) as page:
         sent = {**BEARER, "content-type": "application/json", **headers}
         raw = {name: value.encode() for name, value in sent.items()}
@@ -619,14 +583,14 @@ async def test_an_action_wants_a_post_of_this_page_with_the_token(path, method, 
 
 
 @in_time
-async def test_of_the_same_origin_it_is_taken():
+async def test_a_same_origin_post_is_accepted():
     async with alerting() as (_, app):
         headers = {"origin": "http://page.test", "sec-fetch-site": "same-origin"}
         assert (await post(app, "/api/silences", SILENCE, **headers)).status_code == 201
 
 
 @in_time
-async def test_without_a_token_of_its_own_the_page_is_read_only():
+async def test_without_allow_actions_the_page_is_read_only():
     async with alerting(allow_actions=None) as (_, app):
         assert (await post(app, "/api/silences", SILENCE)).status_code == 403
         found = await state(app, authorization="Bearer ")
@@ -637,36 +601,36 @@ async def test_without_a_token_of_its_own_the_page_is_read_only():
 
 
 @pytest.mark.parametrize(
-    ("change", "field", "said"),
+    ("change", "field", "problem"),
     [
         ({"matchers": ""}, "matchers", "at least one matcher"),
         ({"matchers": "alertname"}, "matchers", "alertname"),
         ({"matchers": 'a=~"("'}, "matchers", "("),
-        ({"matchers": 'a=~".*"'}, "matchers", "takes every alert"),
+        ({"matchers": 'a=~".*"'}, "matchers", "must not match every alert"),
         ({"matchers": "x" * 5_000}, "matchers", "too long"),
-        ({"matchers": 5}, "matchers", "text is expected"),
-        ({"matchers": None}, "matchers", "text is expected"),
+        ({"matchers": 5}, "matchers", "must be text"),
+        ({"matchers": None}, "matchers", "must be text"),
         ({"duration": ""}, "duration", "30s"),
         ({"duration": "soon"}, "duration", "'soon' is not a duration"),
-        ({"duration": "0"}, "duration", "longer than nothing"),
+        ({"duration": "0"}, "duration", "greater than 0"),
         ({"duration": "-1h"}, "duration", "-1h"),
-        ({"duration": "100y"}, "duration", "a year at most"),
+        ({"duration": "100y"}, "duration", "at most a year"),
         ({"comment": "x" * 2_000}, "comment", "too long"),
-        ({"created_by": ["ann"]}, "created_by", "text is expected"),
-        ({"starts": "now"}, "", "no field starts"),
+        ({"created_by": ["ann"]}, "created_by", "must be text"),
+        ({"starts": "now"}, "", "unknown field: starts"),
     ],
 )
 @in_time
-async def test_a_mistake_in_the_form_is_told_beside_its_field(change, field, said):
+async def test_a_mistake_in_the_form_is_reported_by_field(change, field, problem):
     async with alerting() as (run, app):
         answer = await post(app, "/api/silences", {**SILENCE, **change})
         assert answer.status_code == 400
-        assert said in answer.json()["problems"][field]
+        assert problem in answer.json()["problems"][field]
         assert await run.sink.silences() == []
 
 
 @in_time
-async def test_all_mistakes_of_a_form_are_told_at_once():
+async def test_all_mistakes_of_a_form_are_reported_at_once():
     async with alerting() as (_, app):
         answer = await post(app, "/api/silences", {})
         assert set(answer.json()["problems"]) == {"matchers", "duration"}
@@ -685,7 +649,7 @@ async def test_all_mistakes_of_a_form_are_told_at_once():
     ],
 )
 @in_time
-async def test_what_is_no_form_is_refused(body, status):
+async def test_a_body_that_is_not_a_form_is_refused(body, status):
     async with alerting() as (_, app), client(app) as page:
         headers = {**BEARER, "content-type": "application/json"}
         answer = await page.post("/api/silences", content=body, headers=headers)
@@ -693,7 +657,7 @@ async def test_what_is_no_form_is_refused(body, status):
         assert answer.json()["error"]
 
 
-async def test_alerts_that_are_not_open_are_said_to_be():
+async def test_an_alert_sink_that_is_not_open_is_a_503():
     app = dashboard(InMemoryStream(), alerts=AlertSink(routing(), {"ops": Inbox()}), allow_actions=TOKEN)
     answer = await post(app, "/api/silences", SILENCE)
     assert answer.status_code == 503
@@ -702,7 +666,7 @@ async def test_alerts_that_are_not_open_are_said_to_be():
         assert (await page.get("/api/explain?fingerprint=x")).status_code == 503
 
 
-# Serving it
+# Serving
 
 
 @pytest.mark.parametrize(
@@ -715,23 +679,23 @@ def test_this_machine_may_connect_without_a_token(host):
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "", "::", "192.168.1.4", "example.test", "2001:db8::1", "127.0.0.1.test"]
 )
-def test_an_address_that_others_can_reach_wants_a_token(host):
+def test_a_public_address_requires_a_token(host):
     for token in (None, "", "  "):
-        with pytest.raises(PublicAddressError, match="give a token, or listen on 127"):
+        with pytest.raises(PublicAddressError, match="pass a token, or listen on 127"):
             check_address(host, token)
         with pytest.raises(PublicAddressError):
             serve(dashboard(InMemoryStream()), host, token=token)
     check_address(host, "secret")
 
 
-async def test_without_uvicorn_it_says_what_to_install(monkeypatch):
+async def test_without_uvicorn_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(MissingExtraError, match=r"codomyrmex-streaming\[web\]"):
         serve(dashboard(InMemoryStream()))
 
 
 @in_time
-async def test_it_is_served_for_as_long_as_a_context_lasts():
+async def test_it_is_served_within_a_context():
     async with serving(dashboard(InMemoryStream()), port=0) as url, httpx.AsyncClient() as browser:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
         assert (await browser.get(url)).status_code == 200
@@ -747,7 +711,7 @@ async def test_it_is_served_for_as_long_as_a_context_lasts():
 
 
 @in_time
-async def test_with_a_token_a_browser_gives_it_once():
+async def test_a_browser_needs_the_token_once():
     async with (
         serving(dashboard(InMemoryStream()), "0.0.0.0", 0, "s3cret") as url,
         httpx.AsyncClient() as browser,
@@ -765,7 +729,7 @@ async def test_with_a_token_a_browser_gives_it_once():
         assert (await browser.get(url, headers={"cookie": "codomyrmex_x=1; \x01"})).status_code in {400, 401}
 
 
-async def test_the_gates_pass_on_only_what_they_should():
+async def test_the_gates_pass_on_only_http_and_the_lifespan():
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
@@ -780,40 +744,11 @@ async def test_the_gates_pass_on_only_what_they_should():
     assert seen == ["lifespan", "lifespan", "http"]
 
 
-async def test_the_token_leaves_the_address_and_the_rest_of_it_stays():
+async def test_the_redirect_removes_only_the_token_from_the_url():
     gate = TokenGate(dashboard(InMemoryStream()), "s3cret")
     transport = httpx.ASGITransport(gate)
     async with httpx.AsyncClient(transport=transport, base_url="https://page.test") as browser:
         answer = await browser.get("/live/?a=1&access_token=s3cret&b=")
         assert answer.headers["location"] == "?a=1&b="
-        cookie = answer.headers["set-cookie"]
-        assert all(part in cookie for part in ("HttpOnly", "SameSite=Lax", "Secure"))
-
-
-PROGRAM = """
-from codomyrmex.integrations.web import dashboard, serve
-from codomyrmex.streaming import InMemoryStream
-async def told(scope, receive, send):
-    if scope["type"] == "lifespan":
-        print("up", flush=True)
-    await page(scope, receive, send)
-page = dashboard(InMemoryStream())
-serve(told, port=0)
-"""
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
-def test_a_program_that_serves_ends_with_its_signal(number, status):
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
-        program.send_signal(number)
-        assert program.wait(10) == status
-
-
-def test_names_are_exported():
-    from codomyrmex.integrations import web
-
-    assert web.dashboard is dashboard
-    assert web.serve is serve
-    assert {"dashboard", "serve", "serving", "check_address"} <= set(web.__all__)
+        cookie = answer.headers["set-cookie"].lower()
+        assert all(part in cookie for part in ("httponly", "samesite=lax", "secure", "path=/"))

@@ -1,4 +1,4 @@
-"""How a queued sink is sent its events: batches, retries, breaker, drain; all by a clock moved by hand."""
+"""Queued sinks: batches, retries, breaker, drain; all with a fake clock."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from codomyrmex.integrations import (
     SinkState,
     attach,
 )
-from codomyrmex.integrations.delivery.retry import Breaker, backoff
+from codomyrmex.integrations.delivery.policy import Breaker, backoff
 from codomyrmex.streaming import Event, InMemoryStream, Overflow, create_event
 from codomyrmex.streaming.testing import FakeClock
 from helpers import in_time, settle
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 _numbers = count()  # as lines about one name are rate-limited across tests
@@ -123,6 +123,8 @@ def test_the_defaults_are_those_of_the_field():
     assert DeliveryPolicy() == DeliveryPolicy(
         queue_size=2_048,
         overflow=Overflow.DROP_OLDEST,
+        block_timeout=None,
+        max_wait=0.1,
         batch_size=512,
         batch_age=1.0,
         timeout=10.0,
@@ -139,17 +141,19 @@ def test_the_defaults_are_those_of_the_field():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"queue_size": 0}, "queue_size is at least 1"),
-        ({"batch_size": -1}, "batch_size is at least 1"),
-        ({"max_attempts": 0}, "max_attempts is at least 1"),
-        ({"breaker_failures": 0}, "breaker_failures is at least 1"),
-        ({"timeout": 0}, "timeout is more than 0"),
-        ({"max_elapsed": -1}, "max_elapsed is more than 0"),
-        ({"batch_age": -0.1}, "batch_age is 0 or more"),
-        ({"drain_timeout": math.nan}, "drain_timeout is 0 or more"),
-        ({"backoff_initial": 10, "backoff_max": 5}, "backoff_max"),
-        ({"overflow": "explode"}, "overflow is one of block, drop_oldest, drop_newest"),
-        ({"overflow": Overflow.DISCONNECT}, "DISCONNECT is for clients"),
+        ({"queue_size": 0}, "queue_size: must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size: must be at least 1, got -1"),
+        ({"max_attempts": 0}, "max_attempts: must be at least 1"),
+        ({"breaker_failures": 0}, "breaker_failures: must be at least 1"),
+        ({"timeout": 0}, "timeout: must be greater than 0, got 0s"),
+        ({"max_elapsed": -1}, "max_elapsed: must be greater than 0, got -1s"),
+        ({"batch_age": -0.1}, "batch_age: must be at least 0, got -0.1s"),
+        ({"drain_timeout": math.nan}, "drain_timeout: must be at least 0, got nans"),
+        ({"max_wait": -1}, "max_wait: must be at least 0, got -1s"),
+        ({"block_timeout": 0}, "block_timeout: must be greater than 0, got 0s"),
+        ({"backoff_initial": 10, "backoff_max": 5}, "backoff_max: must be at least backoff_initial"),
+        ({"overflow": "explode"}, "overflow: must be one of block, drop_oldest, drop_newest, got 'explode'"),
+        ({"overflow": Overflow.DISCONNECT}, "overflow: must be one of .*, got 'disconnect'"),
     ],
 )
 def test_a_number_out_of_range_is_named(wrong, says):
@@ -160,7 +164,7 @@ def test_a_number_out_of_range_is_named(wrong, says):
 @pytest.mark.parametrize(
     "wrong", [{"queue_size": 1.5}, {"timeout": "10"}, {"max_attempts": True}, {"timeout": None}]
 )
-def test_what_is_no_number_is_refused(wrong):
+def test_a_value_that_is_not_a_number_is_refused(wrong):
     with pytest.raises(TypeError, match=next(iter(wrong))):
         DeliveryPolicy(**wrong)
 
@@ -190,16 +194,16 @@ def test_waits_double_up_to_the_most_with_full_jitter():
     assert len({backoff(0.5, 30, 4) for _ in range(50)}) > 25
 
 
-@given(st.integers(1, 5), st.lists(st.tuples(st.sampled_from(["failed", "answered"]), st.floats(0, 50))))
+@given(st.integers(1, 5), st.lists(st.tuples(st.sampled_from(["fail", "succeed"]), st.floats(0, 50))))
 def test_a_breaker_is_open_exactly_while_the_last_failures_in_a_row_are_enough(threshold, story):
     breaker, now, in_a_row = Breaker(threshold, 30), 0.0, 0
     for happened, later in story:
         now += later
-        if happened == "failed":
-            breaker.failed(now)
+        if happened == "fail":
+            breaker.fail(now)
             in_a_row += 1
         else:
-            breaker.answered()
+            breaker.succeed()
             in_a_row = 0
         assert breaker.is_open == (in_a_row >= threshold)
         assert breaker.wait(now) == pytest.approx(30 if breaker.is_open else 0)
@@ -232,7 +236,7 @@ async def test_a_full_batch_goes_at_once():
 
 
 @in_time
-async def test_flush_sends_at_once_what_was_published_before():
+async def test_flush_sends_earlier_events_at_once():
     sink = Scripted()
     async with Bench(sink, policy(batch_age=60)) as bench:
         await bench.publish(1, 2)
@@ -293,11 +297,62 @@ async def test_with_block_a_publisher_waits_for_room_and_nothing_is_dropped():
 
 
 @in_time
-async def test_with_block_who_cannot_wait_loses_the_new_event():
+async def test_with_block_publish_nowait_drops_the_new_event():
     sink = Scripted(AWAY)
     async with Bench(sink, policy(queue_size=1, batch_size=1, overflow=Overflow.BLOCK)) as bench:
         await bench.publish(0, 1)
         bench.stream.publish_nowait(create_event(2))
+        assert bench.health.dropped == {"queue_full": 1}
+
+
+@in_time
+async def test_with_block_and_a_timeout_a_publisher_waits_that_long_and_the_event_is_dropped_and_counted():
+    sink = Scripted(HANG)
+    rules = policy(queue_size=1, batch_size=1, timeout=60, overflow=Overflow.BLOCK, block_timeout=2)
+    async with Bench(sink, rules) as bench:
+        await bench.publish(0, 1)
+        publishing = asyncio.create_task(bench.publish(2))
+        await settle()
+        await bench.advance(1.9)
+        assert not publishing.done()
+        await bench.advance(0.2)
+        await publishing
+        assert bench.health.dropped == {"queue_full": 1}
+        assert (bench.health.queued, bench.health.in_flight) == (1, 1)
+
+
+@in_time
+async def test_with_block_and_a_timeout_an_event_that_gets_room_in_time_is_delivered():
+    sink = Scripted(AWAY)
+    rules = policy(queue_size=1, batch_size=1, overflow=Overflow.BLOCK, block_timeout=2)
+    async with Bench(sink, rules) as bench:
+        await bench.publish(0, 1)
+        publishing = asyncio.create_task(bench.publish(2))
+        await settle()
+        await bench.advance(1)
+        await publishing
+        assert sink.delivered == [0, 1, 2]
+        assert bench.health.dropped == {}
+
+
+@in_time
+async def test_with_block_tasks_that_a_sink_starts_wait_for_it_until_the_block_timeout():
+    bench: Bench
+    sent: list[Any] = []
+
+    async def gather(events: Sequence[Event]) -> None:
+        sent.extend(event.data for event in events)
+        if events[0].data == 0:
+            await asyncio.gather(*(bench.stream.publish(create_event(number)) for number in (1, 2)))
+
+    sink = Sink.from_function(gather, name="gathering")
+    rules = policy(queue_size=1, batch_size=1, overflow=Overflow.BLOCK, block_timeout=2)
+    bench = Bench(sink, rules)
+    async with bench:
+        await bench.publish(0)
+        assert sent == [0]
+        await bench.advance(2)
+        assert sent == [0, 1]
         assert bench.health.dropped == {"queue_full": 1}
 
 
@@ -367,7 +422,7 @@ async def test_order_is_kept_over_retries():
 
 
 @in_time
-async def test_what_the_sink_asks_to_wait_is_waited_for():
+async def test_retry_after_is_respected():
     sink = Scripted(RetryableError("busy", retry_after=77))
     async with Bench(sink, policy(backoff_initial=1, backoff_max=1)) as bench:
         await bench.publish("a")
@@ -378,7 +433,7 @@ async def test_what_the_sink_asks_to_wait_is_waited_for():
 
 
 @in_time
-async def test_who_asks_for_more_time_than_there_is_gets_no_second_try():
+async def test_a_retry_after_beyond_max_elapsed_gives_the_events_up():
     sink = Scripted(RetryableError("busy", retry_after=301))
     async with Bench(sink, policy()) as bench:
         await bench.publish("a")
@@ -386,7 +441,7 @@ async def test_who_asks_for_more_time_than_there_is_gets_no_second_try():
 
 
 @in_time
-async def test_after_the_longest_time_an_event_is_given_up():
+async def test_after_max_elapsed_an_event_is_given_up():
     sink = Scripted(*[RetryableError(retry_after=10)] * 20)
     async with Bench(sink, policy(max_attempts=100, max_elapsed=35)) as bench:
         await bench.publish("a")
@@ -403,7 +458,7 @@ def test_a_wait_that_is_no_time_is_refused(retry_after):
 
 
 @in_time
-async def test_a_permanent_error_gives_up_at_once_and_says_nothing_against_the_sink():
+async def test_a_permanent_error_gives_up_at_once_and_does_not_count_against_the_sink():
     sink = Scripted(*[PermanentError("no such channel")] * 3)
     async with Bench(sink, policy(batch_size=1, breaker_failures=2)) as bench:
         await bench.publish(1, 2, 3, 4)
@@ -414,7 +469,7 @@ async def test_a_permanent_error_gives_up_at_once_and_says_nothing_against_the_s
 
 
 @in_time
-async def test_of_a_partial_failure_only_what_is_named_is_sent_again():
+async def test_after_a_partial_failure_only_the_named_events_are_sent_again():
     sink = Scripted(partly(lambda n: n % 2 == 1, RetryableError("odd")))
     async with Bench(sink, policy(batch_age=1)) as bench:
         await bench.publish(*range(5))
@@ -427,7 +482,7 @@ async def test_of_a_partial_failure_only_what_is_named_is_sent_again():
 
 
 @in_time
-async def test_of_a_partial_failure_what_is_refused_for_good_is_given_up_at_once():
+async def test_permanent_errors_of_a_partial_failure_give_up_at_once():
     sink = Scripted(
         lambda events: PartialDeliveryError(
             {events[0].id: PermanentError("malformed"), events[1].id: RetryableError("busy")}
@@ -470,7 +525,7 @@ async def test_the_same_event_twice_in_a_batch_is_counted_twice():
 
 
 @in_time
-async def test_an_attempt_that_takes_too_long_is_cut_off_and_made_again():
+async def test_an_attempt_that_times_out_is_cancelled_and_repeated():
     sink = Scripted(HANG)
     async with Bench(sink, policy(timeout=10)) as bench:
         await bench.publish("a")
@@ -478,7 +533,7 @@ async def test_an_attempt_that_takes_too_long_is_cut_off_and_made_again():
         assert sink.cancelled == 0
         await bench.advance(0.1)
         assert sink.cancelled == 1
-        assert bench.health.last_error == "TimeoutError: no answer within 10 s"
+        assert bench.health.last_error == "TimeoutError: send() did not finish within 10s"
         assert bench.health.state is SinkState.RETRYING
         await bench.advance(1)
         assert sink.delivered == ["a"]
@@ -486,7 +541,7 @@ async def test_an_attempt_that_takes_too_long_is_cut_off_and_made_again():
 
 
 @in_time
-async def test_a_sink_that_is_cut_off_may_say_how_far_it_came():
+async def test_a_sink_that_times_out_may_report_its_progress():
     class Slow(Scripted):
         async def send(self, events: Sequence[Event]) -> None:
             self.attempts.append([event.data for event in events])
@@ -510,7 +565,7 @@ async def test_a_sink_that_is_cut_off_may_say_how_far_it_came():
 
 
 @in_time
-async def test_a_sink_that_ignores_being_cut_off_is_not_called_a_second_time_meanwhile():
+async def test_a_sink_that_ignores_its_cancellation_is_not_called_again_meanwhile():
     free = asyncio.Event()
 
     class Stubborn(Scripted):
@@ -538,7 +593,7 @@ async def test_a_sink_that_ignores_being_cut_off_is_not_called_a_second_time_mea
 
 
 @in_time
-async def test_after_failures_in_a_row_the_sink_is_left_alone_and_then_tried_with_one_batch():
+async def test_failures_in_a_row_open_the_breaker_and_then_one_batch_is_tried():
     sink = Scripted(*[AWAY] * 3)
     async with Bench(
         sink, policy(batch_size=1, max_attempts=1, breaker_failures=3, breaker_reset=30)
@@ -594,7 +649,7 @@ async def test_while_the_breaker_is_open_the_queue_stays_bounded_and_counts():
 
 
 @in_time
-async def test_one_success_in_between_begins_the_count_anew():
+async def test_a_success_resets_the_count_of_failures():
     sink = Scripted(AWAY, AWAY, None, AWAY, AWAY, None)
     async with Bench(sink, policy(batch_size=1, max_attempts=1, breaker_failures=3)) as bench:
         await bench.publish(*range(6))
@@ -605,7 +660,7 @@ async def test_one_success_in_between_begins_the_count_anew():
 
 
 @in_time
-async def test_flush_tells_when_its_time_is_over():
+async def test_flush_returns_false_when_its_timeout_is_over():
     sink = Scripted(HANG)
     async with Bench(sink, policy()) as bench:
         await bench.publish("a")
@@ -631,7 +686,7 @@ async def test_flush_waits_for_retries_and_is_done_when_they_are_given_up():
 
 
 @in_time
-async def test_flush_does_not_wait_for_what_is_published_later():
+async def test_flush_does_not_wait_for_later_events():
     sink = Scripted(AWAY, None, HANG)
     async with Bench(sink, policy(batch_size=1)) as bench:
         await bench.publish("before")
@@ -700,7 +755,7 @@ async def test_a_wait_between_attempts_is_ended_by_the_drain():
 
 
 @in_time
-async def test_what_the_sink_asked_to_wait_is_kept_in_the_drain_and_not_waited_for_in_vain():
+async def test_a_retry_after_beyond_the_drain_timeout_ends_the_drain_at_once():
     sink = Scripted(RetryableError("busy", retry_after=20))
     bench = Bench(sink, policy())
     await bench.attachment.start()
@@ -711,7 +766,7 @@ async def test_what_the_sink_asked_to_wait_is_kept_in_the_drain_and_not_waited_f
 
 
 @in_time
-async def test_a_wait_that_the_sink_asked_for_and_that_fits_is_waited_in_the_drain():
+async def test_a_retry_after_within_the_drain_timeout_is_respected_in_the_drain():
     sink = Scripted(RetryableError("busy", retry_after=4))
     bench = Bench(sink, policy())
     await bench.attachment.start()
@@ -792,7 +847,7 @@ async def test_a_sink_that_does_not_open_in_time_is_an_error_that_names_it():
             await asyncio.Event().wait()
 
     sink = NeverOpens()
-    with pytest.raises(Exception, match=f"sink {sink.name} did not open within 0.01 s"):
+    with pytest.raises(Exception, match=r"open\(\) did not finish within 0.01s"):
         await attach(InMemoryStream(), sink, policy=policy(timeout=0.01)).start()
 
 
@@ -879,6 +934,7 @@ async def test_cancelled_at_any_step_it_ends_closes_and_accounts_for_every_event
 # Faults together
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32))
 async def test_under_random_faults_and_concurrent_publishers_every_event_is_accounted_for(seed):  # noqa: C901
     chance = random.Random(seed)
@@ -992,7 +1048,7 @@ async def test_an_odd_error_is_a_failure_like_others_and_the_delivery_goes_on(er
 
 
 @in_time
-async def test_who_asks_to_wait_for_longer_than_can_be_said_gets_no_second_try():
+async def test_a_retry_after_that_overflows_a_float_gives_the_events_up():
     sink = Scripted(OddError(int("9" * 400)))
     async with Bench(sink, policy()) as bench:
         await bench.publish("a")
@@ -1000,7 +1056,7 @@ async def test_who_asks_to_wait_for_longer_than_can_be_said_gets_no_second_try()
 
 
 @in_time
-async def test_what_a_sink_asks_to_wait_holds_for_the_next_batch_too():
+async def test_retry_after_applies_to_the_next_batch_as_well():
     sink = Scripted(RetryableError(retry_after=400))
     async with Bench(sink, policy(batch_size=1)) as bench:
         await bench.publish("too late", "later")
@@ -1032,7 +1088,7 @@ async def test_a_sink_that_fills_its_own_blocking_queue_does_not_wait_for_itself
 
 
 @in_time
-async def test_what_is_refused_is_accounted_for_at_every_moment():
+async def test_refused_events_are_accounted_for_at_every_moment():
     sums: list[int] = []
     sink = Scripted(partly(lambda n: n == 1, PermanentError("no")))
     async with Bench(sink, policy(batch_age=1)) as bench:
@@ -1048,7 +1104,7 @@ async def test_what_is_refused_is_accounted_for_at_every_moment():
 
 
 @in_time
-async def test_a_place_for_letters_that_raises_disturbs_nothing():
+async def test_dead_letters_that_raise_do_not_affect_the_delivery():
     class Full(DeadLetters):
         def put(self, letter: object) -> None:
             raise OSError("disk full")
@@ -1061,7 +1117,7 @@ async def test_a_place_for_letters_that_raises_disturbs_nothing():
 
 
 @in_time
-async def test_letters_stay_where_they_are_when_the_attachment_is_closed():
+async def test_dead_letters_remain_when_the_attachment_is_closed():
     sink, letters = Scripted(PermanentError("no")), DeadLetters()
     async with Bench(sink, policy(), dead_letters=letters) as bench:
         await bench.publish(1)
@@ -1094,10 +1150,10 @@ async def test_a_sink_removed_while_it_is_opened_is_closed_again():
 
 
 @in_time
-async def test_another_sink_of_the_same_name_is_not_taken_out():
+async def test_another_sink_with_the_same_name_is_not_removed():
     attached, stranger = Scripted(name="archive"), Scripted(name="archive")
     async with attach(InMemoryStream(), attached, clock=FakeClock()) as attachment:
-        with pytest.raises(KeyError, match="another one"):
+        with pytest.raises(KeyError, match="another sink"):
             await attachment.remove(stranger)
         assert "archive" in attachment.health()
 
@@ -1105,7 +1161,7 @@ async def test_another_sink_of_the_same_name_is_not_taken_out():
 @pytest.mark.parametrize("method", ["open", "close"])
 def test_a_sink_whose_open_or_close_is_not_async_is_refused(method):
     kind = type("Odd", (Scripted,), {method: lambda self: None})
-    with pytest.raises(TypeError, match="is not async"):
+    with pytest.raises(TypeError, match=rf"Odd.{method}: must be async"):
         attach(InMemoryStream(), kind())
 
 
@@ -1113,7 +1169,7 @@ def test_a_sink_whose_open_or_close_is_not_async_is_refused(method):
 def test_a_sink_needs_a_name(name):
     sink = Scripted()
     sink.name = name
-    with pytest.raises(TypeError, match="needs a name"):
+    with pytest.raises(TypeError, match=r"Scripted\.name: must be a non-empty string"):
         attach(InMemoryStream(), sink)
 
 

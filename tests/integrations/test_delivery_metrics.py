@@ -1,4 +1,4 @@
-"""`meter_delivery` with the real SDK: what an attachment does, as metrics."""
+"""`meter_delivery` with the real SDK: the figures of an attachment as metrics."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ PREFIX = "codomyrmex.sink."
 
 
 class Attempts(NamedTuple):
-    """What a histogram says of the attempts."""
+    """The attempts in a histogram."""
 
     number: int
     seconds: float
 
 
 class Meter:
-    """A provider of its own, and what can be read from it."""
+    """A meter provider and its metrics."""
 
     def __init__(self) -> None:
         self.reader = InMemoryMetricReader()
@@ -63,26 +63,26 @@ class Meter:
         }
 
     def read(self, name: str) -> dict[tuple[str, ...], Any]:
-        """Give the values of a metric by the sink, or by the sink and the type of the error."""
+        """Return the values of a metric by sink, or by sink and type of error."""
         metric = self.metrics().get(name)
-        found: dict[tuple[str, ...], Any] = {}
+        values: dict[tuple[str, ...], Any] = {}
         for point in () if metric is None else metric.data.data_points:
             attributes = dict(point.attributes or {})
             key = tuple(str(attributes.pop(part)) for part in ("sink", "error.type") if part in attributes)
             assert attributes == {}
-            found[key] = Attempts(point.count, point.sum) if hasattr(point, "sum") else point.value
-        return found
+            values[key] = Attempts(point.count, point.sum) if hasattr(point, "sum") else point.value
+        return values
 
 
 @pytest.fixture
 def meter() -> Iterator[Meter]:
-    made = Meter()
-    yield made
-    made.provider.shutdown()
+    meter = Meter()
+    yield meter
+    meter.provider.shutdown()
 
 
 class Target(Sink):
-    """Takes what `refuses` does not name an error for."""
+    """Accepts events for which `refuses` returns no error."""
 
     def __init__(
         self, refuses: Callable[[Any], Exception | None] = lambda _: None, name: str | None = None
@@ -106,11 +106,11 @@ async def publish(stream: InMemoryStream, *values: Any) -> None:
     await settle()
 
 
-# What is counted
+# Counters
 
 
 @in_time
-async def test_what_a_sink_takes_is_counted_as_delivered(meter):
+async def test_accepted_events_are_counted_as_delivered(meter):
     stream, sink = InMemoryStream(), Target(name="orders")
     async with attach(stream, sink, policy=AT_ONCE) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -125,7 +125,7 @@ async def test_what_a_sink_takes_is_counted_as_delivered(meter):
 
 
 @in_time
-async def test_what_is_given_up_is_counted_as_failed(meter):
+async def test_events_given_up_are_counted_as_failed(meter):
     stream, sink = InMemoryStream(), Target(lambda n: PermanentError("odd") if n % 2 else None, "orders")
     async with attach(stream, sink, policy=AT_ONCE) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -135,7 +135,7 @@ async def test_what_is_given_up_is_counted_as_failed(meter):
 
 
 @in_time
-async def test_what_is_sent_again_is_counted_each_time(meter):
+async def test_each_retry_is_counted(meter):
     stream, clock = InMemoryStream(), FakeClock()
     errors: list[Exception | None] = [OSError("away"), OSError("away"), None]
     sink = Target(lambda _: errors.pop(0), "orders")
@@ -152,7 +152,7 @@ async def test_what_is_sent_again_is_counted_each_time(meter):
 
 
 @in_time
-async def test_what_is_dropped_at_a_full_queue_is_counted_by_that_reason(meter):
+async def test_events_dropped_at_a_full_queue_are_counted_with_the_reason(meter):
     stream, sink = InMemoryStream(), Target(name="orders")
     sink.open_gate.clear()
     rules = DeliveryPolicy(batch_age=0, batch_size=1, queue_size=2, overflow=Overflow.DROP_NEWEST)
@@ -175,7 +175,7 @@ class Choosy(InlineSink):
 
 
 @in_time
-async def test_an_inline_sink_is_counted_too_by_each_reason(meter):
+async def test_an_inline_sink_is_counted_by_reason_too(meter):
     stream = InMemoryStream()
     async with attach(stream, Choosy(), OpenTelemetrySink("span_event")) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -190,7 +190,7 @@ async def test_an_inline_sink_is_counted_too_by_each_reason(meter):
 
 
 @in_time
-async def test_the_queue_is_told_while_events_wait(meter):
+async def test_the_size_of_the_queue_is_reported(meter):
     stream, clock, sink = InMemoryStream(), FakeClock(), Target(name="orders")
     rules = DeliveryPolicy(batch_age=1, queue_size=100)
     async with attach(stream, sink, policy=rules, clock=clock) as attachment:
@@ -206,7 +206,7 @@ async def test_the_queue_is_told_while_events_wait(meter):
 
 
 @in_time
-async def test_an_inline_sink_has_no_queue_to_tell_of(meter):
+async def test_an_inline_sink_has_no_queue(meter):
     stream = InMemoryStream()
     async with attach(stream, Choosy()) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -217,7 +217,7 @@ async def test_an_inline_sink_has_no_queue_to_tell_of(meter):
 
 
 @in_time
-async def test_each_attempt_is_timed_and_a_failed_one_says_why(meter):
+async def test_each_attempt_is_timed_and_a_failed_one_has_its_error(meter):
     stream, clock = InMemoryStream(), FakeClock()
 
     def take_a_while(what: Any) -> Exception | None:
@@ -238,7 +238,7 @@ async def test_each_attempt_is_timed_and_a_failed_one_says_why(meter):
 
 
 @in_time
-async def test_an_attempt_that_is_cut_off_says_that_it_took_too_long(meter):
+async def test_an_attempt_that_times_out_has_its_error(meter):
     stream, clock, sink = InMemoryStream(), FakeClock(), Target(name="orders")
     sink.open_gate.clear()
     rules = DeliveryPolicy(batch_age=0, timeout=10, max_attempts=1)
@@ -267,7 +267,7 @@ async def test_each_sink_has_its_own_numbers(meter):
 
 
 @in_time
-async def test_a_sink_that_is_added_later_is_told_of_too(meter):
+async def test_a_sink_that_is_added_later_is_reported_too(meter):
     stream = InMemoryStream()
     async with attach(stream, policy=AT_ONCE) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -279,7 +279,7 @@ async def test_a_sink_that_is_added_later_is_told_of_too(meter):
 
 
 @in_time
-async def test_the_numbers_stay_when_the_attachment_is_closed(meter):
+async def test_the_figures_remain_after_the_attachment_is_closed(meter):
     stream = InMemoryStream()
     attachment = attach(stream, Target(name="orders"), policy=AT_ONCE)
     meter_delivery(attachment, meter.provider)
@@ -291,7 +291,7 @@ async def test_the_numbers_stay_when_the_attachment_is_closed(meter):
 
 @given(st.lists(st.sampled_from([1, None, "too late"]), max_size=30))
 @settings(max_examples=40, deadline=None)
-def test_every_event_is_in_exactly_one_of_the_counts(values):
+def test_every_event_is_counted_exactly_once(values):
     made, stream = Meter(), InMemoryStream()
     sink = Target(lambda value: PermanentError("nothing") if value is None else None, "queued")
     attachment = attach(stream, sink, Choosy(), policy=AT_ONCE)
@@ -317,7 +317,7 @@ def test_every_event_is_in_exactly_one_of_the_counts(values):
 
 
 @in_time
-async def test_names_kinds_and_units_are_those_of_the_conventions(meter):
+async def test_names_kinds_and_units_follow_the_semantic_conventions(meter):
     stream = InMemoryStream()
     async with attach(stream, Target(), Choosy(), policy=AT_ONCE) as attachment:
         meter_delivery(attachment, meter.provider)
@@ -339,18 +339,18 @@ async def test_names_kinds_and_units_are_those_of_the_conventions(meter):
     assert {name for name, data in sums.items() if not data.is_monotonic} == {"queue.size", "queue.capacity"}
 
 
-# What it needs, and what it does not hold
+# Providers and attachments
 
 
 @pytest.mark.parametrize("provider", [None, object(), "provider", MeterProvider, TracerProvider()])
-def test_without_a_meter_provider_it_says_so(provider):
+def test_a_meter_provider_is_required(provider):
     attachment = attach(InMemoryStream(), Target())
-    with pytest.raises(TypeError, match="a meter provider is needed"):
+    with pytest.raises(TypeError, match="meter_provider: must be a MeterProvider"):
         meter_delivery(attachment, provider)
 
 
 @in_time
-async def test_a_provider_that_does_nothing_will_do():
+async def test_a_no_op_meter_provider_is_accepted():
     stream, sink = InMemoryStream(), Target()
     async with attach(stream, sink, policy=AT_ONCE) as attachment:
         meter_delivery(attachment, NoOpMeterProvider())
@@ -359,7 +359,7 @@ async def test_a_provider_that_does_nothing_will_do():
 
 
 @in_time
-async def test_it_does_not_keep_an_attachment_alive(meter, caplog):
+async def test_metering_does_not_keep_an_attachment_alive(meter, caplog):
     stream = InMemoryStream()
     attachment = attach(stream, Target(name="orders"), policy=AT_ONCE)
     meter_delivery(attachment, meter.provider)
@@ -376,7 +376,7 @@ async def test_it_does_not_keep_an_attachment_alive(meter, caplog):
     assert caplog.records == []
 
 
-def test_an_attachment_without_an_event_loop_is_measured_the_same_way(meter):
+def test_a_blocking_attachment_is_metered_too(meter):
     stream = InMemoryStream()
     attachment = attach_blocking(stream, Target(name="orders"), Choosy(), policy=AT_ONCE)
     meter_delivery(attachment, meter.provider)

@@ -1,4 +1,4 @@
-"""`event_ingest`: what is posted is published, and what is bad is named."""
+"""`event_ingest`: valid events are published, invalid ones are reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_bytes(body: Any) -> bytes:
 
 
 async def call(app: EventIngestApp, *messages: Any, method: str = "POST", headers: Headers = ()) -> Answer:
-    """Call the application with the messages that a server would give it."""
+    """Call the application with messages as a server sends them."""
     inbox = list(messages)
     sent: list[Any] = []
 
@@ -79,7 +79,7 @@ def app(stream: InMemoryStream) -> EventIngestApp:
     return event_ingest(stream)
 
 
-# What is taken
+# Valid bodies
 
 
 async def test_one_event_is_published_and_answered_with_its_id(stream: InMemoryStream, app: EventIngestApp):
@@ -91,7 +91,7 @@ async def test_one_event_is_published_and_answered_with_its_id(stream: InMemoryS
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_an_event_keeps_all_that_it_says_of_itself(stream: InMemoryStream, app: EventIngestApp):
+async def test_an_event_keeps_all_its_fields(stream: InMemoryStream, app: EventIngestApp):
     whole = {
         "id": "given",
         "type": "error",
@@ -140,15 +140,15 @@ async def test_json_over_several_lines_is_one_event(stream: InMemoryStream, app:
     assert published(stream) == [{"a": [1, 2]}]
 
 
-async def test_a_byte_order_mark_before_the_json_is_no_part_of_it(
-    stream: InMemoryStream, app: EventIngestApp
-):
+async def test_a_byte_order_mark_is_ignored(stream: InMemoryStream, app: EventIngestApp):
     assert (await post(app, b'\xef\xbb\xbf{"data": 1}')).status == 202
     assert published(stream) == [1]
 
 
 @pytest.mark.parametrize(("body", "headers"), [("[]", []), ("", [JSON_LINES]), ("\n\n", [JSON_LINES])])
-async def test_no_events_are_fine(app: EventIngestApp, body: str, headers: list[tuple[str, str]]):
+async def test_a_body_without_events_is_accepted(
+    app: EventIngestApp, body: str, headers: list[tuple[str, str]]
+):
     answer = await post(app, body, *headers)
     assert (answer.status, answer.json) == (202, {"ids": [], "errors": []})
 
@@ -161,26 +161,26 @@ async def test_a_body_may_come_in_parts(stream: InMemoryStream, app: EventIngest
     assert published(stream) == ["ü"]
 
 
-# What is bad
+# Invalid bodies
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (42, "expected a mapping"),
-        (None, "expected a mapping"),
-        ([], "expected a mapping"),
-        ("text", "expected a mapping"),
-        ({"id": 7}, "id: expected a string"),
-        ({"type": "unknown"}, "type: expected one of message"),
-        ({"type": ["message"]}, "type: expected one of"),
-        ({"metadata": []}, "metadata: expected a mapping"),
-        ({"timestamp": "yesterday"}, "timestamp: expected an ISO 8601 time"),
-        ({"timestamp": 0}, "timestamp: expected an ISO 8601 time"),
-        ({"timestamp": "0001-01-01T00:00:00+23:00"}, "timestamp: out of range"),
+        (42, "must be a mapping"),
+        (None, "must be a mapping"),
+        ([], "must be a mapping"),
+        ("text", "must be a mapping"),
+        ({"id": 7}, "id: must be a string"),
+        ({"type": "unknown"}, "type: must be one of message"),
+        ({"type": ["message"]}, "type: must be one of"),
+        ({"metadata": []}, "metadata: must be a mapping"),
+        ({"timestamp": "yesterday"}, "timestamp: must be an ISO 8601 time"),
+        ({"timestamp": 0}, "timestamp: must be an ISO 8601 time"),
+        ({"timestamp": "0001-01-01T00:00:00+23:00"}, "timestamp: must be an ISO 8601 time"),
     ],
 )
-async def test_a_bad_event_is_named_by_its_index_and_the_good_ones_are_published(
+async def test_an_invalid_event_is_reported_by_index_and_the_others_are_published(
     stream: InMemoryStream, app: EventIngestApp, bad: Any, reason: str
 ):
     answer = await post(app, [{"data": "good"}, bad, {"data": "good too"}])
@@ -193,17 +193,17 @@ async def test_a_bad_event_is_named_by_its_index_and_the_good_ones_are_published
 
 
 @pytest.mark.parametrize("headers", [[], [JSON_LINES]])
-async def test_a_line_that_is_no_json_is_named_by_its_index(
+async def test_a_line_that_is_not_json_is_reported_by_index(
     stream: InMemoryStream, app: EventIngestApp, headers: list[tuple[str, str]]
 ):
     answer = await post(app, '{"data": 0}\n{"data": 1\n{"data": 2}\nnonsense', *headers)
     assert answer.status == 202
     assert published(stream) == [0, 2]
     assert [error["index"] for error in answer.json["errors"]] == [1, 3]
-    assert all("no JSON" in error["error"] for error in answer.json["errors"])
+    assert all("not valid JSON" in error["error"] for error in answer.json["errors"])
 
 
-async def test_if_none_is_good_it_is_a_400(stream: InMemoryStream, app: EventIngestApp):
+async def test_if_all_events_are_invalid_the_status_is_400(stream: InMemoryStream, app: EventIngestApp):
     answer = await post(app, [{"id": 1}, {"id": 2}])
     assert (answer.status, answer.json["ids"]) == (400, [])
     assert [error["index"] for error in answer.json["errors"]] == [0, 1]
@@ -213,24 +213,22 @@ async def test_if_none_is_good_it_is_a_400(stream: InMemoryStream, app: EventIng
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "no JSON"),
-        (b"nonsense", "no JSON"),
-        (b'{"data": 1', "no JSON"),
-        (b'{"data": "\xff"}', "no UTF-8|not UTF-8"),
-        (b'{"data": ' + b"1" * 5_000 + b"}", "no JSON"),
+        (b"", "not valid JSON"),
+        (b"nonsense", "not valid JSON"),
+        (b'{"data": 1', "not valid JSON"),
+        (b'{"data": "\xff"}', "not valid UTF-8"),
+        (b'{"data": ' + b"1" * 5_000 + b"}", "not valid JSON"),
     ],
 )
-async def test_a_body_that_cannot_be_read_is_a_400_that_says_why(
-    app: EventIngestApp, body: bytes, reason: str
-):
+async def test_an_unreadable_body_is_a_400_with_the_problem(app: EventIngestApp, body: bytes, reason: str):
     answer = await post(app, body)
     assert answer.status == 400
-    assert any(part in answer.json["error"] for part in reason.split("|"))
+    assert reason in answer.json["error"]
 
 
 @pytest.mark.parametrize("headers", [[], [JSON_LINES]])
 @pytest.mark.parametrize("opening", ["[", '{"data":', '{"data":['])
-async def test_deep_nesting_is_bad_and_nothing_worse(
+async def test_deep_nesting_is_invalid_and_does_no_harm(
     stream: InMemoryStream, app: EventIngestApp, opening: str, headers: list[tuple[str, str]]
 ):
     answer = await post(app, opening * 50_000, *headers)
@@ -240,14 +238,12 @@ async def test_deep_nesting_is_bad_and_nothing_worse(
     assert published(stream) == [1]
 
 
-async def test_a_nesting_that_json_can_carry_is_published(stream: InMemoryStream, app: EventIngestApp):
+async def test_moderate_nesting_is_published(stream: InMemoryStream, app: EventIngestApp):
     assert (await post(app, '{"data": ' + "[" * 200 + "]" * 200 + "}")).status == 202
     assert len(published(stream)) == 1
 
 
-async def test_lone_surrogates_and_numbers_beyond_all_bounds_do_no_harm(
-    stream: InMemoryStream, app: EventIngestApp
-):
+async def test_lone_surrogates_and_infinite_numbers_do_no_harm(stream: InMemoryStream, app: EventIngestApp):
     body = (
         b'[{"id": "\\ud800", "data": "\\udfff"}, {"data": 1e999}, {"data": NaN}, {"id": 1, "x": "\\ud800"}]'
     )
@@ -257,7 +253,7 @@ async def test_lone_surrogates_and_numbers_beyond_all_bounds_do_no_harm(
     assert all(event.to_dict() and event.to_sse().encode() for event in stream.get_recent_events())
 
 
-async def test_a_topic_that_the_stream_does_not_take_is_an_error_of_its_event():
+async def test_a_topic_that_the_stream_rejects_is_an_error_of_its_event():
     stream = TopicStream()
     answer = await post(
         event_ingest(stream),
@@ -276,7 +272,7 @@ async def test_a_topic_that_the_stream_does_not_take_is_an_error_of_its_event():
 # Limits
 
 
-async def test_a_body_may_have_just_so_many_bytes(stream: InMemoryStream):
+async def test_the_size_of_a_body_is_limited(stream: InMemoryStream):
     body = as_bytes({"data": "x" * 100})
     assert (await post(event_ingest(stream, max_bytes=len(body)), body)).status == 202
     answer = await post(event_ingest(stream, max_bytes=len(body) - 1), body)
@@ -285,30 +281,33 @@ async def test_a_body_may_have_just_so_many_bytes(stream: InMemoryStream):
     assert len(published(stream)) == 1
 
 
-async def test_a_body_that_is_too_large_is_not_kept_in_memory_while_it_comes(stream: InMemoryStream):
+async def test_a_body_that_is_too_large_is_not_read_to_its_end(stream: InMemoryStream):
     part = {"type": "http.request", "body": b"x" * 100, "more_body": True}
     answer = await call(event_ingest(stream, max_bytes=1_000), *[part] * 50, {"type": "http.request"})
     assert answer.status == 413
 
 
 @pytest.mark.parametrize("headers", [[], [JSON_LINES]])
-async def test_a_body_may_have_just_so_many_events(stream: InMemoryStream, headers: list[tuple[str, str]]):
+async def test_the_number_of_events_in_a_body_is_limited(
+    stream: InMemoryStream, headers: list[tuple[str, str]]
+):
     app = event_ingest(stream, max_events=3)
     assert (await post(app, '{"data": 0}\n' * 3, *headers)).status == 202
+    error = "too many events: at most 3 are accepted in a body"
     for body in ('{"data": 0}\n' * 4, '{"data": 0}\n' * 5_000):
         answer = await post(app, body, *headers)
-        assert (answer.status, answer.json) == (413, {"error": "a body has at most 3 events"})
+        assert (answer.status, answer.json) == (413, {"error": error})
     assert (await post(app, [{"data": 0}] * 4)).status == 413
     assert len(published(stream)) == 3
 
 
-async def test_more_events_than_the_rate_are_told_when_to_come_back(stream: InMemoryStream):
+async def test_requests_beyond_the_rate_are_refused_with_a_retry_time(stream: InMemoryStream):
     clock = FakeClock()
     app = event_ingest(stream, rate=2, clock=clock)
     assert [(await post(app, {"data": 0})).status for _ in range(3)] == [202, 202, 429]
     answer = await post(app, {"data": 0})
     assert answer.headers["retry-after"] == "1"
-    assert "2 events a second" in answer.json["error"]
+    assert "at most 2 per second" in answer.json["error"]
     assert len(published(stream)) == 2
     clock.advance(0.5)
     assert [(await post(app, {"data": 0})).status for _ in range(2)] == [202, 429]
@@ -316,7 +315,7 @@ async def test_more_events_than_the_rate_are_told_when_to_come_back(stream: InMe
     assert [(await post(app, {"data": 0})).status for _ in range(3)] == [202, 202, 429]
 
 
-async def test_after_a_large_body_the_wait_is_as_long_as_its_events_would_have_taken(stream: InMemoryStream):
+async def test_after_a_large_body_the_wait_corresponds_to_its_events(stream: InMemoryStream):
     clock = FakeClock()
     app = event_ingest(stream, rate=10, clock=clock)
     assert (await post(app, [{"data": 0}] * 100)).status == 202
@@ -328,10 +327,10 @@ async def test_after_a_large_body_the_wait_is_as_long_as_its_events_would_have_t
     assert (await post(app, {"data": 0})).status == 202
 
 
-# Who may post
+# Authorization
 
 
-async def test_who_may_publish_nothing_is_refused_before_anything_is_read(stream: InMemoryStream):
+async def test_unauthorized_requests_are_refused_before_the_body_is_read(stream: InMemoryStream):
     app = event_ingest(stream, authorize=require_token("right"))
     answer = await call(app)  # a read would fail: there is nothing to read
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
@@ -340,7 +339,7 @@ async def test_who_may_publish_nothing_is_refused_before_anything_is_read(stream
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_each_event_needs_a_topic_that_one_may_publish_to(stream: InMemoryStream, is_async: bool):
+async def test_each_event_needs_an_authorized_topic(stream: InMemoryStream, is_async: bool):
     async def allowed(scope: Any) -> list[str]:
         await asyncio.sleep(0)
         return ["orders.>"]
@@ -353,10 +352,10 @@ async def test_each_event_needs_a_topic_that_one_may_publish_to(stream: InMemory
     assert "'users.created'" in answer.json["errors"][0]["error"]
 
 
-async def test_an_authorize_that_raises_lets_nothing_in_and_its_words_stay_here(
+async def test_an_authorize_that_raises_admits_nothing_and_its_message_is_hidden(
     stream: InMemoryStream, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    module = import_module("codomyrmex.integrations.web.ingest")
+    module = import_module("codomyrmex.integrations.web.http")
     monkeypatch.setattr(module, "_log", Diagnostics(module.__name__))
 
     def authorize(scope: Any) -> str:
@@ -366,7 +365,7 @@ async def test_an_authorize_that_raises_lets_nothing_in_and_its_words_stay_here(
     assert answer.status == 500
     assert "secret" not in answer.text
     assert published(stream) == []
-    assert "authorize raised: PermissionError" in caplog.text
+    assert "authorize raised PermissionError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -383,34 +382,36 @@ async def test_an_authorize_that_raises_lets_nothing_in_and_its_words_stay_here(
         ([("origin", "https://any.example"), ("host", "here.example")], ["*"], 202),
     ],
 )
-async def test_pages_of_other_origins_publish_nothing_unless_they_may(
+async def test_pages_of_other_origins_publish_nothing_unless_allowed(
     stream: InMemoryStream, headers: list[tuple[str, str]], allowed: list[str], status: int
 ):
     answer = await post(event_ingest(stream, allow_origins=allowed), {"data": 1}, *headers)
     assert (answer.status, len(published(stream))) == (status, status == 202)
     shown = answer.headers.get("access-control-allow-origin")
-    assert shown == (dict(headers)["origin"] if allowed and status == 202 else None)
+    assert shown == (("*" if "*" in allowed else allowed[0]) if allowed and status == 202 else None)
 
 
 @pytest.mark.parametrize("allowed", [[], ["https://app.example"]])
-async def test_a_preflight_is_answered_with_what_is_allowed(stream: InMemoryStream, allowed: list[str]):
+async def test_a_preflight_is_answered_if_the_origin_is_allowed(stream: InMemoryStream, allowed: list[str]):
     app = event_ingest(stream, allow_origins=allowed)
-    answer = await call(app, method="OPTIONS", headers=[("origin", "https://app.example")])
-    assert (answer.status, answer.text) == (204, "")
+    headers = [("origin", "https://app.example"), ("access-control-request-method", "POST")]
+    headers += [("access-control-request-headers", "content-type, authorization")]
+    answer = await call(app, method="OPTIONS", headers=headers)
+    assert answer.status == (200 if allowed else 405)
     assert answer.headers.get("access-control-allow-methods") == ("POST" if allowed else None)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
-async def test_other_methods_are_refused_with_those_there_are(app: EventIngestApp, method: str):
+async def test_other_methods_are_refused(app: EventIngestApp, method: str):
     answer = await call(app, method=method)
-    assert (answer.status, answer.headers["allow"]) == (405, "POST, OPTIONS")
-    assert bool(answer.text) == (method != "HEAD")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert answer.json["error"] == f"{method} is not allowed; use POST"
 
 
-# What goes wrong
+# Failures
 
 
-async def test_a_client_that_is_cut_off_publishes_nothing_and_gets_no_answer(
+async def test_a_client_that_disconnects_publishes_nothing_and_gets_no_response(
     stream: InMemoryStream, app: EventIngestApp
 ):
     begun = {"type": "http.request", "body": b'{"data": 1}', "more_body": True}
@@ -419,7 +420,7 @@ async def test_a_client_that_is_cut_off_publishes_nothing_and_gets_no_answer(
     assert published(stream) == []
 
 
-async def test_a_closed_stream_is_a_503_to_come_back_from(stream: InMemoryStream, app: EventIngestApp):
+async def test_a_closed_stream_is_a_503_with_a_retry_time(stream: InMemoryStream, app: EventIngestApp):
     await stream.aclose()
     answer = await post(app, {"data": 1})
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
@@ -427,7 +428,7 @@ async def test_a_closed_stream_is_a_503_to_come_back_from(stream: InMemoryStream
 
 
 @pytest.mark.parametrize("error", [ConnectionError("redis://:secret@host"), RuntimeError("secret")])
-async def test_a_stream_that_fails_midway_is_a_503_that_says_what_was_published(
+async def test_a_stream_that_fails_midway_is_a_503_with_the_published_ids(
     stream: InMemoryStream, app: EventIngestApp, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
     publish = stream.publish
@@ -445,20 +446,20 @@ async def test_a_stream_that_fails_midway_is_a_503_that_says_what_was_published(
 
 
 @in_time
-async def test_it_answers_the_lifespan_and_nothing_but_http(app: EventIngestApp):
+async def test_it_serves_http_and_the_lifespan_only(app: EventIngestApp):
     inbox = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-    told: list[str] = []
+    sent: list[str] = []
 
     async def receive() -> Any:
         return inbox.pop(0)
 
     async def send(message: Any) -> None:
-        told.append(message["type"])
+        sent.append(message["type"])
 
     await app({"type": "lifespan"}, receive, send)
-    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    with pytest.raises(RuntimeError, match="over HTTP, not websocket"):
-        await app({"type": "websocket"}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(RuntimeError, match="over HTTP, not over websocket"):
+        await app({"type": "websocket", "path": "/"}, receive, send)
 
 
 @pytest.mark.parametrize(
@@ -472,11 +473,11 @@ async def test_it_answers_the_lifespan_and_nothing_but_http(app: EventIngestApp)
         {"rate": "1"},
     ],
 )
-def test_options_out_of_range_are_refused(stream: Stream, options: dict[str, Any]):
+def test_arguments_out_of_range_are_rejected(stream: Stream, options: dict[str, Any]):
     with pytest.raises(ValueError):
         event_ingest(stream, **options)
 
 
-def test_what_is_no_stream_is_refused():
-    with pytest.raises(TypeError, match="takes a stream, not dict"):
+def test_other_types_than_streams_are_rejected():
+    with pytest.raises(TypeError, match="must be a Stream, got dict"):
         event_ingest({})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Each extra is optional: one sentence where it is missing, and everything else goes on."""
+"""Each extra is optional: one sentence if it is missing, and everything else works."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ USES = {
     "opentelemetry": (OTEL, "OpenTelemetrySink", "otel"),
     "pybreaker": (PYBREAKER, "attach_pybreaker", "pybreaker"),
     "apprise": (APPRISE, "AppriseChannel", "apprise"),
+    "starlette": ("from codomyrmex.integrations.web import dashboard", "codomyrmex.integrations.web", "web"),
 }
 EACH = pytest.mark.parametrize("hidden", USES)
 
@@ -74,7 +75,7 @@ def run(code: str, *hidden: str) -> str:
 
 
 @EACH
-def test_using_what_is_not_installed_gives_one_clear_sentence(hidden):
+def test_a_missing_package_is_one_clear_sentence(hidden):
     use, what, extra = USES[hidden]
     code = f"""
 from codomyrmex.integrations import MissingExtraError
@@ -94,7 +95,7 @@ except ImportError as error:
 
 
 @EACH
-def test_what_does_not_need_it_still_works(hidden):
+def test_integrations_that_do_not_need_it_still_work(hidden):
     others = "\n".join(use for name, (use, _, _) in USES.items() if name != hidden)
     code = f"""
 import codomyrmex.streaming, codomyrmex.integrations
@@ -136,7 +137,7 @@ asyncio.run(main())
 
 
 @EACH
-def test_asking_a_second_time_gives_the_same_sentence(hidden):
+def test_a_second_use_raises_the_same_sentence(hidden):
     use, what, _ = USES[hidden]
     code = f"""
 for _ in range(2):
@@ -188,7 +189,7 @@ def test_a_name_that_does_not_exist_is_an_ordinary_error():
         assert not isinstance(caught.value, MissingExtraError)
 
 
-def test_the_public_names_are_there():
+def test_all_public_names_exist():
     code = """
 import codomyrmex.integrations as root
 from codomyrmex.integrations import logging_monitoring, notification, service_mesh

@@ -1,11 +1,13 @@
-"""What an attachment tells of its sinks, what it keeps of what they refuse, and how they come and go."""
+"""Health, dead letters, hooks, and adding and removing sinks."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -72,7 +74,7 @@ async def publish(stream: Any, *values: Any, **metadata: Any) -> None:
 
 
 @in_time
-async def test_a_sink_that_works_is_well():
+async def test_the_health_of_a_working_sink():
     stream, clock, sink = InMemoryStream(), FakeClock(), Picky()
     async with attach(stream, sink, policy=DeliveryPolicy(batch_age=1), clock=clock) as attachment:
         before = attachment.health()[sink.name]
@@ -92,7 +94,7 @@ async def test_a_sink_that_works_is_well():
 
 
 @in_time
-async def test_a_sink_that_fails_tells_how_and_since_when():
+async def test_the_health_of_a_failing_sink_has_the_error_and_the_age():
     stream, clock = InMemoryStream(), FakeClock()
     sink = Picky(always(OSError(f"cannot reach {SECRET}")))
     rules = DeliveryPolicy(batch_age=0, breaker_failures=2, backoff_initial=1, backoff_max=1)
@@ -123,7 +125,7 @@ async def test_an_error_is_shortened_and_kept_to_one_line():
 
 
 @in_time
-async def test_an_error_whose_message_raises_is_told_of_all_the_same():
+async def test_an_error_whose_message_raises_is_reported_nevertheless():
     class BrokenError(Exception):
         def __str__(self) -> str:
             raise ValueError("no")
@@ -216,7 +218,7 @@ async def test_a_sink_that_closes_with_a_loss_is_worse_than_before():
 
 
 @in_time
-async def test_no_sink_is_told_about_itself_but_others_are():
+async def test_no_sink_receives_events_about_itself_but_others_do():
     stream = InMemoryStream()
     failing, well = Picky(always(OSError("away"))), Picky()
     async with attach(stream, failing, well, policy=NOW, health_stream=stream) as attachment:
@@ -229,7 +231,7 @@ async def test_no_sink_is_told_about_itself_but_others_are():
 
 
 @in_time
-async def test_neither_is_a_sink_of_another_attachment_or_over_an_async_handler():
+async def test_nor_does_it_over_another_stream_and_an_async_handler():
     stream, healthy = InMemoryStream(), InMemoryStream()
     failing = Picky(always(OSError("away")))
 
@@ -243,7 +245,7 @@ async def test_neither_is_a_sink_of_another_attachment_or_over_an_async_handler(
 
 
 @in_time
-async def test_a_health_stream_that_is_closed_disturbs_nothing():
+async def test_a_closed_health_stream_does_not_affect_the_delivery():
     stream, healthy = InMemoryStream(), InMemoryStream()
     await healthy.aclose()
     sink = Picky(lambda n: OSError("away") if n == 1 else None)
@@ -257,7 +259,7 @@ async def test_a_health_stream_that_is_closed_disturbs_nothing():
 
 
 @in_time
-async def test_a_dead_letter_says_what_where_why_and_how_often():
+async def test_a_dead_letter_has_the_event_the_sink_the_reason_and_the_attempts():
     stream, letters = InMemoryStream(), DeadLetters()
     sink = Picky(always(PermanentError(f"refused by {SECRET}")))
     async with attach(stream, sink, policy=NOW, dead_letters=letters):
@@ -283,16 +285,16 @@ def test_dead_letters_are_bounded_and_the_oldest_goes():
     assert (len(letters), letters.evicted, bool(DeadLetters())) == (3, 2, True)
 
 
-def test_dead_letters_can_be_taken_by_sink():
+def test_dead_letters_can_be_removed_by_sink():
     letters = DeadLetters()
     for number, sink in enumerate("abab"):
         letters.put(a_letter(number, sink))
-    assert [letter.event.data for letter in letters.take("a")] == [0, 2]
-    assert [letter.event.data for letter in letters.take()] == [1, 3]
+    assert [letter.event.data for letter in letters.get_all("a")] == [0, 2]
+    assert [letter.event.data for letter in letters.get_all()] == [1, 3]
     assert len(letters) == 0
 
 
-def test_a_place_for_no_letter_is_refused():
+def test_a_size_below_one_is_refused():
     with pytest.raises(ValueError, match="max_size"):
         DeadLetters(0)
 
@@ -313,7 +315,7 @@ async def test_a_stream_of_dead_letters_gets_an_error_event_for_each():
 
 
 @in_time
-async def test_dead_letters_in_the_stream_they_came_from_go_round_in_no_circle():
+async def test_dead_letters_published_to_the_attached_stream_do_not_loop():
     stream = InMemoryStream()
     one, two = Picky(always(PermanentError("no"))), Picky(always(PermanentError("never")))
     async with attach(stream, one, two, policy=NOW, dead_letters=stream):
@@ -325,7 +327,7 @@ async def test_dead_letters_in_the_stream_they_came_from_go_round_in_no_circle()
 
 
 @in_time
-async def test_replayed_letters_are_delivered_and_are_letters_no_more():
+async def test_replayed_dead_letters_are_delivered_and_removed():
     stream, letters, away = InMemoryStream(), DeadLetters(), True
     sink = Picky(lambda _: OSError("away") if away else None)
     async with attach(stream, sink, policy=NOW, dead_letters=letters) as attachment:
@@ -340,7 +342,7 @@ async def test_replayed_letters_are_delivered_and_are_letters_no_more():
 
 
 @in_time
-async def test_letters_that_fail_again_are_letters_again():
+async def test_replayed_events_that_fail_again_become_dead_letters_again():
     stream, letters = InMemoryStream(), DeadLetters()
     sink = Picky(always(OSError("away")))
     async with attach(stream, sink, policy=NOW, dead_letters=letters) as attachment:
@@ -365,7 +367,7 @@ async def test_letters_are_replayed_from_a_stream_that_keeps_them(kind):
 
 
 @in_time
-async def test_letters_can_be_given_one_by_one_and_more_of_them_than_the_queue_holds():
+async def test_more_dead_letters_can_be_replayed_than_the_queue_holds():
     sink = Picky(name="archive")
     async with attach(
         InMemoryStream(), sink, policy=DeliveryPolicy(queue_size=2, batch_age=60)
@@ -377,7 +379,7 @@ async def test_letters_can_be_given_one_by_one_and_more_of_them_than_the_queue_h
 
 
 @in_time
-async def test_a_cancelled_replay_puts_back_what_it_had_not_queued():
+async def test_a_cancelled_replay_puts_back_the_letters_it_had_not_queued():
     hang, letters = asyncio.Event(), DeadLetters()
 
     async def send(_: Sequence[Event]) -> None:
@@ -454,7 +456,7 @@ async def test_a_name_that_was_removed_can_come_again_and_its_numbers_add_up():
 
 
 @in_time
-async def test_what_is_not_there_cannot_be_removed_and_what_is_there_not_added():
+async def test_an_unknown_name_cannot_be_removed_and_a_taken_one_not_added():
     sink = Picky(name="archive")
     async with attach(InMemoryStream(), sink) as attachment:
         with pytest.raises(KeyError, match="nothing"):
@@ -542,13 +544,22 @@ class Nothing(InlineSink):
     ("make", "says"),
     [
         (lambda: attach(InMemoryStream(), Binding(Nothing(), policy=NOW)), "inline"),
-        (lambda: attach(InMemoryStream(), Binding(Picky(), policy=3)), "policy is a DeliveryPolicy, not int"),  # type: ignore[arg-type]
-        (lambda: attach(InMemoryStream(), policy={}), "policy is a DeliveryPolicy, not dict"),  # type: ignore[arg-type]
-        (lambda: attach(InMemoryStream(), dead_letters=[]), "dead_letters is a DeadLetters or a stream"),  # type: ignore[arg-type]
-        (lambda: attach(InMemoryStream(), health_stream="x"), "health_stream is a stream, not str"),  # type: ignore[arg-type]
+        (
+            lambda: attach(InMemoryStream(), Binding(Picky(), policy=3)),
+            "policy: must be .*, got int",
+        ),  # type: ignore[arg-type]
+        (lambda: attach(InMemoryStream(), policy={}), "policy: must be DeliveryPolicy or None, got dict"),  # type: ignore[arg-type]
+        (
+            lambda: attach(InMemoryStream(), dead_letters=[]),
+            "DeadLetters or Stream or None, got list",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: attach(InMemoryStream(), health_stream="x"),
+            "health_stream: must be Stream",
+        ),  # type: ignore[arg-type]
     ],
 )
-def test_what_does_not_fit_is_refused_when_it_is_given(make, says):
+def test_options_of_the_wrong_type_are_refused(make, says):
     with pytest.raises(TypeError, match=says):
         make()
 
@@ -574,13 +585,13 @@ async def test_an_async_function_can_be_a_sink():
 
 
 @pytest.mark.parametrize("thing", [print, lambda events: None, None, 3])
-def test_what_is_no_async_function_makes_no_sink(thing):
+def test_from_function_refuses_anything_but_an_async_function(thing):
     with pytest.raises(TypeError, match="async def send"):
         Sink.from_function(thing, name="x")
 
 
 @in_time
-async def test_observers_hear_of_each_attempt_and_one_that_raises_disturbs_nothing():
+async def test_on_attempt_reports_each_attempt_and_an_error_of_it_does_not_matter():
     stream, clock, heard = InMemoryStream(), FakeClock(), []
     sink = Picky(lambda n: OSError("away") if n == 1 else None)
     async with attach(stream, sink, policy=NOW, clock=clock) as attachment:
@@ -592,7 +603,7 @@ async def test_observers_hear_of_each_attempt_and_one_that_raises_disturbs_nothi
 
 
 @in_time
-async def test_a_sink_whose_task_is_cancelled_from_outside_says_what_was_not_delivered(caplog):
+async def test_a_worker_task_that_is_cancelled_from_outside_logs_the_loss(caplog):
     stream, sink = InMemoryStream(), Picky()
     attachment = attach(stream, sink, policy=DeliveryPolicy(batch_age=60))
     await attachment.start()
@@ -603,3 +614,79 @@ async def test_a_sink_whose_task_is_cancelled_from_outside_says_what_was_not_del
     assert "2 events were not delivered" in caplog.text
     await attachment.aclose()
     assert attachment.report().sinks[sink.name].lost == 2
+
+
+# Hooks around each send
+
+
+@in_time
+async def test_on_send_enters_a_context_around_each_send_in_the_task_that_sends():
+    stream, clock = InMemoryStream(), FakeClock()
+    calls: list[Any] = []
+    current: ContextVar[str | None] = ContextVar("current", default=None)
+
+    def refuse_first(n: Any) -> Exception | None:
+        calls.append(current.get())
+        return OSError("away") if n == 1 else None
+
+    sink = Picky(refuse_first)
+
+    def hook(label: str) -> Callable[..., Any]:
+        @contextmanager
+        def around(sink: Sink, events: Sequence[Event]) -> Iterator[None]:
+            calls.append((label, sink.name, [event.data for event in events]))
+            token = current.set(label)
+            try:
+                yield
+            except OSError as error:
+                calls.append((label, str(error)))
+                raise
+            finally:
+                current.reset(token)
+
+        return around
+
+    async with attach(stream, sink, policy=NOW, clock=clock) as attachment:
+        attachment.on_send(hook("outer"))
+        attachment.on_send(hook("inner"))
+        await publish(stream, 1)
+        await publish(stream, 2)
+    assert calls == [
+        *[("outer", sink.name, [1]), ("inner", sink.name, [1]), "inner"],
+        *[("inner", "away"), ("outer", "away")],
+        *[("outer", sink.name, [2]), ("inner", sink.name, [2]), "inner"],
+    ]
+
+
+class Broken:
+    """A context manager that raises when it is entered, or when it is left."""
+
+    def __init__(self, at: str) -> None:
+        self.at = at
+
+    def __enter__(self) -> None:
+        if self.at == "enter":
+            raise ZeroDivisionError
+
+    def __exit__(self, *_: object) -> bool:
+        if self.at == "exit":
+            raise ZeroDivisionError
+        return True  # would suppress the sink's error
+
+
+@in_time
+@pytest.mark.parametrize("at", ["call", "enter", "exit", "nowhere"])
+async def test_a_hook_that_raises_or_suppresses_changes_nothing_about_the_delivery(at, caplog):
+    def hook(sink: Sink, events: Sequence[Event]) -> Broken:
+        return Broken(at) if at != "call" else 1 / 0  # type: ignore[return-value]
+
+    stream = InMemoryStream()
+    sink = Picky(lambda n: PermanentError("no") if n == 1 else None)
+    async with attach(stream, sink, policy=NOW) as attachment:
+        attachment.on_send(hook)
+        await publish(stream, 1)
+        await publish(stream, 2)
+        await attachment.flush()
+        health = attachment.health()[sink.name]
+    assert (health.delivered, health.dead) == (1, 1)
+    assert sink.taken == [2]

@@ -1,4 +1,4 @@
-"""`JsonlSink`: whole lines in a file, over rotation, full disks and readers that go."""
+"""`JsonlSink`: complete lines, across rotation, full disks and broken pipes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def written(path: Path, *batches: list[Event], **options: Any) -> None:
 
 
 class Disk:
-    """Fails in the midst of a write, after so many bytes, as a full disk does."""
+    """Fails in the middle of a write, after a number of bytes, like a full disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, number: int = errno.ENOSPC) -> None:
         self.room: float = room
@@ -60,13 +60,13 @@ async def test_each_line_is_an_event_that_reads_back(tmp_path):
 
 
 @in_time
-async def test_a_payload_alone_is_written_where_that_is_wanted(tmp_path):
+async def test_only_the_payload_is_written_on_request(tmp_path):
     await written(tmp_path / "a.jsonl", [event(1), create_event("text")], data="payload")
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"number":1}\n"text"\n'
 
 
 @in_time
-async def test_a_file_is_appended_to_and_its_folder_made(tmp_path):
+async def test_a_file_is_appended_to_and_its_folder_is_created(tmp_path):
     path = tmp_path / "new" / "folder" / "a.jsonl"
     await written(path, [event(1)])
     await written(path, [event(2)])
@@ -74,7 +74,7 @@ async def test_a_file_is_appended_to_and_its_folder_made(tmp_path):
 
 
 @in_time
-async def test_what_would_get_too_large_is_renamed_and_so_many_are_kept(tmp_path):
+async def test_a_file_that_would_grow_too_large_is_rotated(tmp_path):
     path = tmp_path / "a.jsonl"
     size = len(jsonl_sink.to_json(event(1))) + 1
     await written(path, *([event(n)] for n in range(1, 10)), max_size=2 * size, keep=2)
@@ -85,7 +85,7 @@ async def test_what_would_get_too_large_is_renamed_and_so_many_are_kept(tmp_path
 
 
 @in_time
-async def test_a_batch_that_is_larger_than_the_limit_is_a_file_of_its_own(tmp_path):
+async def test_a_batch_larger_than_the_limit_has_a_file_of_its_own(tmp_path):
     path = tmp_path / "a.jsonl"
     await written(path, [event(1)], [event(2), event(3)], [event(4)], max_size=10)
     assert [numbers(path), numbers(tmp_path / "a.jsonl.1")] == [[4], [2, 3]]
@@ -93,7 +93,7 @@ async def test_a_batch_that_is_larger_than_the_limit_is_a_file_of_its_own(tmp_pa
 
 @pytest.mark.parametrize("how", ["renamed", "removed", "folder removed", "replaced"])
 @in_time
-async def test_what_others_rename_or_remove_is_made_anew(tmp_path, how):
+async def test_a_renamed_or_removed_file_is_created_again(tmp_path, how):
     path = tmp_path / "logs" / "a.jsonl"
     sink = JsonlSink(path)
     await sink.open()
@@ -112,13 +112,13 @@ async def test_what_others_rename_or_remove_is_made_anew(tmp_path, how):
 
 
 @in_time
-async def test_a_full_disk_leaves_no_half_batch_and_is_tried_again(tmp_path, monkeypatch):
+async def test_a_full_disk_leaves_no_partial_batch_and_is_retried(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     sink = JsonlSink(path)
     await sink.open()
     await sink.send([event(1)])
     before = path.read_bytes()
-    disk = Disk(monkeypatch, 200)  # the first event of two has room
+    disk = Disk(monkeypatch, 200)  # there is room for the first of two events
     with pytest.raises(RetryableError, match=r"a\.jsonl cannot be written: No space left"):
         await sink.send([event(2), event(3)])
     assert path.read_bytes() == before
@@ -129,7 +129,7 @@ async def test_a_full_disk_leaves_no_half_batch_and_is_tried_again(tmp_path, mon
 
 
 @in_time
-async def test_a_half_line_that_cannot_be_taken_back_is_ended_before_the_next(tmp_path, monkeypatch):
+async def test_an_incomplete_line_that_cannot_be_removed_is_terminated(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     sink = JsonlSink(path)
     await sink.open()
@@ -150,7 +150,7 @@ async def test_a_half_line_that_cannot_be_taken_back_is_ended_before_the_next(tm
 
 
 @in_time
-async def test_a_half_line_of_a_process_that_died_is_ended(tmp_path):
+async def test_an_incomplete_line_of_a_killed_process_is_terminated(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": "cut', encoding="utf-8")
     await written(path, [event(1)], [event(2)])
@@ -160,15 +160,13 @@ async def test_a_half_line_of_a_process_that_died_is_ended(tmp_path):
 
 
 @in_time
-async def test_what_cannot_be_opened_is_said_when_it_is_opened(tmp_path):
+async def test_a_file_that_cannot_be_opened_fails_in_open(tmp_path):
     with pytest.raises(IsADirectoryError):
         await JsonlSink(tmp_path).open()
 
 
 @in_time
-async def test_behind_an_attachment_a_disk_that_is_full_for_a_while_loses_and_repeats_nothing(
-    tmp_path, monkeypatch
-):
+async def test_an_attachment_neither_loses_nor_repeats_events_on_a_full_disk(tmp_path, monkeypatch):
     disk, path, stream = Disk(monkeypatch, 500), tmp_path / "a.jsonl", InMemoryStream()
     policy = DeliveryPolicy(
         batch_size=10, batch_age=0, backoff_initial=0.001, backoff_max=0.01, max_attempts=50
@@ -184,7 +182,7 @@ async def test_behind_an_attachment_a_disk_that_is_full_for_a_while_loses_and_re
 
 
 @in_time
-async def test_a_write_that_is_cancelled_is_waited_for_and_counts(tmp_path, monkeypatch):
+async def test_a_cancelled_write_is_completed(tmp_path, monkeypatch):
     path, begun, go = tmp_path / "a.jsonl", threading.Event(), threading.Event()
     write = jsonl_sink._write_all
 
@@ -207,28 +205,28 @@ async def test_a_write_that_is_cancelled_is_waited_for_and_counts(tmp_path, monk
 
 
 @in_time
-async def test_the_standard_output_is_a_minus(capfd):
+async def test_a_minus_is_the_standard_output(capfd):
     await written(Path("-"), [event(1)], data="payload", max_size=1)
     assert capfd.readouterr().out == '{"number":1}\n'
     os.write(1, b"")  # it is still open
 
 
 @in_time
-async def test_a_reader_that_is_gone_is_told_of_once_and_for_all(monkeypatch):
+async def test_a_broken_pipe_is_permanent(monkeypatch):
     reading, writing = os.pipe()
     monkeypatch.setattr(jsonl_sink, "_STDOUT", writing)
     sink, gone = JsonlSink("-"), []
-    sink.on_nobody_reads = lambda: gone.append(True)
+    sink.on_broken_pipe = lambda: gone.append(True)
     await sink.open()
     os.close(writing)
     os.close(reading)
-    with pytest.raises(PermanentError, match="nobody reads the standard output any more"):
+    with pytest.raises(PermanentError, match="the reader of the standard output is gone"):
         await sink.send([event(1)])
     assert gone == [True]
     await sink.close()
 
 
 @pytest.mark.parametrize(("options", "message"), [({"max_size": 0}, "max_size"), ({"keep": 0}, "keep")])
-def test_numbers_out_of_range_are_refused(options, message):
+def test_numbers_out_of_range_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         JsonlSink("a", **options)

@@ -1,4 +1,4 @@
-"""`PublishLogs` and `StreamLogHandler`: log records as events, and no log that leads back to itself."""
+"""`PublishLogs` and `StreamLogHandler`: log records as events, without loops."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from helpers import DEADLINE, in_time, settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-_numbers = count()  # loggers are for ever, and lines about one name are rate-limited across tests
+_numbers = count()  # loggers are never deleted, and diagnostics are rate-limited by name across tests
 
 LEVELS = ["debug", "info", "warning", "error", "critical"]
-ENOUGH = 200
+MAX_LOGS = 200
 AT_ONCE = DeliveryPolicy(batch_age=0, max_attempts=1)
 
 
 def in_a_thread(work: Callable[[], Any], timeout: float = DEADLINE) -> Any:
-    """Do something in a thread without an event loop, and fail where it does not end."""
+    """Run a function in a thread without an event loop; fail if it does not end."""
     results: list[Any] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again where somebody looks
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -66,7 +66,7 @@ def in_a_thread(work: Callable[[], Any], timeout: float = DEADLINE) -> Any:
 
 
 def bounded(test: Callable[..., None]) -> Callable[..., None]:
-    """Fail instead of hanging: what `in_time` is for tests without an event loop."""
+    """Fail instead of hanging, like `in_time`, but without an event loop."""
 
     @functools.wraps(test)
     def run(*args: Any, **named: Any) -> None:
@@ -89,12 +89,12 @@ class Feed:
     def __init__(self, counts: PublishLogs | StreamLogHandler, log: Any) -> None:
         self.counts = counts
         self.log = log
-        self._left = ENOUGH
+        self._remaining = MAX_LOGS
 
     def log_again(self) -> None:
-        """Log because of an event; not for ever, so that what leads back ends in a wrong count."""
-        self._left -= 1
-        if self._left > 0:
+        """Log because of an event, a limited number of times, so that a loop ends with a wrong count."""
+        self._remaining -= 1
+        if self._remaining > 0:
             self.log.warning("again")
 
     @property
@@ -127,7 +127,7 @@ FEEDS = pytest.mark.parametrize("make", [by_structlog, by_stdlib])
 
 
 @contextmanager
-def on_the_root(handler: logging.Handler) -> Iterator[None]:
+def root_handler(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -160,7 +160,7 @@ def test_a_record_becomes_an_event(make, level):
 @FEEDS
 @pytest.mark.parametrize("make_stream", [InMemoryStream, TopicStream, SSEStream])
 @bounded
-def test_every_stream_takes_logs(make, make_stream):
+def test_every_kind_of_stream_receives_logs(make, make_stream):
     stream = make_stream()
     feed = make(stream)
     with collect(stream, "logs.>") as events:
@@ -170,7 +170,7 @@ def test_every_stream_takes_logs(make, make_stream):
 
 @FEEDS
 @bounded
-def test_records_below_warning_are_left_out_unless_asked_for(make):
+def test_records_below_warning_are_not_published_by_default(make):
     stream = InMemoryStream()
     feed = make(stream)
     for level in LEVELS:
@@ -185,7 +185,7 @@ def test_records_below_warning_are_left_out_unless_asked_for(make):
     ("min_level", "first"), [("debug", 0), ("info", 1), (20, 1), ("WARN", 2), (31, 3), ("fatal", 4), (51, 5)]
 )
 @bounded
-def test_the_least_level_is_a_name_or_a_number(make, min_level, first):
+def test_the_minimum_level_is_a_name_or_a_number(make, min_level, first):
     stream = InMemoryStream()
     feed = make(stream, min_level)
     for level in LEVELS:
@@ -203,29 +203,29 @@ def test_the_topic_can_be_chosen(make):
 
 @FEEDS
 @pytest.mark.parametrize("topic", ["", "a..b", ".a", "a.", "*", "a.*", ">", "a.>", 42, None])
-def test_a_malformed_topic_is_refused_at_once(make, topic):
+def test_a_malformed_topic_is_rejected_at_once(make, topic):
     with pytest.raises(TopicError):
         make(InMemoryStream(), topic=topic)
 
 
 @FEEDS
 @pytest.mark.parametrize("level", ["loud", "", "30"])
-def test_an_unknown_level_is_refused_at_once(make, level):
-    with pytest.raises(ValueError, match="is no level; known are"):
+def test_an_unknown_level_is_rejected_at_once(make, level):
+    with pytest.raises(ValueError, match="level: must be one of"):
         make(InMemoryStream(), min_level=level)
 
 
 @FEEDS
 @pytest.mark.parametrize("level", [None, True, 1.5, b"info"])
-def test_what_is_no_level_at_all_is_refused_at_once(make, level):
-    with pytest.raises(TypeError, match="a level is a name or a number"):
+def test_a_level_of_another_type_is_rejected_at_once(make, level):
+    with pytest.raises(TypeError, match="level: must be a name or a number"):
         make(InMemoryStream(), min_level=level)
 
 
 @FEEDS
 @pytest.mark.parametrize("stream", [None, "logs", InMemoryStream, print])
-def test_what_is_no_stream_is_refused_at_once(make, stream):
-    with pytest.raises(TypeError, match="published to a stream"):
+def test_something_other_than_a_stream_is_rejected_at_once(make, stream):
+    with pytest.raises(TypeError, match="stream: must be a Stream"):
         make(stream)
 
 
@@ -237,7 +237,7 @@ def fail_with_a_cause() -> None:
 
 
 def an_error() -> ValueError:
-    """Make an exception that was raised, with a cause."""
+    """Return an exception that was raised, with a cause."""
     try:
         fail_with_a_cause()
     except ValueError as error:
@@ -253,7 +253,7 @@ def is_its_traceback(text: str) -> bool:
 
 @FEEDS
 @bounded
-def test_an_exception_comes_along_as_text(make):
+def test_an_exception_is_published_as_text(make):
     stream, error = InMemoryStream(), an_error()
     feed = make(stream)
     try:
@@ -273,7 +273,7 @@ def test_an_exception_comes_along_as_text(make):
 @FEEDS
 @pytest.mark.parametrize("exc_info", [True, False, None, (None, None, None)], ids=repr)
 @bounded
-def test_where_there_is_no_exception_none_is_said(make, exc_info):
+def test_without_an_exception_none_is_published(make, exc_info):
     stream = InMemoryStream()
     make(stream).log.error("lost", exc_info=exc_info)
     [event] = stream.get_recent_events()
@@ -281,7 +281,7 @@ def test_where_there_is_no_exception_none_is_said(make, exc_info):
 
 
 @bounded
-def test_an_exception_that_was_formatted_before_is_kept():
+def test_an_already_formatted_exception_is_kept():
     stream = InMemoryStream()
     processors = [structlog.processors.format_exc_info, PublishLogs(stream), lambda *_: ""]
     structlog.wrap_logger(structlog.ReturnLogger(), processors).error("lost", exc_info=an_error())
@@ -290,7 +290,7 @@ def test_an_exception_that_was_formatted_before_is_kept():
 
 @FEEDS
 @bounded
-def test_a_record_is_no_place_for_forged_lines_or_endless_names(make):
+def test_a_record_cannot_forge_a_line_or_a_long_name(make):
     stream = InMemoryStream()
     feed = make(stream)
     feed.log.warning("a\nFAKE level=error\x1b[31m")
@@ -316,7 +316,7 @@ NAMES = st.text(max_size=8).filter(lambda name: name != "level") | st.sampled_fr
 @given(st.dictionaries(NAMES, JSON_LIKE, max_size=5))
 @settings(deadline=None)
 @bounded
-def test_the_record_goes_on_as_it_was(record):
+def test_the_record_is_passed_on_unchanged(record):
     stream = InMemoryStream()
     feed = PublishLogs(stream, "debug")
     before = copy.deepcopy(record)
@@ -326,7 +326,7 @@ def test_the_record_goes_on_as_it_was(record):
 
 
 @bounded
-def test_what_is_published_shares_nothing_with_the_record():
+def test_the_event_shares_no_objects_with_the_record():
     stream = InMemoryStream()
     record = {"event": "stock is low", "inner": {"list": [1]}}
     PublishLogs(stream)(None, "warning", record)
@@ -338,7 +338,7 @@ def test_what_is_published_shares_nothing_with_the_record():
 
 
 @bounded
-def test_what_is_bound_and_what_is_said_are_in_the_data():
+def test_bound_values_and_arguments_are_in_the_data():
     stream = InMemoryStream()
     log = by_structlog(stream).log.bind(service="shop", exc_info=None)
     assert json.loads(log.warning("stock is low", left=3))["left"] == 3
@@ -355,7 +355,7 @@ def test_what_is_bound_and_what_is_said_are_in_the_data():
     [("warn", "warning"), ("exception", "error"), ("fatal", "critical"), ("msg", "info"), ("err", "info")],
 )
 @bounded
-def test_without_a_level_in_the_record_the_method_says_it(method, level):
+def test_without_a_level_in_the_record_the_method_determines_it(method, level):
     stream = InMemoryStream()
     PublishLogs(stream, "debug")(None, method, {"event": "stock is low"})
     assert stream.get_recent_events()[0].topic == f"logs.{level}"
@@ -395,7 +395,7 @@ def to_formatter(logger: logging.Logger) -> Any:
 
 
 @bounded
-def test_it_works_in_a_processor_formatter_for_the_records_of_structlog_and_of_others():
+def test_records_of_structlog_and_of_others_are_published_from_a_processor_formatter():
     stream, out = InMemoryStream(), io.StringIO()
     feed = PublishLogs(stream)
     handler = logging.StreamHandler(out)
@@ -422,7 +422,7 @@ def test_it_works_in_a_processor_formatter_for_the_records_of_structlog_and_of_o
 
 
 @bounded
-def test_a_record_of_the_standard_library_says_who_and_where_and_when():
+def test_a_record_of_the_standard_library_has_its_logger_location_and_time():
     stream = InMemoryStream()
     handler = StreamLogHandler(stream)
     logger = stdlib_logger(handler)
@@ -440,7 +440,7 @@ def test_a_record_of_the_standard_library_says_who_and_where_and_when():
 
 
 @bounded
-def test_the_record_itself_is_left_as_it_was():
+def test_the_record_itself_is_unchanged():
     handler = StreamLogHandler(InMemoryStream())
     record = stdlib_logger().makeRecord("shop", 40, "f", 1, "%s", ("a",), None, extra={"left": [1]})
     before = dict(vars(record))
@@ -462,14 +462,14 @@ def test_the_record_itself_is_left_as_it_was():
     ids=str,
 )
 @bounded
-def test_the_message_is_put_together(message, args, text):
+def test_the_message_is_formatted(message, args, text):
     stream = InMemoryStream()
     by_stdlib(stream).log.warning(message, *args)
     assert stream.get_recent_events()[0].data["event"] == text
 
 
 @bounded
-def test_extras_come_along_and_take_no_others_place():
+def test_extras_are_published_and_replace_no_other_field():
     stream = InMemoryStream()
     extra = {"left": 3, "inner": {"a": (1, 2)}, "exception": "mine", "topic": "mine"}
     taken = {"event": "forged", "level": "forged", "logger": "forged", "location": "forged"}
@@ -488,7 +488,7 @@ def test_extras_come_along_and_take_no_others_place():
 
 
 @bounded
-def test_the_stack_comes_along():
+def test_the_stack_is_published():
     stream = InMemoryStream()
     by_stdlib(stream).log.warning("stock is low", stack_info=True)
     data = stream.get_recent_events()[0].data
@@ -507,7 +507,7 @@ def test_the_stack_comes_along():
     ],
 )
 @bounded
-def test_levels_between_and_beyond_the_known_ones_count_as_the_one_below(number, topic, kind):
+def test_levels_between_the_named_ones_count_as_the_one_below(number, topic, kind):
     stream = InMemoryStream()
     by_stdlib(stream, min_level=1).log.log(number, "stock is low")
     [event] = stream.get_recent_events()
@@ -515,7 +515,7 @@ def test_levels_between_and_beyond_the_known_ones_count_as_the_one_below(number,
 
 
 @bounded
-def test_filters_and_the_level_of_the_handler_hold():
+def test_filters_and_the_level_of_the_handler_apply():
     stream = InMemoryStream()
     handler = StreamLogHandler(stream)
     logger = stdlib_logger(handler)
@@ -529,7 +529,7 @@ def test_filters_and_the_level_of_the_handler_hold():
 
 
 @bounded
-def test_records_of_structlog_come_through_the_standard_library_with_their_fields():
+def test_records_of_structlog_keep_their_fields_in_the_standard_library():
     stream, out = InMemoryStream(), io.StringIO()
     written = logging.StreamHandler(out)
     written.setFormatter(formatter())
@@ -543,7 +543,7 @@ def test_records_of_structlog_come_through_the_standard_library_with_their_field
 
 
 @bounded
-def test_the_rendered_lines_of_structlog_come_through_the_standard_library_as_text():
+def test_rendered_lines_of_structlog_are_text_in_the_standard_library():
     stream = InMemoryStream()
     logger = structlog.wrap_logger(
         by_stdlib(stream).log,
@@ -556,7 +556,7 @@ def test_the_rendered_lines_of_structlog_come_through_the_standard_library_as_te
 
 
 @bounded
-def test_closing_logging_down_is_survived():
+def test_the_shutdown_of_logging_raises_nothing():
     handler = StreamLogHandler(InMemoryStream())
     handler.acquire()
     handler.flush()
@@ -609,7 +609,7 @@ def deep() -> list[Any]:
     return inner
 
 
-# Made when they are needed: what reports a failure would show them, which not all of them survive.
+# Made on demand: pytest would show them in its report, which some do not survive.
 HOSTILE = {
     "repr raises": RaisingRepr,
     "repr is endless": EndlessRepr,
@@ -685,7 +685,7 @@ def test_any_message_is_counted_and_none_raises(make, make_value):
     ids=lambda record: "-".join(map(str, record)),
 )
 @bounded
-def test_any_record_of_structlog_goes_on(record):
+def test_any_record_of_structlog_is_passed_on(record):
     feed = PublishLogs(InMemoryStream())
     before = dict(record)
     assert feed(None, "warning", record) is record
@@ -737,7 +737,7 @@ async def test_logs_to_a_closed_stream_are_counted_as_failed(make):
 
 @FEEDS
 @bounded
-def test_a_handler_that_raises_does_not_disturb_who_logs(make):
+def test_a_handler_that_raises_does_not_affect_the_caller(make):
     stream, seen = InMemoryStream(), []
     feed = make(stream)
 
@@ -754,7 +754,7 @@ def test_a_handler_that_raises_does_not_disturb_who_logs(make):
 
 @FEEDS
 @bounded
-def test_an_interceptor_that_raises_or_drops_does_not_disturb_who_logs(make):
+def test_an_interceptor_that_raises_or_drops_does_not_affect_the_caller(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -772,7 +772,7 @@ def test_an_interceptor_that_raises_or_drops_does_not_disturb_who_logs(make):
 
 @FEEDS
 @bounded
-def test_that_the_stack_was_at_its_end_can_be_logged(make):
+def test_a_recursion_error_can_be_logged(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -789,7 +789,7 @@ def test_that_the_stack_was_at_its_end_can_be_logged(make):
 
 @FEEDS
 @bounded
-def test_a_log_at_the_end_of_the_stack_raises_nothing_but_what_python_does(make):
+def test_logging_at_the_recursion_limit_raises_only_recursion_errors(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -820,7 +820,7 @@ class Hanging(Sink):
 @FEEDS
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST, Overflow.BLOCK])
 @in_time
-async def test_a_sink_that_hangs_does_not_hold_up_who_logs(make, overflow):
+async def test_a_sink_that_hangs_does_not_block_the_caller(make, overflow):
     stream, sink = InMemoryStream(), Hanging()
     feed = make(stream)
     policy = DeliveryPolicy(queue_size=2, batch_size=1, batch_age=0, overflow=overflow, drain_timeout=0)
@@ -832,7 +832,7 @@ async def test_a_sink_that_hangs_does_not_hold_up_who_logs(make, overflow):
     attachment = await attach(stream, sink, policy=policy).start()
     feed.log.warning("first")
     await sink.entered.wait()
-    in_a_thread(log)  # meanwhile the loop stands still, so that nothing could make room
+    in_a_thread(log)  # the loop is blocked meanwhile, so nothing can make room
     log()
     assert feed.numbers == (41, 0, 0)
     report = (await attachment.aclose(0)).sinks[sink.name]
@@ -841,7 +841,7 @@ async def test_a_sink_that_hangs_does_not_hold_up_who_logs(make, overflow):
 
 @FEEDS
 @in_time
-async def test_a_full_queue_that_blocks_does_not_hold_up_who_logs(make):
+async def test_a_full_queue_that_blocks_does_not_block_the_caller(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -859,13 +859,14 @@ async def test_a_full_queue_that_blocks_does_not_hold_up_who_logs(make):
 
 @FEEDS
 @in_time
-async def test_an_async_handler_that_hangs_does_not_hold_up_who_logs(make):
+async def test_an_async_handler_that_hangs_does_not_block_the_caller(make):
     stream = InMemoryStream()
     feed = make(stream)
-    go_on = asyncio.Event()
+    go_on, handled = asyncio.Event(), []
 
-    async def hang(_: Event) -> None:
+    async def hang(event: Event) -> None:
         await go_on.wait()
+        handled.append(event)
 
     stream.subscribe_nowait(hang)
     in_a_thread(lambda: [feed.log.warning("from a thread") for _ in range(5)])
@@ -874,12 +875,12 @@ async def test_an_async_handler_that_hangs_does_not_hold_up_who_logs(make):
     assert feed.numbers == (6, 0, 0)
     go_on.set()
     await stream.aclose()
-    assert stream.statistics().delivered == 6
+    assert len(handled) == 6
 
 
 @FEEDS
 @bounded
-def test_an_async_handler_of_a_loop_that_is_closed_does_not_disturb_who_logs(make):
+def test_an_async_handler_of_a_closed_loop_does_not_affect_the_caller(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -934,7 +935,7 @@ def test_two_threads_may_wait_for_each_other_in_handlers(make):
     assert len(set(met)) == 2
 
 
-# Own diagnostics
+# The package's own diagnostics
 
 OWN = [
     "codomyrmex",
@@ -946,29 +947,29 @@ OWN = [
 
 @pytest.mark.parametrize("name", OWN)
 @bounded
-def test_what_the_package_itself_logs_is_not_published(name):
+def test_the_packages_own_logs_are_not_published(name):
     stream = InMemoryStream()
     handler = StreamLogHandler(stream)
-    with on_the_root(handler):
+    with root_handler(handler):
         logging.getLogger(name).error("of its own")
     assert (handler.published, handler.suppressed) == (0, 1)
 
 
 @pytest.mark.parametrize("name", OWN)
 @bounded
-def test_what_the_package_itself_logs_is_not_published_by_structlog_either(name):
+def test_the_packages_own_logs_are_not_published_by_structlog_either(name):
     feed = PublishLogs(InMemoryStream())
     feed(None, "error", {"event": "of its own", "logger": name})
     handler = logging.StreamHandler(io.StringIO())
     handler.setFormatter(formatter(feed))
-    with on_the_root(handler):
+    with root_handler(handler):
         logging.getLogger(name).error("of its own")
     assert (feed.published, feed.suppressed) == (0, 2)
 
 
 @pytest.mark.parametrize("name", ["codomyrmexes", "my.codomyrmex", "codomyrmex_shop", "shop", ""])
 @bounded
-def test_what_others_log_is_published(name):
+def test_logs_of_other_packages_are_published(name):
     handler = StreamLogHandler(InMemoryStream())
     handler.handle(logging.makeLogRecord({"name": name, "levelno": 40, "levelname": "ERROR", "msg": "x"}))
     feed = PublishLogs(InMemoryStream())
@@ -977,7 +978,7 @@ def test_what_others_log_is_published(name):
 
 
 @in_time
-async def test_what_goes_wrong_with_the_publishing_of_a_log_is_not_published():
+async def test_an_error_while_publishing_a_log_is_not_published():
     stream = InMemoryStream()
     handler = StreamLogHandler(stream)
 
@@ -990,7 +991,7 @@ async def test_what_goes_wrong_with_the_publishing_of_a_log_is_not_published():
     def fail(_: Event) -> None:
         raise ValueError("a handler is broken")
 
-    with on_the_root(handler):
+    with root_handler(handler):
         async with attach(stream, Failing()):
             stream.subscribe_nowait(fail)
             logging.getLogger("shop").warning("stock is low")
@@ -1004,7 +1005,7 @@ async def test_what_goes_wrong_with_the_publishing_of_a_log_is_not_published():
     assert handler.suppressed >= 2
 
 
-# No feedback. In each of these something logs because of an event that was a log record.
+# No loops: in each of these, something logs because of a log event.
 
 
 def plain(feed: Feed) -> Callable[[Event], Any]:
@@ -1080,7 +1081,7 @@ def in_a_group(feed: Feed) -> Callable[[Event], Any]:
 
 
 def with_what_follows_from_it(feed: Feed) -> Callable[[Event], Any]:
-    """Publish another event, whose handlers log in turn."""
+    """Publish another event, whose handlers log too."""
     other = InMemoryStream()
     other.subscribe_nowait(plain(feed))
 
@@ -1123,7 +1124,7 @@ STREAMS = pytest.mark.parametrize("make_stream", [InMemoryStream, TopicStream, S
 @REACTIONS
 @STREAMS
 @in_time
-async def test_what_is_logged_because_of_a_log_does_not_come_back(make, react, make_stream):
+async def test_logs_caused_by_a_log_event_are_not_published(make, react, make_stream):
     stream = make_stream()
     feed = make(stream)
     stream.subscribe_nowait(react(feed))
@@ -1131,7 +1132,7 @@ async def test_what_is_logged_because_of_a_log_does_not_come_back(make, react, m
     await until(lambda: feed.counts.suppressed)
     await settle()
     assert feed.numbers == (1, 1, 0)
-    feed.log.warning("second")  # the guard does not stick to who has logged
+    feed.log.warning("second")  # the guard ends with the first record
     await until(lambda: feed.counts.suppressed > 1)
     await settle()
     assert feed.numbers == (2, 2, 0)
@@ -1144,7 +1145,7 @@ async def test_what_is_logged_because_of_a_log_does_not_come_back(make, react, m
 )
 @STREAMS
 @in_time
-async def test_what_is_logged_because_of_the_log_of_a_thread_does_not_come_back(make, react, make_stream):
+async def test_logs_caused_by_a_log_event_of_a_thread_are_not_published(make, react, make_stream):
     stream = make_stream()
     feed = make(stream)
     stream.subscribe_nowait(react(feed))
@@ -1158,7 +1159,7 @@ async def test_what_is_logged_because_of_the_log_of_a_thread_does_not_come_back(
 @REACTIONS
 @STREAMS
 @in_time
-async def test_what_is_logged_because_of_another_event_is_published_once(make, react, make_stream):
+async def test_logs_caused_by_another_event_are_published_once(make, react, make_stream):
     stream = make_stream()
     feed = make(stream)
     stream.subscribe_nowait(react(feed))
@@ -1174,7 +1175,7 @@ async def test_what_is_logged_because_of_another_event_is_published_once(make, r
 
 @FEEDS
 @in_time
-async def test_handlers_that_log_on_the_loop_of_another_thread_do_not_lead_back(make):
+async def test_handlers_that_log_on_the_loop_of_another_thread_cause_no_loop(make):
     stream = InMemoryStream()
     feed = make(stream)
     ready, over = threading.Event(), threading.Event()
@@ -1202,7 +1203,7 @@ async def test_handlers_that_log_on_the_loop_of_another_thread_do_not_lead_back(
 
 @FEEDS
 @in_time
-async def test_many_handlers_that_log_do_not_lead_back(make):
+async def test_many_handlers_that_log_cause_no_loop(make):
     stream = InMemoryStream()
     feed = make(stream)
     for react in (plain, asynchronous, in_a_task, plain, when_it_has_failed):
@@ -1215,7 +1216,7 @@ async def test_many_handlers_that_log_do_not_lead_back(make):
 
 
 @in_time
-async def test_both_feeds_together_do_not_lead_back():
+async def test_both_feeds_together_cause_no_loop():
     stream = InMemoryStream()
     by_name = {"structlog": by_structlog(stream), "stdlib": by_stdlib(stream)}
 
@@ -1252,8 +1253,10 @@ async def test_one_chain_with_both_feeds_publishes_a_record_once_by_each():
     assert (feed.published, feed.suppressed, handler.published, handler.suppressed) == (1, 2, 1, 2)
 
 
-def sink_of_its_own_logs(stream: Stream, *, min_level: str = "warning") -> tuple[Any, Any, io.StringIO]:
-    """Make a logger that publishes, and a `StructlogSink` that logs with it what is published."""
+def sink_that_logs_its_own_logs(
+    stream: Stream, *, min_level: str = "warning"
+) -> tuple[Any, Any, io.StringIO]:
+    """Return a logger that publishes, and a `StructlogSink` that logs the published events with it."""
     out = io.StringIO()
     feed = PublishLogs(stream, min_level)
     processors = [structlog.processors.add_log_level, feed, structlog.processors.JSONRenderer()]
@@ -1262,9 +1265,9 @@ def sink_of_its_own_logs(stream: Stream, *, min_level: str = "warning") -> tuple
 
 
 @in_time
-async def test_a_sink_that_logs_what_was_logged_does_not_lead_back():
+async def test_a_sink_that_logs_log_events_causes_no_loop():
     stream = InMemoryStream()
-    feed, logger, out = sink_of_its_own_logs(stream)
+    feed, logger, out = sink_that_logs_its_own_logs(stream)
     sink = StructlogSink(logger, name=f"structlog-{next(_numbers)}")
     async with attach(stream, sink) as attachment:
         logger.warning("stock is low", left=3)
@@ -1276,14 +1279,14 @@ async def test_a_sink_that_logs_what_was_logged_does_not_lead_back():
         assert (feed.published, feed.suppressed) == (3, 3)
     assert attachment.report().sinks[sink.name].delivered == 3
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert len(lines) == 6  # each as it was logged, and as it was delivered
+    assert len(lines) == 6  # each once when logged and once when delivered
     assert sorted(line["event"] for line in lines[:2]) == ["stock is low"] * 2
 
 
 @in_time
-async def test_a_sink_that_logs_an_ordinary_event_publishes_that_once():
+async def test_a_sink_that_logs_an_ordinary_event_is_published_once():
     stream = InMemoryStream()
-    feed, logger, _ = sink_of_its_own_logs(stream, min_level="info")
+    feed, logger, _ = sink_that_logs_its_own_logs(stream, min_level="info")
     async with attach(stream, StructlogSink(logger, name=f"structlog-{next(_numbers)}")):
         await stream.publish(create_event(42, EventType.ERROR, topic="orders"))
         await settle()
@@ -1294,7 +1297,7 @@ async def test_a_sink_that_logs_an_ordinary_event_publishes_that_once():
 
 
 class Logging(Sink):
-    """Logs whatever it sends, in some way."""
+    """Logs the events that it sends."""
 
     def __init__(self, log: Callable[[Event], Awaitable[None] | None]) -> None:
         self.name = f"logging-{next(_numbers)}"
@@ -1333,11 +1336,11 @@ def log_and_fail(event: Event) -> None:
 
 @pytest.mark.parametrize("log", [log_now, log_later, log_in_a_task, log_in_a_thread, log_and_fail])
 @in_time
-async def test_a_queued_sink_that_logs_while_it_sends_does_not_lead_back(log):
+async def test_a_queued_sink_that_logs_while_it_sends_causes_no_loop(log):
     stream, sink = InMemoryStream(), Logging(log)
     handler = StreamLogHandler(stream)
     logger = logging.getLogger("shop")
-    with on_the_root(handler):
+    with root_handler(handler):
         async with attach(stream, sink, policy=AT_ONCE) as attachment:
             logger.warning("stock is low")
             await attachment.flush()
@@ -1356,10 +1359,10 @@ async def test_a_queued_sink_that_logs_while_it_sends_does_not_lead_back(log):
 
 
 @in_time
-async def test_a_queued_sink_that_logs_about_an_ordinary_event_publishes_that_once():
+async def test_a_queued_sink_that_logs_an_ordinary_event_is_published_once():
     stream, sink = InMemoryStream(), Logging(log_now)
     handler = StreamLogHandler(stream)
-    with on_the_root(handler):
+    with root_handler(handler):
         async with attach(stream, sink, policy=AT_ONCE) as attachment:
             await stream.publish(create_event(42, topic="orders"))
             await until(lambda: len(sink.sent) == 2)
@@ -1370,11 +1373,11 @@ async def test_a_queued_sink_that_logs_about_an_ordinary_event_publishes_that_on
 
 
 @in_time
-async def test_sinks_of_both_kinds_and_both_feeds_do_not_lead_back():
+async def test_sinks_of_both_kinds_and_both_feeds_cause_no_loop():
     stream, sink = InMemoryStream(), Logging(log_later)
-    feed, logger, _ = sink_of_its_own_logs(stream)
+    feed, logger, _ = sink_that_logs_its_own_logs(stream)
     handler = StreamLogHandler(stream)
-    with on_the_root(handler):
+    with root_handler(handler):
         inline = StructlogSink(logger, name=f"structlog-{next(_numbers)}")
         async with attach(stream, inline, sink, policy=AT_ONCE) as attachment:
             logger.warning("by structlog")
@@ -1389,7 +1392,7 @@ async def test_sinks_of_both_kinds_and_both_feeds_do_not_lead_back():
 @FEEDS
 @pytest.mark.parametrize("make_stream", [InMemoryStream, TopicStream, SSEStream])
 @in_time
-async def test_the_body_of_a_loop_that_listens_may_log(make, make_stream):
+async def test_the_body_of_a_listening_loop_may_log(make, make_stream):
     stream = make_stream()
     feed = make(stream)
     ready, read = asyncio.Event(), []
@@ -1423,7 +1426,7 @@ async def test_the_body_of_a_loop_that_listens_may_log(make, make_stream):
 
 @FEEDS
 @in_time
-async def test_the_body_of_a_loop_that_listens_is_published_again_from_the_next_ordinary_event_on(make):
+async def test_the_body_of_a_listening_loop_is_published_from_the_next_ordinary_event_on(make):
     stream = InMemoryStream()
     feed = make(stream)
     read = []
@@ -1447,7 +1450,7 @@ async def test_the_body_of_a_loop_that_listens_is_published_again_from_the_next_
 
 @FEEDS
 @bounded
-def test_the_guard_does_not_stick_when_a_handler_ends_the_publishing(make):
+def test_the_guard_ends_when_a_handler_aborts_the_publishing(make):
     stream = InMemoryStream()
     feed = make(stream)
 
@@ -1465,7 +1468,7 @@ def test_the_guard_does_not_stick_when_a_handler_ends_the_publishing(make):
 
 @FEEDS
 @in_time
-async def test_the_guard_is_of_one_publisher_and_not_of_others_at_the_same_time(make):
+async def test_the_guard_applies_to_one_publisher_at_a_time(make):
     stream = InMemoryStream()
     feed = make(stream)
     inside, go_on = asyncio.Event(), asyncio.Event()
@@ -1479,7 +1482,7 @@ async def test_the_guard_is_of_one_publisher_and_not_of_others_at_the_same_time(
     stream.subscribe_nowait(take_long)
     feed.log.warning("first")
     await inside.wait()
-    feed.log.warning("by another")  # while the handler of the first is under way
+    feed.log.warning("by another")  # while the handler of the first one is running
     in_a_thread(lambda: feed.log.warning("by another thread"))
     assert feed.numbers == (3, 0, 0)
     go_on.set()
@@ -1489,15 +1492,15 @@ async def test_the_guard_is_of_one_publisher_and_not_of_others_at_the_same_time(
 
 
 @in_time
-async def test_a_log_that_is_handed_on_by_a_thread_does_not_lead_back_from_sinks_and_listeners():
+async def test_a_log_event_forwarded_by_a_thread_causes_no_loop():
     stream, other = InMemoryStream(), InMemoryStream()
-    feed, logger, _ = sink_of_its_own_logs(stream)
+    feed, logger, _ = sink_that_logs_its_own_logs(stream)
     by_hand = by_stdlib(stream)
     inline = StructlogSink(logger, name=f"structlog-{next(_numbers)}")
     queued = Logging(lambda _: by_hand.log_again())
 
     def hand_on(event: Event) -> None:
-        in_a_thread(lambda: other.publish_nowait(event))  # a thread knows nothing of what led to it
+        in_a_thread(lambda: other.publish_nowait(event))  # a thread has no context of its cause
 
     async def listen() -> None:
         async for _ in events:
@@ -1520,7 +1523,7 @@ async def test_a_log_that_is_handed_on_by_a_thread_does_not_lead_back_from_sinks
 
 @FEEDS
 @bounded
-def test_what_many_threads_log_is_published_suppressed_or_failed(make):
+def test_every_record_of_many_threads_is_published_suppressed_or_failed(make):
     stream = InMemoryStream()
     feed = make(stream)
     handled = count()
@@ -1556,7 +1559,7 @@ def test_what_many_threads_log_is_published_suppressed_or_failed(make):
 
 
 def fail_to_log(feed: Feed) -> None:
-    """Log what cannot be published."""
+    """Log values that cannot be published."""
     if isinstance(feed.counts, PublishLogs):
         feed.counts(None, "warning", {"event": "x", "exc_info": (1,)})
     else:

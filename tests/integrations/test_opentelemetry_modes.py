@@ -1,4 +1,4 @@
-"""`OpenTelemetrySink` with the real SDK: span events, log records, and what is put nowhere."""
+"""`OpenTelemetrySink` with the real SDK: span events, log records, and dropped events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STAMP = {"traceparent": f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-01"}
 
 
 class Telemetry:
-    """Providers of its own, and what they have exported."""
+    """Providers and what they have exported."""
 
     def __init__(self) -> None:
         self._spans = InMemorySpanExporter()
@@ -82,20 +82,20 @@ class Telemetry:
 
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
-    made = Telemetry()
-    yield made
-    made.shutdown()
+    telemetry = Telemetry()
+    yield telemetry
+    telemetry.shutdown()
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Telemetry]:
-    made = Telemetry()
-    yield made
-    made.shutdown()
+    telemetry = Telemetry()
+    yield telemetry
+    telemetry.shutdown()
 
 
 async def reported(sink: OpenTelemetrySink, *events: Event) -> tuple[int, dict[str, int]]:
-    """Deliver events through a stream; give how many were delivered, and those dropped by reason."""
+    """Deliver events through a stream; return the number delivered, and the numbers dropped by reason."""
     stream = InMemoryStream()
     async with attach(stream, sink) as attachment:
         for event in events:
@@ -116,7 +116,7 @@ def attributes_of(record: LogRecord | SpanEvent) -> dict[str, Any]:
     return dict(record.attributes or {})
 
 
-# Where an event goes
+# The modes
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def attributes_of(record: LogRecord | SpanEvent) -> dict[str, Any]:
     ],
 )
 @in_time
-async def test_each_mode_puts_the_event_where_it_says_or_counts_it(
+async def test_each_mode_records_the_event_or_counts_it_as_dropped(
     telemetry, mode, with_span, with_logger, on_span, as_log, reason
 ):
     sink = OpenTelemetrySink(mode, logger_provider=telemetry.logging if with_logger else None)
@@ -154,7 +154,7 @@ async def test_each_mode_puts_the_event_where_it_says_or_counts_it(
     assert numbers == ((1, {}) if reason is None else (0, {reason: 1}))
 
 
-def test_auto_is_the_mode_if_none_is_named(telemetry):
+def test_auto_is_the_default_mode(telemetry):
     sink = OpenTelemetrySink(logger_provider=telemetry.logging)
     sink.emit(create_event(1))
     with telemetry.tracer.start_as_current_span("work"):
@@ -164,28 +164,30 @@ def test_auto_is_the_mode_if_none_is_named(telemetry):
 
 
 @pytest.mark.parametrize("mode", ["", "span", "log", "AUTO", "span_event ", None, 1])
-def test_a_mode_that_there_is_not_is_refused_with_those_that_there_are(mode):
+def test_an_unknown_mode_is_rejected_with_a_list_of_modes(mode):
     with pytest.raises(ValueError, match="auto, span_event, log_event, both"):
         OpenTelemetrySink(mode)
 
 
 @in_time
-async def test_a_logger_provider_that_does_nothing_is_none():
+async def test_a_no_op_logger_provider_counts_as_none():
     sink = OpenTelemetrySink("log_event", logger_provider=NoOpLoggerProvider())
     assert await reported(sink, create_event(1), create_event(2)) == (0, {"no_logger_provider": 2})
 
 
 class OnlyErrors(LogRecordProcessor):
-    """Wants nothing below ERROR, and nothing that is called noise."""
+    """Enabled for ERROR and above, except for events named noise."""
 
     def __init__(self) -> None:
-        self.taken: list[str | None] = []
+        self.emitted: list[str | None] = []
 
-    def enabled(self, **asked: Any) -> bool:
-        return asked["severity_number"].value >= SeverityNumber.ERROR.value and asked["event_name"] != "noise"
+    def enabled(self, **record: Any) -> bool:
+        return (
+            record["severity_number"].value >= SeverityNumber.ERROR.value and record["event_name"] != "noise"
+        )
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        self.taken.append(log_record.log_record.event_name)
+        self.emitted.append(log_record.log_record.event_name)
 
     def shutdown(self) -> None:
         pass
@@ -195,7 +197,7 @@ class OnlyErrors(LogRecordProcessor):
 
 
 @in_time
-async def test_what_the_logger_does_not_want_is_counted_and_not_made():
+async def test_an_event_for_which_the_logger_is_not_enabled_is_counted():
     provider, processor = LoggerProvider(shutdown_on_exit=False), OnlyErrors()
     provider.add_log_record_processor(processor)
     numbers = await reported(
@@ -205,13 +207,13 @@ async def test_what_the_logger_does_not_want_is_counted_and_not_made():
         create_event(3, topic="orders", level="critical"),
         create_event(4, EventType.ERROR, topic="noise"),
     )
-    assert processor.taken == ["orders", "orders"]
+    assert processor.emitted == ["orders", "orders"]
     assert numbers == (2, {"not_enabled": 2})
 
 
 @pytest.mark.parametrize("mode", ["log_event", "auto"])
 @in_time
-async def test_a_logger_without_processors_wants_nothing(mode):
+async def test_a_logger_without_processors_is_not_enabled(mode):
     provider = LoggerProvider(shutdown_on_exit=False)
     sink = OpenTelemetrySink(mode, logger_provider=provider)
     assert await reported(sink, create_event(1)) == (0, {"not_enabled": 1})
@@ -225,7 +227,7 @@ async def test_with_both_the_span_event_is_enough(telemetry):
     assert len(telemetry.span_events()) == 1
 
 
-def test_with_both_the_two_say_the_same(telemetry):
+def test_with_both_the_span_event_and_the_log_record_agree(telemetry):
     sink = OpenTelemetrySink("both", logger_provider=telemetry.logging)
     event = Event(data={"a": {"b": [1, 2]}, "c": None}, metadata={"topic": "orders"}, timestamp=NOON)
     with telemetry.tracer.start_as_current_span("work"):
@@ -243,7 +245,7 @@ def test_with_both_the_two_say_the_same(telemetry):
     }
 
 
-# What a log record says
+# Log records
 
 
 def test_a_log_record_belongs_to_the_span_it_is_published_in(telemetry):
@@ -263,7 +265,7 @@ def test_a_log_record_belongs_to_the_span_it_is_published_in(telemetry):
 
 
 @pytest.mark.parametrize("mode", ["log_event", "both", "auto"])
-def test_a_span_that_is_over_or_not_sampled_still_says_which_trace(telemetry, mode):
+def test_an_ended_or_unsampled_span_still_determines_the_trace(telemetry, mode):
     sink = OpenTelemetrySink(mode, logger_provider=telemetry.logging)
     over = telemetry.tracer.start_span("over")
     over.end()
@@ -333,7 +335,7 @@ def test_the_time_of_a_log_record_is_the_events_own_to_the_microsecond(shared, m
     assert record.timestamp == (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) * 1_000
 
 
-def test_when_it_was_observed_is_told_apart_from_when_it_happened(telemetry):
+def test_the_observed_time_differs_from_the_events_time(telemetry):
     before = time.time_ns()
     record = logged(telemetry, Event(timestamp=NOON))
     assert record.timestamp == NOON_NS
@@ -355,12 +357,12 @@ def test_a_log_record_has_the_name_of_the_event(telemetry, event_type, metadata,
     assert logged(telemetry, Event(type=event_type, metadata=metadata)).event_name == name
 
 
-def test_a_text_is_the_body_of_its_log_record(telemetry):
+def test_a_string_is_the_body_of_its_log_record(telemetry):
     assert logged(telemetry, create_event("it is done", topic="orders")).body == "it is done"
     assert logged(telemetry, create_event({"a": 1}, topic="orders")).body == "orders"
 
 
-def test_a_log_record_says_which_library_it_is_from(telemetry):
+def test_a_log_record_has_the_name_of_the_library_as_its_scope(telemetry):
     logged(telemetry, create_event(1))
     [readable] = telemetry.readable_logs
     assert readable.instrumentation_scope is not None
@@ -381,22 +383,22 @@ class BrokenError(Exception):
 
 class OddError(Exception):
     def __str__(self) -> str:
-        return None  # noqa: PLE0307 - the point
+        return None  # noqa: PLE0307 - this is what the test is about
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
     try:
-        raise error from cause  # noqa: TRY301 - as it is to be caught
-    except BaseException as caught:  # noqa: BLE001 - all kinds are told of
+        raise error from cause  # noqa: TRY301 - to be caught
+    except BaseException as caught:  # noqa: BLE001 - all types are recorded
         return caught
 
 
 def raised_while_handling() -> BaseException:
     try:
         try:
-            raise KeyError("first")  # noqa: TRY301 - the point
+            raise KeyError("first")  # noqa: TRY301 - this is what the test is about
         except KeyError:
-            raise OrderError("second")  # noqa: B904 - the point
+            raise OrderError("second")  # noqa: B904 - this is what the test is about
     except OrderError as error:
         return error
 
@@ -414,7 +416,7 @@ EXCEPTIONS = {
 
 
 def both_ways(telemetry: Telemetry, event: Event) -> list[dict[str, Any]]:
-    """Give the attributes of an exception as a span event and as a log record."""
+    """Return the attributes of an exception as a span event and as a log record."""
     telemetry.clear()
     with telemetry.tracer.start_as_current_span("work"):
         OpenTelemetrySink("both", logger_provider=telemetry.logging).emit(event)
@@ -424,7 +426,7 @@ def both_ways(telemetry: Telemetry, event: Event) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", EXCEPTIONS)
-def test_an_exception_is_told_as_the_sdk_itself_tells_it(telemetry, kind):
+def test_an_exception_is_recorded_as_the_sdk_records_it(telemetry, kind):
     error = EXCEPTIONS[kind]
     with telemetry.tracer.start_as_current_span("reference") as span:
         span.record_exception(error)
@@ -435,13 +437,13 @@ def test_an_exception_is_told_as_the_sdk_itself_tells_it(telemetry, kind):
         if key in {"exception.type", "exception.message", "exception.stacktrace"} and value
     }
     for attributes in both_ways(telemetry, create_event(error, EventType.ERROR, topic="orders")):
-        found = {key: value for key, value in attributes.items() if key.startswith("exception.")}
-        assert found == expected
+        recorded = {key: value for key, value in attributes.items() if key.startswith("exception.")}
+        assert recorded == expected
         assert attributes["event.topic"] == "orders"
         assert not any(key.startswith("event.data") for key in attributes)
 
 
-def test_the_exceptions_that_led_to_it_are_in_the_stacktrace(telemetry):
+def test_the_causes_of_an_exception_are_in_the_stacktrace(telemetry):
     for kind in ("chained", "while handling"):
         for attributes in both_ways(telemetry, create_event(EXCEPTIONS[kind], EventType.ERROR)):
             assert attributes["exception.type"] == f"{__name__}.OrderError"
@@ -451,7 +453,7 @@ def test_the_exceptions_that_led_to_it_are_in_the_stacktrace(telemetry):
 
 
 @pytest.mark.parametrize("error", [BrokenError(), OddError(), raised(BrokenError(), BrokenError())])
-def test_an_exception_whose_message_raises_is_told_of_all_the_same(telemetry, caplog, error):
+def test_an_exception_whose_message_raises_is_recorded_too(telemetry, caplog, error):
     for attributes in both_ways(telemetry, create_event(error, EventType.ERROR)):
         assert attributes["exception.type"] == f"{__name__}.{type(error).__name__}"
         assert type(error).__name__ in attributes["exception.stacktrace"]
@@ -492,13 +494,13 @@ def test_a_long_stacktrace_keeps_its_end(telemetry):
         create_event(ValueError, EventType.ERROR, topic="orders"),
     ],
 )
-def test_only_an_error_event_whose_data_is_an_exception_is_called_one(telemetry, event):
+def test_only_an_error_event_with_an_exception_is_named_exception(telemetry, event):
     record = logged(telemetry, event)
     assert record.event_name == "orders"
     assert not any(key.startswith("exception.") for key in attributes_of(record))
 
 
-# Events that were stamped and come where no span is current
+# Stamped events outside of a span
 
 
 async def stamped_within_a_span(telemetry: Telemetry) -> tuple[Event, trace.SpanContext]:
@@ -523,7 +525,7 @@ async def test_the_log_record_of_a_stamped_event_belongs_to_its_trace(telemetry,
 
 @pytest.mark.parametrize("mode", ["span_event", "auto"])
 @in_time
-async def test_a_stamped_event_gets_a_span_of_no_length_in_its_trace(telemetry, mode):
+async def test_a_stamped_event_has_a_span_without_duration_in_its_trace(telemetry, mode):
     event, origin = await stamped_within_a_span(telemetry)
     numbers = await reported(OpenTelemetrySink(mode, telemetry.tracing), event)
     [span] = telemetry.spans
@@ -540,21 +542,21 @@ async def test_a_stamped_event_gets_a_span_of_no_length_in_its_trace(telemetry, 
 
 @pytest.mark.parametrize("mode", ["span_event", "auto"])
 @in_time
-async def test_without_a_tracer_provider_no_span_is_made_for_it(telemetry, mode):
+async def test_without_a_tracer_provider_a_stamped_event_has_no_span(telemetry, mode):
     event, _ = await stamped_within_a_span(telemetry)
     assert await reported(OpenTelemetrySink(mode), event) == (0, {"no_span": 1})
     assert telemetry.spans == ()
 
 
 @in_time
-async def test_an_event_without_a_stamp_gets_no_span_of_its_own(telemetry):
+async def test_an_event_without_a_stamp_has_no_span_of_its_own(telemetry):
     sink = OpenTelemetrySink("span_event", telemetry.tracing)
     assert await reported(sink, create_event(1)) == (0, {"no_span": 1})
     assert telemetry.spans == ()
 
 
 @pytest.mark.parametrize("mode", ["span_event", "log_event", "both", "auto"])
-def test_where_a_span_is_current_it_goes_before_the_stamp(telemetry, mode):
+def test_the_current_span_takes_precedence_over_the_stamp(telemetry, mode):
     sink = OpenTelemetrySink(mode, telemetry.tracing, telemetry.logging)
     with telemetry.tracer.start_as_current_span("here") as here:
         sink.emit(create_event(1, **STAMP))
@@ -566,7 +568,7 @@ def test_where_a_span_is_current_it_goes_before_the_stamp(telemetry, mode):
 
 
 @pytest.mark.parametrize("mode", ["span_event", "log_event", "both", "auto"])
-def test_that_holds_for_a_span_that_is_over_too(telemetry, mode):
+def test_an_ended_current_span_takes_precedence_over_the_stamp_too(telemetry, mode):
     over = telemetry.tracer.start_span("over")
     over.end()
     sink = OpenTelemetrySink(mode, telemetry.tracing, telemetry.logging)
@@ -581,7 +583,7 @@ def test_that_holds_for_a_span_that_is_over_too(telemetry, mode):
     assert {record.span_id for record in telemetry.logs} <= {over.get_span_context().span_id}
 
 
-def test_what_vendors_add_to_the_trace_is_handed_on(telemetry):
+def test_the_trace_state_is_passed_on(telemetry):
     event = create_event(1, **STAMP, tracestate="vendor=1,other=2")
     OpenTelemetrySink("span_event", telemetry.tracing).emit(event)
     [span] = telemetry.spans
@@ -591,7 +593,7 @@ def test_what_vendors_add_to_the_trace_is_handed_on(telemetry):
 
 @given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.integers(0, 255))
 @settings(deadline=None)
-def test_any_stamp_is_read_as_it_was_written(shared, trace_id, span_id, flags):
+def test_any_stamp_is_read_back(shared, trace_id, span_id, flags):
     written: dict[str, Any] = {}
     context = trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=trace.TraceFlags(flags))
     TraceContextTextMapPropagator().inject(
@@ -618,7 +620,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_in_place_of_a_stamp_does_no_harm(telemetry, caplog, garbage):
+def test_a_malformed_stamp_is_ignored(telemetry, caplog, garbage):
     event = create_event(1, traceparent=garbage)
     with pytest.raises(DroppedError, match="no_span"):
         OpenTelemetrySink("span_event", telemetry.tracing).emit(event)
@@ -627,11 +629,11 @@ def test_garbage_in_place_of_a_stamp_does_no_harm(telemetry, caplog, garbage):
     assert caplog.records == []
 
 
-# Without an SDK, and with one that is set up late
+# Without an SDK, and with one that is set up later
 
 
 def run(code: str) -> Any:
-    """Run a program in an interpreter of its own, and give what it prints, read as JSON."""
+    """Run a program in its own interpreter, and return its output, decoded from JSON."""
     program = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -639,7 +641,7 @@ def run(code: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_with_the_api_alone_nothing_happens_and_all_is_counted():
+def test_with_the_api_alone_every_event_is_counted_as_dropped():
     code = """
     import asyncio, json, sys
 
@@ -662,8 +664,8 @@ def test_with_the_api_alone_nothing_happens_and_all_is_counted():
 
     async def main():
         stream = InMemoryStream()
-        stamp_trace_context(stream)
-        end = trace_publishing(stream)
+        stamp = stamp_trace_context(stream)
+        tracing = trace_publishing(stream)
         handled = []
         await stream.subscribe(handled.append)
         sinks = [OpenTelemetrySink(mode, trace.get_tracer_provider(), name=mode) for mode in MODES]
@@ -671,7 +673,8 @@ def test_with_the_api_alone_nothing_happens_and_all_is_counted():
             await stream.publish(create_event({"a": 1}, topic="orders"))
             with trace.get_tracer("test").start_as_current_span("work"):
                 await stream.publish(create_event(ValueError("no"), EventType.ERROR, topic="orders"))
-        end()
+        tracing.close()
+        stamp.close()
         report = attachment.report().sinks
         assert not any(name.startswith("opentelemetry.sdk") for name in sys.modules)
         return {
@@ -694,7 +697,7 @@ def test_with_the_api_alone_nothing_happens_and_all_is_counted():
     }
 
 
-def test_the_global_logger_provider_is_found_also_when_it_comes_late():
+def test_the_global_logger_provider_may_be_set_later():
     code = """
     import json
     from codomyrmex.integrations import DroppedError
@@ -720,7 +723,7 @@ def test_the_global_logger_provider_is_found_also_when_it_comes_late():
     assert run(code) == [["no_logger_provider"], ["late"]]
 
 
-# Payloads that an SDK or an exporter would choke on
+# Payloads that an SDK or an exporter cannot handle
 
 
 class Unrepresentable:
@@ -729,7 +732,7 @@ class Unrepresentable:
 
 
 class Slippery(dict[str, Any]):
-    """Changes while it is read."""
+    """Changes while it is being read."""
 
     def items(self) -> Any:
         raise RuntimeError("dictionary changed size during iteration")
@@ -774,22 +777,22 @@ HOSTILE: dict[str, Any] = {
 
 
 @contextmanager
-def nothing_is_said() -> Iterator[None]:
-    """Fail where anybody logs; like `caplog`, but for each example of a law."""
-    said: list[str] = []
+def nothing_is_logged() -> Iterator[None]:
+    """Fail if anything is logged; like `caplog`, but for each example of hypothesis."""
+    messages: list[str] = []
     handler = logging.Handler(logging.NOTSET)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     root = logging.getLogger()
     root.addHandler(handler)
     try:
         yield
     finally:
         root.removeHandler(handler)
-    assert said == []
+    assert messages == []
 
 
 def assert_all_arrives(telemetry: Telemetry) -> None:
-    """Encode as the OTLP exporters do; no attribute may be lost on the way."""
+    """Encode like the OTLP exporters, without losing an attribute."""
     spans = encode_spans(telemetry.spans)
     logs = encode_logs(telemetry.readable_logs)
     assert spans.SerializeToString()
@@ -807,7 +810,7 @@ def assert_all_arrives(telemetry: Telemetry) -> None:
 
 def assert_harmless(telemetry: Telemetry, event: Event) -> None:
     telemetry.clear()
-    with nothing_is_said():
+    with nothing_is_logged():
         with telemetry.tracer.start_as_current_span("work"):
             OpenTelemetrySink("both", logger_provider=telemetry.logging).emit(event)
         assert_all_arrives(telemetry)
@@ -825,7 +828,7 @@ def test_no_hostile_payload_makes_the_sdk_or_an_exporter_complain(telemetry, nam
 def test_a_stamped_event_with_a_hostile_payload_gets_its_span(telemetry, name, where):
     value = HOSTILE[name]
     event = create_event(value, **STAMP) if where == "data" else create_event(1, value=value, **STAMP)
-    with nothing_is_said():
+    with nothing_is_logged():
         OpenTelemetrySink("span_event", telemetry.tracing).emit(event)
         assert encode_spans(telemetry.spans).SerializeToString()
 

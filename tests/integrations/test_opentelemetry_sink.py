@@ -1,4 +1,4 @@
-"""`OpenTelemetrySink` with the real SDK: events on the span that records where they are published."""
+"""`OpenTelemetrySink` with the real SDK: events on the current span."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Spans:
-    """A provider of its own, and what it has exported."""
+    """A tracer provider and what it has exported."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -42,17 +42,17 @@ class Spans:
 
 @pytest.fixture
 def spans() -> Iterator[Spans]:
-    made = Spans()
-    yield made
-    made.provider.shutdown()
+    spans = Spans()
+    yield spans
+    spans.provider.shutdown()
 
 
 def on_a_span(event: Event) -> SpanEvent:
-    made = Spans()
-    with made.tracer.start_as_current_span("work"):
+    spans = Spans()
+    with spans.tracer.start_as_current_span("work"):
         OpenTelemetrySink().emit(event)
-    [span_event] = made.events()["work"]
-    made.provider.shutdown()
+    [span_event] = spans.events()["work"]
+    spans.provider.shutdown()
     return span_event
 
 
@@ -76,7 +76,7 @@ class Unrepresentable:
         raise ValueError("no")
 
 
-# What is on the span
+# The event on the span
 
 
 def test_an_event_becomes_an_event_of_the_current_span():
@@ -118,13 +118,13 @@ def test_nested_data_is_flattened_with_dots():
 @pytest.mark.parametrize(
     ("data", "value"), [("text", "text"), (1, 1), (1.5, 1.5), (False, False), (0, 0), ("", "")]
 )
-def test_data_that_is_no_mapping_stands_under_one_key(data, value):
+def test_data_other_than_a_mapping_is_one_attribute(data, value):
     attributes = attributes_of(create_event(data))
     assert attributes["event.data"] == value
     assert type(attributes["event.data"]) is type(value)
 
 
-def test_no_data_is_no_attribute():
+def test_without_data_there_is_no_attribute():
     attributes = attributes_of(create_event(None))
     assert not any(key.startswith("event.data") for key in attributes)
     assert "event.topic" not in attributes
@@ -139,7 +139,7 @@ def test_the_event_is_not_changed():
     assert event.data is data
 
 
-# Values that no backend takes
+# Values that no backend accepts
 
 
 def circle() -> dict[str, Any]:
@@ -180,18 +180,18 @@ HOSTILE: dict[str, Any] = {
 
 
 def is_safe(value: Any) -> bool:
-    """Tell whether OTLP can carry it."""
+    """Return whether OTLP can carry a value."""
     if isinstance(value, str):
         value.encode()  # raises for a lone surrogate
         return True
-    if isinstance(value, tuple):  # of one kind, as SDKs before 1.45 want it
+    if isinstance(value, tuple):  # of one type, as SDKs before 1.45 require
         return len({type(item) for item in value}) <= 1 and all(map(is_safe, value))
     return isinstance(value, (bool, float)) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 @pytest.mark.parametrize("where", ["data", "metadata"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_the_sdk_has_nothing_to_warn_about(name, where, caplog):
+def test_the_sdk_logs_no_warning(name, where, caplog):
     value = HOSTILE[name]
     event = create_event(value) if where == "data" else create_event(None, value=value)
     attributes = attributes_of(event)
@@ -210,7 +210,7 @@ def test_a_lone_surrogate_never_reaches_an_exporter(field):
     assert all(is_safe(value) for value in (span_event.attributes or {}).values())
 
 
-def test_a_name_of_control_characters_and_length_is_made_harmless():
+def test_a_name_is_shortened_and_its_control_characters_are_escaped():
     name = on_a_span(create_event(None, event="a\n\x1b[31m" + "x" * 10_000)).name
     assert name.isprintable()
     assert len(name) <= 200
@@ -240,7 +240,7 @@ async def test_concurrent_publishers_have_their_events_on_their_own_spans(spans)
     } == {f"request {number}": [number] for number in range(5)}
 
 
-async def test_the_inner_span_gets_the_event(spans):
+async def test_the_event_is_on_the_inner_span(spans):
     stream, sink = InMemoryStream(), OpenTelemetrySink()
     async with asyncio.timeout(DEADLINE), attach(stream, sink):
         with spans.tracer.start_as_current_span("outer"):
@@ -251,7 +251,7 @@ async def test_the_inner_span_gets_the_event(spans):
     assert numbers == {"inner": 1, "outer": 1}
 
 
-async def test_a_context_taken_along_to_a_thread_holds_its_span(spans):
+async def test_a_context_copied_to_a_thread_keeps_its_span(spans):
     stream = InMemoryStream()
     async with asyncio.timeout(DEADLINE), attach(stream, OpenTelemetrySink()):
         with spans.tracer.start_as_current_span("work"):
@@ -259,7 +259,7 @@ async def test_a_context_taken_along_to_a_thread_holds_its_span(spans):
     assert len(spans.events()["work"]) == 1
 
 
-async def test_where_no_span_records_the_event_is_counted(caplog):
+async def test_without_a_recording_span_the_event_is_counted_as_dropped(caplog):
     stream, sink = InMemoryStream(), OpenTelemetrySink()
     async with asyncio.timeout(DEADLINE), attach(stream, sink) as attachment:
         await publish(stream, create_event(1), create_event(2))
@@ -267,7 +267,7 @@ async def test_where_no_span_records_the_event_is_counted(caplog):
     assert caplog.records == []
 
 
-async def test_an_event_that_is_on_no_span_is_not_reported_as_delivered():
+async def test_a_dropped_event_is_not_reported_as_delivered():
     stream, sink = InMemoryStream(), OpenTelemetrySink(name="traces without spans")
     async with asyncio.timeout(DEADLINE), attach(stream, sink) as attachment:
         await stream.publish(create_event(1))
@@ -276,7 +276,7 @@ async def test_an_event_that_is_on_no_span_is_not_reported_as_delivered():
     assert sum(report.dropped.values()) + report.given_up == 1
 
 
-def test_an_ended_span_gets_nothing_and_says_nothing(spans, caplog):
+def test_an_ended_span_receives_no_event_and_logs_no_warning(spans, caplog):
     sink = OpenTelemetrySink()
     span = spans.tracer.start_span("over")
     span.end()
@@ -286,7 +286,7 @@ def test_an_ended_span_gets_nothing_and_says_nothing(spans, caplog):
     assert caplog.records == []
 
 
-def test_a_span_that_is_not_sampled_gets_nothing():
+def test_a_span_that_is_not_sampled_receives_no_event():
     sink = OpenTelemetrySink()
     context = trace.SpanContext(1, 1, is_remote=False, trace_flags=trace.TraceFlags(0))
     with trace.use_span(trace.NonRecordingSpan(context)), pytest.raises(DroppedError, match="no_span"):

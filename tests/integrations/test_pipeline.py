@@ -1,4 +1,4 @@
-"""Pipelines: each source, processor and sink, with real files and sockets; reload; the report."""
+"""Pipelines: each source, step and sink, with real files and sockets; reload; the report."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ import gc
 import json
 import os
 import socket
+import subprocess
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
 from codomyrmex.integrations.configuration.problems import ProblemList
 from codomyrmex.integrations.configuration.reading import Reader
-from codomyrmex.integrations.pipelines import lines, processors
-from codomyrmex.integrations.pipelines.file import PROCESSORS
-from codomyrmex.integrations.pipelines.lines import LineReader, LineSplitter
-from codomyrmex.integrations.pipelines.loading import load_pipeline
-from codomyrmex.integrations.pipelines.pipeline import Pipeline, Report
-from codomyrmex.integrations.pipelines.processors import make_step
-from codomyrmex.integrations.pipelines.standard_input import StandardInput
+from codomyrmex.integrations.pipelines import (
+    Pipeline,
+    PipelineConfig,
+    PipelineConfigError,
+    PipelineReport,
+    load_pipeline_config,
+    stdin,
+    steps,
+)
+from codomyrmex.integrations.pipelines.config import STEPS
+from codomyrmex.integrations.pipelines.line_sources import LineReader, Lines
+from codomyrmex.integrations.pipelines.parts import Context
+from codomyrmex.integrations.pipelines.stdin import LineSplitter
 from codomyrmex.integrations.web import event_stream
 from codomyrmex.integrations.web.serve import serving
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
@@ -41,9 +49,9 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def config(self, text: str) -> Any:
+    def config(self, text: str) -> PipelineConfig:
         (self.path / "p.yaml").write_text(textwrap.dedent(text), encoding="utf-8")
-        return load_pipeline(self.path / "p.yaml")
+        return load_pipeline_config(self.path / "p.yaml")
 
     def append(self, text: str, name: str = "in.log") -> None:
         with (self.path / name).open("a", encoding="utf-8") as file:
@@ -62,29 +70,25 @@ class Folder:
 
     @asynccontextmanager
     async def running(self, text: str) -> AsyncIterator[Pipeline]:
-        pipeline = Pipeline(self.config(text))
-        await pipeline.start()
-        try:
+        async with Pipeline(self.config(text)) as pipeline:
             yield pipeline
-        finally:
-            await pipeline.stop()
         adds_up(pipeline.report())
 
-    async def run(self, text: str, stdin: bytes | None = None) -> Report:
-        """Run a pipeline whose sources end by themselves."""
-        pipeline = Pipeline(self.config(text))
+    @asynccontextmanager
+    async def reading_stdin(self, text: str) -> AsyncIterator[tuple[Pipeline, BinaryIO]]:
+        """Start a pipeline; yield it and the other end of its standard input."""
         reading, writing = os.pipe()
-        try:
-            with os.fdopen(reading, "rb") as pipe:
-                if stdin is not None:
-                    pipeline._stdin = StandardInput(pipe)
-                await pipeline.start()
-                writes = asyncio.to_thread(write_and_close, writing, stdin or b"")
-                await asyncio.gather(pipeline.wait(), writes)
-                return adds_up(await pipeline.stop())
-        finally:
-            with suppress(OSError):
-                os.close(writing)
+        with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as other_end:
+            yield await Pipeline(self.config(text), stdin=pipe).start(), other_end
+
+    async def run(self, text: str, stdin: bytes = b"") -> PipelineReport:
+        """Run a pipeline whose sources end by themselves."""
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as pipe:
+            pipeline = Pipeline(self.config(text), stdin=pipe)
+            writes = asyncio.to_thread(write_and_close, writing, stdin)
+            report, _ = await asyncio.gather(pipeline.run(), writes)
+        return adds_up(report)
 
 
 def write_and_close(descriptor: int, data: bytes) -> None:
@@ -92,9 +96,9 @@ def write_and_close(descriptor: int, data: bytes) -> None:
         pipe.write(data)
 
 
-def adds_up(report: Report) -> Report:
-    left = report.left_out.total() + report.failed.total() + report.cut_off
-    assert report.came + report.added == left + report.passed
+def adds_up(report: PipelineReport) -> PipelineReport:
+    dropped = report.filtered.total() + report.failed.total() + report.lost
+    assert report.received + report.added == dropped + report.published
     return report
 
 
@@ -120,7 +124,7 @@ async def test_lines_of_the_standard_input_are_payloads(folder):
     assert folder.data() == [{"a": 1}, "text", [2]]
     assert {str(event["metadata"]) for event in folder.events()} == {"{'topic': 'in', 'host': 'web-1'}"}
     assert report.complete
-    assert (report.came, report.unread) == (3, {"stdin[0]: invalid lines": 1})
+    assert (report.received, report.skipped) == (3, {"stdin[0]: invalid lines": 1})
 
 
 @in_time
@@ -134,7 +138,7 @@ async def test_whole_events_keep_what_they_bring(folder):
     first, second = folder.events()
     assert Event.from_dict(first) == event.replace(metadata={"topic": "own", "host": "a", "trace": "t"})
     assert (second["data"], second["metadata"]) == (2, {"topic": "other", "host": "a"})
-    assert report.unread == {"stdin[0]: invalid lines": 2}
+    assert report.skipped == {"stdin[0]: invalid lines": 2}
 
 
 @pytest.mark.parametrize(("unmatched", "others"), [("drop", []), ("keep", ["nothing", "caf\ufffd"])])
@@ -152,23 +156,23 @@ async def test_text_becomes_fields_by_a_pattern(folder, unmatched, others):
         *({"line": line} for line in others),
     ]
     assert report.complete
-    assert report.unread.total() == 2 - len(others)
+    assert report.skipped.total() == 2 - len(others)
 
 
 @in_time
 async def test_an_input_that_ends_at_once_is_nothing(folder):
     report = await folder.run(f"sources: [{{type: stdin}}]\n{SINK}", b"")
-    assert (report.came, report.complete, folder.events()) == (0, True, [])
+    assert (report.received, report.complete, folder.events()) == (0, True, [])
 
 
 @in_time
 async def test_a_line_of_megabytes_is_an_event_and_one_without_an_end_is_not(folder, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE", 3_000_000)
+    monkeypatch.setattr(stdin, "MAX_LINE", 3_000_000)
     large = {"text": "x" * 2_000_000}
-    stdin = json.dumps(large).encode() + b"\n" + b"y" * 4_000_000 + b'\n{"a": 1}\n' + b"z" * 4_000_000
-    report = await folder.run(f"sources: [{{type: stdin}}]\n{SINK}", stdin)
+    data = json.dumps(large).encode() + b"\n" + b"y" * 4_000_000 + b'\n{"a": 1}\n' + b"z" * 4_000_000
+    report = await folder.run(f"sources: [{{type: stdin}}]\n{SINK}", data)
     assert folder.data() == [large, {"a": 1}]
-    assert report.unread == {"stdin[0]: lines that are too long": 2}
+    assert report.skipped == {"stdin[0]: lines that are too long": 2}
 
 
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 5))
@@ -179,11 +183,11 @@ def test_lines_are_the_same_however_the_bytes_come(chunks, size):
         line for start in range(0, len(data), size) for line in splitter.feed(data[start : start + size])
     ]
     whole = data.split(b"\n")
-    assert found + splitter.rest() == (whole if whole[-1] else whole[:-1])
+    assert found + splitter.flush() == (whole if whole[-1] else whole[:-1])
 
 
 def test_a_bad_line_does_not_take_the_others_with_it():
-    reader = LineReader("json", None, "drop", "t", {})
+    reader = LineReader(Lines(format="json"))
     events = reader.read([b"1", b"{", b"\xff", b"[" * 100_000, b'{"a":NaN}', b" ", b"2"])
     assert [event.data for event in events] == [1, 2]
     assert reader.invalid == 4
@@ -191,9 +195,8 @@ def test_a_bad_line_does_not_take_the_others_with_it():
 
 @in_time
 async def test_a_closed_standard_input_is_one_sentence(folder):
-    pipeline = Pipeline(folder.config(f"sources: [{{type: stdin}}]\n{SINK}"))
     with (folder.path / "x").open("wb+") as file:
-        pipeline._stdin = StandardInput(file)
+        pipeline = Pipeline(folder.config(f"sources: [{{type: stdin}}]\n{SINK}"), stdin=file)
     with pytest.raises(OSError, match=r"^the standard input is closed$"):
         await pipeline.start()
 
@@ -212,8 +215,8 @@ async def test_a_position_is_gone_on_from_and_kept_at_the_end_of_a_file(folder):
     folder.append('{"a": 1}\n{"a": 2}')
     await folder.run(text)
     folder.append('\n{"a": 3}\n')
-    assert (await folder.run(text)).came == 1
-    assert (await folder.run(text)).came == 0
+    assert (await folder.run(text)).received == 1
+    assert (await folder.run(text)).received == 0
     assert folder.data() == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
@@ -245,16 +248,20 @@ async def test_a_file_that_comes_later_is_read_from_its_beginning(folder):
     [
         ("{type: file, path: none.log, follow: false}", FileNotFoundError, "none.log"),
         ("{type: file, path: .}", IsADirectoryError, "Is a directory"),
-        ("{type: file, path: a.log, position: none/a.pos}", FileNotFoundError, "there is no folder .*none"),
+        (
+            "{type: file, path: a.log, position: none/a.pos}",
+            FileNotFoundError,
+            "the folder .*none of the position does not exist",
+        ),
         ("{type: envoy_outlier_log, path: .}", IsADirectoryError, "Is a directory"),
     ],
 )
 @in_time
-async def test_what_cannot_be_opened_is_said_at_the_start(folder, source, error, message):
+async def test_a_part_that_cannot_be_opened_fails_the_start(folder, source, error, message):
     pipeline = Pipeline(folder.config(f"sources: [{source}]\n{SINK}"))
     with pytest.raises(error, match=message):
         await pipeline.start()
-    assert pipeline.report().came == 0
+    assert pipeline.report().received == 0
 
 
 @in_time
@@ -267,18 +274,18 @@ async def test_no_source_begins_before_all_could_be_opened(folder):
 
 
 @in_time
-async def test_events_are_posted_and_answered_when_they_are_through(folder):
+async def test_a_post_is_answered_when_its_events_have_gone_to_the_sinks(folder):
     text = f"""
         sources: [{{type: http, listen: '127.0.0.1:0', token: t0ps3cr3t, topic: posted, metadata: {{a: 1}}}}]
         {SINK}
         """
     async with folder.running(text) as pipeline, httpx.AsyncClient() as client:
-        url = pipeline.addresses["http[0]"]
+        url = pipeline.urls()["http[0]"]
         assert (await client.post(url, json={"data": 1})).status_code == 401
         bearer = {"Authorization": "Bearer t0ps3cr3t"}
         answer = await client.post(url, headers=bearer, json=[{"data": 1}, {"metadata": {"topic": "own"}}])
         assert answer.status_code == 202
-        assert pipeline.came == 2
+        assert pipeline.received == 2
         await until(lambda: len(folder.events()) == 2)
     assert [event["metadata"] for event in folder.events()] == [
         {"topic": "posted", "a": 1},
@@ -295,30 +302,28 @@ async def test_an_address_in_use_is_one_sentence(folder):
             f"{SOURCE}\nsinks: [{{type: sse, listen: '{port}'}}]",
         ):
             with pytest.raises(
-                OSError, match=rf"^127\.0\.0\.1:{port} cannot be listened on: Address already in use$"
+                OSError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"
             ):
                 await Pipeline(folder.config(text)).start()
 
 
 @in_time
-async def test_events_of_another_server_are_read_and_go_on_behind_a_restart(folder):
+async def test_events_of_another_server_are_read_across_its_restart(folder):
     stream, port = InMemoryStream(), 0
     for round_number in range(2):
         app = event_stream(stream, signals=False, reconnect_within=0)
         async with serving(app, port=port) as url:
             if not port:
                 port = int(url.rstrip("/").rpartition(":")[2])
-                running = folder.running(
-                    f"sources: [{{type: sse, url: '{url}', topic: 'a.*', metadata: {{from: A}}}}]\n{SINK}"
-                )
-                pipeline = await running.__aenter__()
+                source = f"{{type: sse, url: '{url}', topic: 'a.*', metadata: {{from: A}}}}"
+                pipeline = await Pipeline(folder.config(f"sources: [{source}]\n{SINK}")).start()
             await until(lambda app=app: app.clients)
             await stream.publish(create_event(round_number, topic="a.b"))
             await stream.publish(create_event("no", topic="c"))
             await until(lambda number=round_number: folder.data() == list(range(number + 1)))
-    await running.__aexit__(None, None, None)
+    adds_up(await pipeline.aclose())
     assert folder.events()[0]["metadata"] == {"from": "A", "topic": "a.b"}
-    assert pipeline.report().sources == {}
+    assert pipeline.report().source_errors == {}
 
 
 @in_time
@@ -327,12 +332,12 @@ async def test_a_server_that_refuses_ends_its_source_and_the_run_is_not_complete
     async with serving(app, port=0, token="right") as url:
         report = await folder.run(f"sources: [{{type: sse, url: '{url}', token: wrong-t0ps3cr3t}}]\n{SINK}")
     assert not report.complete
-    assert report.sources["sse[0]"].startswith("RefusedError: the server answers 401: ")
+    assert report.source_errors["sse[0]"].startswith("RefusedError: the server answered 401: ")
     assert "t0ps3cr3t" not in str(report)
 
 
 @in_time
-async def test_what_envoy_ejects_is_an_event(folder):
+async def test_a_host_that_envoy_ejects_is_an_event(folder):
     line = {
         "type": "CONSECUTIVE_5XX", "cluster_name": "c", "upstream_url": "10.0.0.1:80", "action": "EJECT",
         "num_ejections": 1, "enforced": True, "timestamp": "2026-11-25T10:00:00Z",
@@ -344,19 +349,19 @@ async def test_what_envoy_ejects_is_an_event(folder):
     async with folder.running(text) as pipeline:
         await until(lambda: len(folder.events()) == 1)
         folder.append("nonsense\n", "envoy.log")
-        await until(lambda: pipeline.report().unread)
+        await until(lambda: pipeline.report().skipped)
     assert folder.events()[0]["metadata"]["topic"].startswith("circuit_breaker.envoy")
-    assert pipeline.report().unread == {"envoy_outlier_log[0]: invalid lines": 1}
+    assert pipeline.report().skipped == {"envoy_outlier_log[0]: invalid lines": 1}
 
 
-# Processors
+# Steps
 
 
-def step(type: str, **given: Any) -> Callable[[Event], Any]:
+def step(type: str, **settings: Any) -> Callable[[Event], Any]:
     problems = ProblemList(None, {})
-    file = Reader(problems, problems, {}).struct(given, PROCESSORS[type])
+    config = Reader(problems, problems, {}).struct(settings, STEPS[type])
     assert problems.found == []
-    return make_step(file, Path(__file__).parent)
+    return config.build(type, Context(Path(__file__).parent))
 
 
 def passing(step_: Callable[[Event], Any], events: Iterable[Event]) -> list[Event]:
@@ -433,7 +438,7 @@ def test_metadata_are_set_from_values_of_the_event():
     assert step("set", error=False)(event).type is EventType.MESSAGE
 
 
-def test_a_sample_by_key_gives_each_key_the_same_luck():
+def test_a_sample_by_key_keeps_all_or_none_of_each_key():
     events = [create_event({"trace": n % 500}) for n in range(1_000)]
     passed = passing(step("sample", share=0.3, by="data.trace"), events)
     assert 200 < len(passed) < 400
@@ -446,7 +451,7 @@ def test_a_sample_by_key_gives_each_key_the_same_luck():
 
 def test_a_rate_limit_counts_each_key_by_itself(monkeypatch):
     now = [1_000.0]
-    monkeypatch.setattr(processors.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(steps.time, "monotonic", lambda: now[0])
     limit = step("rate_limit", rate="2/1s", by="data.user")
     of_a, of_b = [create_event({"user": "a"})] * 3, [create_event({"user": "b"})] * 3
     assert len(passing(limit, of_a)) == 2
@@ -458,14 +463,14 @@ def test_a_rate_limit_counts_each_key_by_itself(monkeypatch):
 
 
 def test_a_rate_limit_forgets_keys_so_that_they_do_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(processors, "_MAX_KEYS", 2)
+    monkeypatch.setattr(steps, "_MAX_BUCKETS", 2)
     limit = step("rate_limit", rate="1/1h", by="data")
     keys = [create_event(key) for key in "abcabc"]
     assert len(passing(limit, keys)) == 6
     assert len(passing(limit, [keys[2], keys[1]])) == 0
 
 
-STEPS = """
+FUNCTIONS = """
 from codomyrmex.streaming import create_event
 
 async def later(event):
@@ -504,8 +509,8 @@ class Methods:
     ],
 )
 @in_time
-async def test_a_function_of_python_gives_an_event_several_or_none(folder, caplog, function, data, counts):
-    folder.append(STEPS, "steps_of_pipelines.py")
+async def test_a_python_function_returns_an_event_several_or_none(folder, caplog, function, data, counts):
+    folder.append(FUNCTIONS, "steps_of_pipelines.py")
     report = await folder.run(
         f"""
         sources: [{{type: stdin}}]
@@ -515,7 +520,7 @@ async def test_a_function_of_python_gives_an_event_several_or_none(folder, caplo
         b"1\n2\n3\n",
     )
     assert folder.data() == data
-    assert (report.added, report.left_out.total(), report.failed.total()) == counts
+    assert (report.added, report.filtered.total(), report.failed.total()) == counts
     assert report.complete is (counts[2] == 0)
     assert "hunter22" not in caplog.text
 
@@ -542,7 +547,7 @@ async def test_a_sink_gets_what_has_its_topic_and_meets_its_conditions(folder):
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @in_time
-async def test_log_lines_come_on_stdout_as_they_are_wanted(folder, capsys, form):
+async def test_log_lines_are_written_to_stdout_in_the_format_that_is_set(folder, capsys, form):
     await folder.run(
         f"sources: [{{type: stdin}}]\nsinks: [{{type: structlog, format: {form}, output: stdout}}]",
         b'{"a": 1}\n',
@@ -556,7 +561,7 @@ async def test_log_lines_come_on_stdout_as_they_are_wanted(folder, capsys, form)
 
 
 @in_time
-async def test_alerts_go_to_who_is_to_know(folder):
+async def test_alerts_are_routed_to_receivers(folder):
     got: list[Any] = []
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -587,23 +592,31 @@ async def test_alerts_go_to_who_is_to_know(folder):
 
 
 @in_time
-async def test_a_page_shows_the_alerts_wherever_they_stand_in_the_file(folder):
+async def test_a_page_shows_the_alerts_of_a_sink_below_it_and_of_its_replacement(folder):
     folder.append("route: {receiver: a}\nreceivers: [{name: a}]\n", "alerts.yaml")
     text = f"""
         {SOURCE}
+        processors: [{{type: set, error: true, metadata: {{labels: {{alertname: "{{data}}"}}}}}}]
         sinks:
           - {{type: dashboard, listen: '127.0.0.1:0', name: page}}
           - {{type: alerts, config: alerts.yaml, name: routes}}
           - {{type: sse, listen: '127.0.0.1:0', name: stream, data: payload}}
         """
     async with folder.running(text) as pipeline, httpx.AsyncClient() as client:
-        assert "text/html" in (await client.get(pipeline.addresses["page"])).headers["content-type"]
-        assert pipeline._servers["page"][0] is pipeline.alert_sink()
-        before = pipeline.alert_sink()
+
+        async def shown_alerts() -> list[str]:
+            state = (await client.get(f"{pipeline.urls()['page']}api/state")).json()
+            groups = state["alerts"]["groups"]
+            return [alert["labels"]["alertname"] for group in groups for alert in group["alerts"]]
+
+        assert "text/html" in (await client.get(pipeline.urls()["page"])).headers["content-type"]
+        assert await shown_alerts() == []
         await pipeline.reload(folder.config(textwrap.dedent(text).replace("name: routes", "name: others")))
-        assert pipeline._servers["page"][0] is pipeline.alert_sink() is not before
+        folder.put("down")
+        while await shown_alerts() != ["down"]:
+            await asyncio.sleep(0.005)
         headers = {"Accept": "text/event-stream"}
-        async with client.stream("GET", pipeline.addresses["stream"], headers=headers) as answer:
+        async with client.stream("GET", pipeline.urls()["stream"], headers=headers) as answer:
             folder.put({"a": 1})
             async for line in answer.aiter_lines():
                 if line == 'data: {"a":1}':
@@ -611,13 +624,14 @@ async def test_a_page_shows_the_alerts_wherever_they_stand_in_the_file(folder):
 
 
 @in_time
-async def test_without_a_collector_opentelemetry_ends_in_time_and_tells_what_is_missing(folder, monkeypatch):
+async def test_without_a_collector_opentelemetry_ends_in_time_and_reports_the_loss(folder, monkeypatch):
     from codomyrmex.integrations.pipelines import otlp
 
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and nobody listens
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        monkeypatch.setattr(otlp, "_TO_FLUSH", 0.2)
+        monkeypatch.setattr(otlp, "_FLUSH_TIMEOUT", 0.2)
+        monkeypatch.setattr(otlp, "_SHUTDOWN_TIMEOUT", 0.1)
         report = await folder.run("sources: [{type: stdin}]\nsinks: [{type: opentelemetry}]", b"1\n2\n")
     assert report.not_exported == {"opentelemetry[0]": 2}
     assert not report.complete
@@ -641,17 +655,15 @@ async def test_a_reload_changes_what_is_different_and_leaves_the_rest_alone(fold
     folder.put(1, 2)
     async with folder.running(old) as pipeline:
         await until(lambda: folder.data("a.jsonl") == [1, 2])
-        source, kept = pipeline._sources[0], pipeline._built["a"]
         await pipeline.reload(folder.config(new))
-        assert pipeline._sources[0] is source
-        assert pipeline._built["a"] is kept
         folder.put(3, 4)
         await until(lambda: folder.data("a.jsonl") == [1, 2, 3])
+    assert folder.data("a.jsonl") == [1, 2, 3]  # a new source would have read the file from its start
     assert folder.data("b.jsonl") == [1, 2]
     assert folder.data("c.jsonl") == [3]
     report = pipeline.report()
-    assert report.left_out == {"rate_limit[1]": 1}
-    assert report.delivery.sinks["b"].delivered == 3  # of both that had the name
+    assert report.filtered == {"rate_limit[1]": 1}
+    assert report.delivery.sinks["b"].delivered == 3  # by both sinks of that name
 
 
 @in_time
@@ -668,38 +680,35 @@ async def test_a_reload_in_the_midst_of_a_batch_loses_and_repeats_nothing(folder
     folder.put(*range(1_000))
     async with folder.running(old) as pipeline:
         for number in range(1, 6):
-            await until(lambda number=number: pipeline.came >= number * 100)
+            await until(lambda number=number: pipeline.received >= number * 100)
             text = old.replace("NAME", f"n{number}")
             if number % 2:
                 text = text.replace("interval: 10ms", "interval: 11ms")
             await pipeline.reload(folder.config(text))
             folder.put(*range(1_000 * number, 1_000 * (number + 1)))
-        await until(lambda: pipeline.came >= 6_000)
+        await until(lambda: pipeline.received >= 6_000)
     assert sorted(folder.data()) == list(range(6_000))
 
 
 @in_time
-async def test_the_only_source_may_change_and_the_pipeline_goes_on(folder):
-    pipeline = Pipeline(folder.config(f"sources: [{{type: stdin, topic: a}}]\n{SINK}"))
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as into:
-        pipeline._stdin = StandardInput(pipe)
-        await pipeline.start()
+async def test_the_only_source_may_change_and_nothing_that_it_read_is_lost(folder):
+    text = f"sources: [{{type: stdin, topic: a}}]\n{SINK}"
+    async with folder.reading_stdin(text) as (pipeline, stdin_writer):
         waiting = asyncio.create_task(pipeline.wait())
-        into.write(b"1\n2")
+        stdin_writer.write(b"1\n2")
         await until(lambda: folder.data() == [1])
-        await pipeline.reload(folder.config(f"sources: [{{type: stdin, topic: b}}]\n{SINK}"))
-        into.write(b"2\n3\n")
+        await pipeline.reload(folder.config(text.replace("topic: a", "topic: b")))
+        stdin_writer.write(b"2\n3\n")
         await until(lambda: folder.data() == [1, 22, 3])
         assert not waiting.done()
-        into.close()
+        stdin_writer.close()
         await waiting
-        await pipeline.stop()
+        await pipeline.aclose()
     assert [event["metadata"]["topic"] for event in folder.events()] == ["a", "b", "b"]
 
 
 @in_time
-async def test_what_cannot_be_opened_at_a_reload_is_told_and_tried_again_at_the_next(folder):
+async def test_a_part_that_cannot_be_opened_at_a_reload_is_tried_again_at_the_next(folder):
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
         more = SINK.replace("}]", "}, {type: jsonl, path: ., name: folder}, {type: jsonl, path: b.jsonl}]")
@@ -712,7 +721,8 @@ async def test_what_cannot_be_opened_at_a_reload_is_told_and_tried_again_at_the_
             used.close()
             config = folder.config(f"{new}\n{more.replace('path: .,', 'path: c.jsonl,')}")
             await pipeline.reload(config)
-            assert len(pipeline._sources) == 2
+            assert set(pipeline.health().sources.values()) == {"running"}
+            assert len(pipeline.health().sources) == 2
             folder.put(2)
             await until(lambda: folder.data() == [1, 2])
     assert folder.data("b.jsonl") == [1, 2]
@@ -720,45 +730,35 @@ async def test_what_cannot_be_opened_at_a_reload_is_told_and_tried_again_at_the_
 
 
 @in_time
-async def test_at_the_end_what_was_taken_is_still_delivered(folder):
-    pipeline = Pipeline(folder.config(f"sources: [{{type: stdin}}]\n{SINK}"))
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as into:
-        pipeline._stdin = StandardInput(pipe)
-        await pipeline.start()
-        into.write(b"".join(b"%d\n" % number for number in range(5_000)))
-        await until(lambda: pipeline.came)
-        report = adds_up(await pipeline.stop())
+async def test_at_the_end_everything_that_was_read_is_delivered(folder):
+    text = f"sources: [{{type: stdin}}]\n{SINK}"
+    async with folder.reading_stdin(text) as (pipeline, stdin_writer):
+        stdin_writer.write(b"".join(b"%d\n" % number for number in range(5_000)))
+        await until(lambda: pipeline.received)
+        report = adds_up(await pipeline.aclose())
     assert folder.data() == list(range(len(folder.data())))
-    assert report.passed == len(folder.data()) == 5_000
+    assert report.published == len(folder.data()) == 5_000
     assert report.complete
 
 
 @in_time
-async def test_what_there_was_no_time_for_is_counted_as_lost(folder):
+async def test_events_without_time_to_finish_are_counted_as_lost(folder):
     folder.append("import asyncio\nasync def hang(event):\n    await asyncio.Event().wait()\n", "hanging.py")
-    pipeline = Pipeline(
-        folder.config(
-            f"""
-            sources: [{{type: stdin}}]
-            processors: [{{type: python, function: 'hanging:hang'}}]
-            {SINK}
-            """
-        )
-    )
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb", buffering=0) as into:
-        pipeline._stdin = StandardInput(pipe)
-        await pipeline.start()
-        into.write(b"1\n" * 700)
-        await until(lambda: pipeline.came)
-        stopping = asyncio.create_task(pipeline.stop())
+    text = f"""
+        sources: [{{type: stdin}}]
+        processors: [{{type: python, function: 'hanging:hang'}}]
+        {SINK}
+        """
+    async with folder.reading_stdin(text) as (pipeline, stdin_writer):
+        stdin_writer.write(b"1\n" * 700)
+        await until(lambda: pipeline.received)
+        closing = asyncio.create_task(pipeline.aclose())
         await asyncio.sleep(0)
-        stopping.cancel()  # as a second Ctrl-C does
-        await asyncio.wait({stopping})
+        closing.cancel()  # as a second Ctrl-C does
+        await asyncio.wait({closing})
     report = adds_up(pipeline.report())
-    assert stopping.cancelled()
-    assert (report.came, report.cut_off, report.complete) == (700, 700, False)
+    assert closing.cancelled()
+    assert (report.received, report.lost, report.complete) == (700, 700, False)
 
 
 @in_time
@@ -767,11 +767,44 @@ async def test_a_source_that_fails_does_not_end_the_others(folder, monkeypatch):
     async with serving(app, port=0, token="right") as url:
         both = SOURCE.replace("}]", f"}}, {{type: sse, url: '{url}'}}]")
         async with folder.running(f"{both}\n{SINK}") as pipeline:
-            await until(lambda: pipeline.report().sources)
+            await until(lambda: pipeline.report().source_errors)
             folder.put(1)
             await until(lambda: folder.data() == [1])
+            file, sse = pipeline.health().sources.values()
+            assert (file, sse.partition(":")[0]) == ("running", "RefusedError")
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(pipeline.wait(), 0.01)
+
+
+@in_time
+async def test_a_pipeline_is_a_context_and_loads_its_own_file_again(folder):
+    folder.config(f"{SOURCE}\n{SINK}")
+    folder.put(1)
+    async with Pipeline.from_file(folder.path / "p.yaml") as pipeline:
+        await until(folder.data)
+        folder.config(f"{SOURCE}\n{SINK.replace('out.jsonl', 'new.jsonl')}")
+        await pipeline.reload()
+        (folder.path / "p.yaml").write_text("sources: []")
+        with pytest.raises(PipelineConfigError):
+            await pipeline.reload()
+        folder.put(2)
+        await until(lambda: folder.data("new.jsonl") == [2])
+    assert pipeline.report().complete
+    assert folder.data() == [1]
+
+
+def test_the_library_needs_neither_the_command_nor_the_parts_that_a_file_does_not_name(folder):
+    folder.config(f"sources: [{{type: stdin}}]\n{SINK}")
+    code = """if True:
+        import asyncio, sys
+        from codomyrmex.integrations.pipelines import Pipeline
+        asyncio.run(Pipeline.from_file("p.yaml").run())
+        print([name for name in ("typer", "rich", "httpx", "uvicorn", "apprise") if name in sys.modules])
+        """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder.path, input=b"1\n", capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+    assert folder.data() == [1]
 
 
 @in_time

@@ -1,4 +1,4 @@
-"""The file of a pipeline: every mistake is found, and told with its place."""
+"""The file of a pipeline: every mistake is found, and reported with its position."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from codomyrmex.integrations.cli.app import app
 from codomyrmex.integrations.configuration.problems import Problem
-from codomyrmex.integrations.pipelines.file import Address, Size
-from codomyrmex.integrations.pipelines.loading import PipelineConfig, PipelineConfigError, load_pipeline
+from codomyrmex.integrations.pipelines import PipelineConfig, PipelineConfigError, load_pipeline_config
+from codomyrmex.integrations.pipelines.parts import Address, Size
 from typer.testing import CliRunner
 
 SOURCES = "sources: [{type: stdin}]"
@@ -36,7 +36,7 @@ class Files:
         return path
 
     def load(self, text: str, **environ: str) -> PipelineConfig:
-        return load_pipeline(self.write(text), environ=environ)
+        return load_pipeline_config(self.write(text), environ=environ)
 
     def problems(self, text: str, environ: Mapping[str, str] | None = None) -> list[Problem]:
         with pytest.raises(PipelineConfigError) as caught:
@@ -96,7 +96,7 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         PORT="8001",
     )
     assert [part.name for part in config.sources][2:4] == ["http[2]", "sse[3]"]
-    assert len(config.processors) == 6
+    assert len(config.steps) == 6
     assert [part.name for part in config.sinks] == [
         "structlog[0]",
         "archive",
@@ -104,10 +104,10 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         "dashboard[3]",
         "sse[4]",
     ]
-    assert config.sources[0].file.metadata == {"host": "web-1", "tags": ["a"]}
-    assert config.sources[3].file.url == "http://a.example/"
-    assert config.sinks[1].file.path == "logs/a.jsonl"
-    assert config.sinks[4].file.listen == Address("0.0.0.0", 8001)
+    assert config.sources[0].config.metadata == {"host": "web-1", "tags": ["a"]}
+    assert config.sources[3].config.url == "http://a.example/"
+    assert config.sinks[1].config.path == "logs/a.jsonl"
+    assert config.sinks[4].config.listen == Address("0.0.0.0", 8001)
     assert config.notes == ()
 
 
@@ -119,31 +119,31 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         ("stdin", (3, 5, "sources[0]"), "expected a mapping with a type, found text"),
         ("{type: stdin, topik: x}", (3, 19, "sources[0].topik"), "unknown key topik; did you mean topic?"),
         ("{type: stdin, format: xml}", (3, 27, "sources[0].format"), "expected json or event or text"),
-        ("{type: stdin, pattern: 'a'}", (3, 5, "sources[0]"), "a pattern is for the format text"),
+        ("{type: stdin, pattern: 'a'}", (3, 28, "sources[0].pattern"), "requires the format text, got json"),
         ("{type: stdin, topic: 'a..b'}", (3, 26, "sources[0].topic"), "empty"),
-        ("{type: file}", (3, 5, "sources[0]"), "a file has a path"),
-        ("{type: file, path: a, pattern: 'a('}", (3, 5, "sources[0]"), "pattern is no regular expression"),
-        ("{type: file, path: a, pattern: 'a'}", (3, 5, "sources[0]"), "the pattern has no named groups"),
+        ("{type: file}", (3, 5, "sources[0].path"), "is required"),
+        ("{type: file, path: a, pattern: 'a('}", (3, 36, "sources[0].pattern"), "not a regular expression"),
+        ("{type: file, path: a, pattern: 'a'}", (3, 36, "sources[0].pattern"), "has no named groups"),
         ("{type: file, path: a, interval: 1x}", (3, 37, "sources[0].interval"), "duration"),
-        ("{type: file, path: a, position: a}", (3, 5, "sources[0]"), "the position is a file of its own"),
-        ("{type: file, path: a, position: ''}", (3, 5, "sources[0]"), "the position is a file, in which"),
+        ("{type: file, path: a, position: a}", (3, 37, "sources[0].position"), "must not be the file"),
+        ("{type: file, path: a, position: ''}", (3, 37, "sources[0].position"), "must be the path of a file"),
         ("{type: file, path: a, follow: maybe}", (3, 35, "sources[0].follow"), "expected true or false"),
-        ("{type: http, listen: '127.0.0.1:99999'}", (3, 26, "sources[0].listen"), "is not an address like"),
-        ("{type: http, listen: '0.0.0.0:1'}", (3, 26, "sources[0].listen"), "give a token, or listen on 127"),
-        ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "the token is empty"),
-        ("{type: http, rate: -1}", (3, 5, "sources[0]"), "rate is a number of events a second above 0"),
-        ("{type: http, max_bytes: 1QB}", (3, 29, "sources[0].max_bytes"), "is not a size like 10MB"),
-        ("{type: http, max_bytes: 0}", (3, 5, "sources[0]"), "max_bytes is a number from 1 on"),
-        ("{type: sse}", (3, 5, "sources[0]"), "the URL of an event stream begins with http://"),
-        ("{type: sse, url: 'ftp://x/'}", (3, 5, "sources[0]"), "the URL of an event stream begins with http"),
+        ("{type: http, listen: '127.0.0.1:99999'}", (3, 26, "sources[0].listen"), "expected an address like"),
+        ("{type: http, listen: '0.0.0.0:1'}", (3, 26, "sources[0].listen"), "pass a token, or listen on 127"),
+        ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "must not be empty"),
+        ("{type: http, rate: -1}", (3, 5, "sources[0]"), "rate: must be a finite number greater than 0"),
+        ("{type: http, max_bytes: 1QB}", (3, 29, "sources[0].max_bytes"), "expected a size like 10MB"),
+        ("{type: http, max_bytes: 0}", (3, 5, "sources[0]"), "max_bytes: must be an integer of at least 1"),
+        ("{type: sse}", (3, 5, "sources[0]"), "url: must begin with http://"),
+        ("{type: sse, url: 'ftp://x/'}", (3, 5, "sources[0]"), "url: must begin with http"),
         ("{type: sse, url: '${NO}'}", (3, 22, "sources[0].url"), "the environment variable NO is not set"),
         ("{type: sse, url: '${'}", (3, 22, "sources[0].url"), "a ${ is not followed by a name"),
         ("{type: stdin, metadata: {a: '${NO}'}}", (3, 33, "sources[0].metadata.a"), "variable NO is not set"),
         ("{type: http, listen: '${NO}:80'}", (3, 26, "sources[0].listen"), "variable NO is not set"),
-        ("{type: envoy_outlier_log}", (3, 5, "sources[0]"), "envoy_outlier_log has a path"),
+        ("{type: envoy_outlier_log}", (3, 5, "sources[0].path"), "is required"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_source_is_told_with_its_place(files, part, where, message):
+def test_a_mistake_in_a_source_is_reported_with_its_position(files, part, where, message):
     problem = files.of("sources", part)
     assert place(problem) == where
     assert message in problem.message
@@ -157,26 +157,26 @@ def test_a_mistake_in_a_source_is_told_with_its_place(files, part, where, messag
         ("{type: filter, topic: 'a.**.'}", (3, 27, "processors[0].topic"), ""),
         ("{type: filter, matchers: 'a=b'}", (3, 30, "processors[0].matchers"), "expected a list, found text"),
         ("{type: filter, matchers: ['a=\"b']}", (3, 34, "processors[0].matchers[0]"), ""),
-        ("{type: filter, matchers: ['a=~\"(\"']}", (3, 35, "processors[0].matchers[0]"), "no regular"),
-        ("{type: redact, patterns: ['(']}", (3, 5, "processors[0]"), "is no regular expression for text"),
+        ("{type: filter, matchers: ['a=~\"(\"']}", (3, 35, "processors[0].matchers[0]"), "not a regular"),
+        ("{type: redact, patterns: ['(']}", (3, 5, "processors[0]"), "is not a regular expression"),
         ("{type: redact, keys: pin}", (3, 26, "processors[0].keys"), "expected a list, found text"),
         ("{type: set, metadata: [a]}", (3, 27, "processors[0].metadata"), "expected a mapping, found a list"),
         ("{type: set, error: 3}", (3, 24, "processors[0].error"), "expected true or false"),
-        ("{type: sample, share: 1.5}", (3, 5, "processors[0]"), "share is a number from 0 to 1, not 1.5"),
-        ("{type: sample, share: .nan}", (3, 5, "processors[0]"), "share is a number from 0 to 1, not nan"),
+        ("{type: sample, share: 1.5}", (3, 28, "processors[0].share"), "must be from 0 to 1, got 1.5"),
+        ("{type: sample, share: .nan}", (3, 28, "processors[0].share"), "must be from 0 to 1, got nan"),
         ("{type: sample, share: half}", (3, 27, "processors[0].share"), "expected a number, found text"),
-        ("{type: rate_limit}", (3, 5, "processors[0]"), "a rate limit has a rate, such as 100/1s"),
+        ("{type: rate_limit}", (3, 5, "processors[0].rate"), "is required, such as 100/1s"),
         ("{type: rate_limit, rate: fast}", (3, 30, "processors[0].rate"), "is not a rate like"),
-        ("{type: python}", (3, 5, "processors[0]"), "'' is not package.module:function"),
-        ("{type: python, function: json}", (3, 5, "processors[0]"), "'json' is not package.module:function"),
-        ("{type: python, function: 'no_such:f'}", (3, 5, "processors[0]"), "No module named 'no_such'"),
-        ("{type: python, function: 'json:no'}", (3, 5, "processors[0]"), "has no attribute 'no'"),
-        ("{type: python, function: 'steps_here:NUMBER'}", (3, 5, "processors[0]"), "is no function but int"),
-        ("{type: python, function: 'exits_here:f'}", (3, 5, "processors[0]"), "imported: SystemExit"),
-        ("{type: python, function: 'broken_here:f'}", (3, 5, "processors[0]"), "token=[redacted]"),
+        ("{type: python}", (3, 5, "processors[0].function"), "must be package.module:function, got ''"),
+        ("{type: python, function: json}", (3, 30, "processors[0].function"), "module:function, got 'json'"),
+        ("{type: python, function: 'no_such:f'}", (3, 30, "processors[0].function"), "No module named"),
+        ("{type: python, function: 'json:no'}", (3, 30, "processors[0].function"), "has no attribute 'no'"),
+        ("{type: python, function: 'steps_here:NUMBER'}", (3, 30, "processors[0].function"), "it is int"),
+        ("{type: python, function: 'exits_here:f'}", (3, 30, "processors[0].function"), "SystemExit"),
+        ("{type: python, function: 'broken_here:f'}", (3, 30, "processors[0].function"), "token=[redacted]"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_processor_is_told_with_its_place(files, part, where, message):
+def test_a_mistake_in_a_processor_is_reported_with_its_position(files, part, where, message):
     problem = files.problem(f"# a pipeline\nprocessors:\n  - {part}\n{SOURCES}\n{SINKS}")
     line, column, path = where
     assert (problem.line, problem.path) == (line, path)
@@ -189,27 +189,27 @@ def test_a_mistake_in_a_processor_is_told_with_its_place(files, part, where, mes
     ("part", "where", "message"),
     [
         ("{type: json}", (3, 12, "sinks[0].type"), "there is no type 'json'; did you mean jsonl?"),
-        ("{type: jsonl}", (3, 5, "sinks[0]"), "jsonl has a path"),
-        ("{type: jsonl, path: a, max_size: big}", (3, 38, "sinks[0].max_size"), "is not a size like 10MB"),
-        ("{type: jsonl, path: a, keep: 0}", (3, 5, "sinks[0]"), "keep is a number of files from 1 on"),
+        ("{type: jsonl}", (3, 5, "sinks[0].path"), "is required"),
+        ("{type: jsonl, path: a, max_size: big}", (3, 38, "sinks[0].max_size"), "expected a size like 10MB"),
+        ("{type: jsonl, path: a, keep: 0}", (3, 5, "sinks[0]"), "keep: must be at least 1"),
         ("{type: jsonl, path: a, data: all}", (3, 34, "sinks[0].data"), "expected event or payload"),
         ("{type: jsonl, path: '${NO}/a'}", (3, 25, "sinks[0].path"), "variable NO is not set"),
         ("{type: jsonl, path: a, topic: 'a..'}", (3, 35, "sinks[0].topic"), ""),
         ("{type: jsonl, path: a, delivery: {queue: 1}}", (3, 39, "sinks[0].delivery.queue"), "unknown key"),
-        ("{type: jsonl, path: a, delivery: {queue_size: 0}}", (3, 5, "sinks[0]"), "queue_size is at least 1"),
+        ("{type: jsonl, path: a, delivery: {queue_size: 0}}", (3, 5, "sinks[0]"), "must be at least 1"),
         ("{type: jsonl, path: a, delivery: {overflow: disk}}", (3, 49, "sinks[0].delivery.overflow"), ""),
         ("{type: jsonl, path: a, where: severity}", (3, 35, "sinks[0].where"), "expected a list, found text"),
         ("{type: structlog, level: loud}", (3, 30, "sinks[0].level"), "expected debug or info"),
-        ("{type: structlog, delivery: {queue_size: 1}}", (3, 5, "sinks[0]"), "no queue of its own"),
+        ("{type: structlog, delivery: {queue_size: 1}}", (3, 33, "sinks[0].delivery"), "has no queue"),
         ("{type: opentelemetry, mode: all}", (3, 33, "sinks[0].mode"), "expected auto or span_event"),
-        ("{type: alerts}", (3, 5, "sinks[0]"), "alerts has a config, the file with the routes"),
-        ("{type: dashboard, listen: '0.0.0.0:80'}", (3, 31, "sinks[0].listen"), "give a token, or listen on"),
-        ("{type: dashboard, listen: 'example.org'}", (3, 32, "sinks[0].listen"), "is not an address like"),
-        ("{type: dashboard, listen: '${L}'}", (3, 31, "sinks[0].listen"), "'nonsense' is not an addr"),
-        ("{type: sse, listen: '80', token: ''}", (3, 38, "sinks[0].token"), "the token is empty"),
+        ("{type: alerts}", (3, 5, "sinks[0].config"), "is required: the path of the file"),
+        ("{type: dashboard, listen: '0.0.0.0:80'}", (3, 31, "sinks[0].listen"), "pass a token, or listen on"),
+        ("{type: dashboard, listen: 'example.org'}", (3, 32, "sinks[0].listen"), "expected an address like"),
+        ("{type: dashboard, listen: '${L}'}", (3, 31, "sinks[0].listen"), "got 'nonsense'"),
+        ("{type: sse, listen: '80', token: ''}", (3, 38, "sinks[0].token"), "must not be empty"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_sink_is_told_with_its_place(files, part, where, message):
+def test_a_mistake_in_a_sink_is_reported_with_its_position(files, part, where, message):
     problems = files.problems(f"# a pipeline\nsinks:\n  - {part}\n{SOURCES}", {"L": "nonsense"})
     line, column, path = where
     assert message in problems[0].message
@@ -220,26 +220,33 @@ def test_a_mistake_in_a_sink_is_told_with_its_place(files, part, where, message)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file is empty; a pipeline has sources and sinks"),
+        ("", "the file is empty; sources and sinks are required"),
         ("[a]", "expected a mapping, found a list"),
-        ("a: [", "this is no YAML: while parsing a flow node"),
+        ("a: [", "invalid YAML: while parsing a flow node"),
         (f"{SOURCES}\n{SINKS}\nsinc: []", "unknown key sinc; did you mean sinks?"),
-        (f"{SOURCES}\n{SINKS}\n{SINKS}", "sinks is given twice, first in line 2"),
-        (SOURCES, "a pipeline has sinks"),
-        (f"sources: []\n{SINKS}", "a pipeline has sources"),
+        (f"{SOURCES}\n{SINKS}\n{SINKS}", "sinks is given twice, first on line 2"),
+        (SOURCES, "sinks: at least one is required"),
+        (f"sources: []\n{SINKS}", "sources: at least one is required"),
         (f"{SOURCES}\nsinks: {{type: jsonl}}", "expected a list, found a mapping"),
         (
             f"sources: [{{type: stdin}}, {{type: stdin}}]\n{SINKS}",
-            "there is one standard input, so one source",
+            "only one source can read the standard input",
         ),
-        (f"{SOURCES}\nsinks: [{{type: structlog, name: a}}, {{type: structlog, name: a}}]", "are named 'a'"),
     ],
 )
-def test_a_mistake_in_the_whole_is_told(files, text, message):
-    assert message in files.problem(text).message
+def test_a_mistake_in_the_whole_is_reported(files, text, message):
+    assert message in str(files.problem(text))
 
 
-def test_all_problems_are_told_at_once_in_the_order_of_the_file(files):
+def test_two_sinks_cannot_have_the_same_name(files):
+    problems = files.problems(
+        f"{SOURCES}\nsinks: [{{type: structlog, name: a}}, {{type: structlog, name: a}}]", {}
+    )
+    assert [problem.path for problem in problems] == ["sinks[0]", "sinks[1]"]
+    assert "2 sinks have the name 'a'; names must be unique" in problems[0].message
+
+
+def test_all_problems_are_reported_at_once_in_the_order_of_the_file(files):
     problems = files.problems("""
         sources:
           - {type: stdin, format: csv}
@@ -258,7 +265,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(files):
     assert any("none.yaml" in (problem.file or "") for problem in problems)
 
 
-def test_a_mistake_in_an_alert_file_is_told_with_its_place_in_that_file(files):
+def test_a_mistake_in_an_alert_file_is_reported_with_its_position_in_that_file(files):
     files.write(ALERTS.replace("receiver: chat}", "receiver: nobody}"), "bad.alerts.yaml")
     problem = files.problem(f"{SOURCES}\nsinks: [{{type: alerts, config: bad.alerts.yaml}}]")
     assert problem.file == str(files.folder / "bad.alerts.yaml")
@@ -271,7 +278,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_too(files, text):
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(PipelineConfigError, match=r"cannot be read: No such file|not UTF-8 text, at byte 0"):
-        load_pipeline(path)
+        load_pipeline_config(path)
 
 
 def test_secrets_are_in_no_repr_and_no_problem(files):
@@ -324,7 +331,7 @@ def test_check_says_what_a_sound_file_has(files):
     path = files.write(f"{SOURCES}\nprocessors: [{{type: redact}}, {{type: sample}}]\n{SINKS}")
     result = check(path, code=0)
     assert result.stdout == ""
-    assert result.stderr == f"{path}: 1 source, 2 processors, 1 sink, nothing wrong\n"
+    assert result.stderr == f"{path}: 1 source, 2 processors, 1 sink, no problems\n"
     assert json.loads(check(path, "--json", code=0).stdout) == {"ok": True, "errors": [], "notes": []}
     assert not (files.folder / "out.jsonl").exists()  # nothing was opened
 
@@ -343,7 +350,7 @@ def test_check_tells_each_problem_in_a_line_that_editors_can_read(files):
 def test_check_tells_the_notes_of_an_alert_file(files):
     files.write(f"{ALERTS}\ntemplates: [a.tmpl]", "noted.yaml")
     path = files.write(f"{SOURCES}\nsinks: [{{type: alerts, config: noted.yaml}}]")
-    assert "note: templates: files of Go templates" in check(path, code=0).stderr
+    assert "note: templates: Go templates" in check(path, code=0).stderr
     assert len(json.loads(check(path, "--json", code=0).stdout)["notes"]) == 1
 
 

@@ -17,12 +17,12 @@ from codomyrmex.streaming.topics import check_topic
 DEADLINE = 5.0
 
 
-class Away(Exception):  # noqa: N818 - a state of affairs
-    """The other side does not answer."""
+class DownError(Exception):
+    """The service is down."""
 
 
 def fail() -> None:
-    raise Away
+    raise DownError
 
 
 def work() -> str:
@@ -35,7 +35,7 @@ def a_breaker(name: Any = "orders", fail_max: int = 1) -> pybreaker.CircuitBreak
 
 def trip(breaker: pybreaker.CircuitBreaker) -> None:
     for _ in range(breaker.fail_max):
-        with pytest.raises((Away, pybreaker.CircuitBreakerError)):
+        with pytest.raises((DownError, pybreaker.CircuitBreakerError)):
             breaker.call(fail)
 
 
@@ -47,10 +47,10 @@ def changes(events: list[Event]) -> list[tuple[Any, Any]]:
     ]
 
 
-# What is published
+# Published events
 
 
-def test_a_breaker_that_opens_tries_and_closes_is_three_events():
+def test_a_breaker_that_opens_half_opens_and_closes_is_three_events():
     stream, breaker = InMemoryStream(), a_breaker(fail_max=3)
     attach_pybreaker(breaker, stream)
     with collect(stream) as events:
@@ -62,12 +62,12 @@ def test_a_breaker_that_opens_tries_and_closes_is_three_events():
     assert {event.topic for event in events} == {"circuit_breaker.pybreaker.orders"}
 
 
-def test_an_event_says_which_breaker_and_how_many_failures():
+def test_an_event_names_the_breaker_and_its_failures():
     stream, breaker = InMemoryStream(), a_breaker(fail_max=3)
     attach_pybreaker(breaker, stream)
     with collect(stream) as events:
         trip(breaker)
-    told = {
+    expected = {
         "breaker": "orders",
         "kind": "state_change",
         "from_state": "closed",
@@ -75,9 +75,9 @@ def test_an_event_says_which_breaker_and_how_many_failures():
         "native_state": "open",
         "failure_count": 3,
         "source": "pybreaker",
-        "reason": "Away",
+        "reason": "DownError",
     }
-    assert told.items() <= events[0].data.items()
+    assert expected.items() <= events[0].data.items()
 
 
 def test_a_failure_while_half_open_opens_it_again():
@@ -86,12 +86,12 @@ def test_a_failure_while_half_open_opens_it_again():
     trip(breaker)
     with collect(stream) as events:
         breaker.half_open()
-        with pytest.raises((Away, pybreaker.CircuitBreakerError)):
+        with pytest.raises((DownError, pybreaker.CircuitBreakerError)):
             breaker.call(fail)
     assert changes(events) == [("open", "half_open"), ("half_open", "open")]
 
 
-def test_a_breaker_whose_time_is_over_tries_again_by_itself():
+def test_a_breaker_half_opens_by_itself_after_its_timeout():
     stream = InMemoryStream()
     breaker = pybreaker.CircuitBreaker(fail_max=1, reset_timeout=0, name="quick")
     attach_pybreaker(breaker, stream)
@@ -106,7 +106,7 @@ def test_calls_that_change_nothing_publish_nothing():
     attach_pybreaker(breaker, stream)
     with collect(stream) as events:
         breaker.call(work)
-        with pytest.raises(Away):
+        with pytest.raises(DownError):
             breaker.call(fail)
         breaker.call(work)
     assert events == []
@@ -135,7 +135,7 @@ def test_the_name_of_the_breaker_is_one_token_of_the_topic(name, last_token):
 
 
 @pytest.mark.parametrize("name", [".", "*", ">", " ", "...", "\x00", "a\x00b", 42, ("a", "b")], ids=repr)
-def test_whatever_a_breaker_is_called_its_change_is_published_to_a_sound_topic(name):
+def test_any_name_of_a_breaker_becomes_a_valid_topic(name):
     stream, breaker = InMemoryStream(), a_breaker(name)
     attach_pybreaker(breaker, stream)
     with collect(stream) as events:
@@ -145,7 +145,7 @@ def test_whatever_a_breaker_is_called_its_change_is_published_to_a_sound_topic(n
     assert str(events[0].topic).count(".") == 2
 
 
-# What it leaves alone
+# Isolation
 
 
 class BrokenStream(InMemoryStream):
@@ -159,7 +159,7 @@ async def test_a_stream_that_raises_does_not_reach_the_guarded_call():
     for stream in (BrokenStream(), closed):
         breaker = a_breaker(fail_max=2)
         attach_pybreaker(breaker, stream)
-        with pytest.raises(Away):
+        with pytest.raises(DownError):
             breaker.call(fail)
         with pytest.raises(pybreaker.CircuitBreakerError):
             breaker.call(fail)
@@ -182,7 +182,7 @@ async def test_a_handler_that_raises_does_not_reach_the_guarded_call():
     assert stream.statistics().handler_errors == 4  # with the snapshot
 
 
-async def test_a_full_queue_does_not_hold_up_the_guarded_call():
+async def test_a_full_queue_does_not_block_the_guarded_call():
     stream, breaker = InMemoryStream(), a_breaker()
     attach_pybreaker(breaker, stream)
     async with asyncio.timeout(DEADLINE), stream.listen(queue_size=1, overflow=Overflow.BLOCK):
@@ -192,53 +192,53 @@ async def test_a_full_queue_does_not_hold_up_the_guarded_call():
     assert stream.statistics().dropped == 1
 
 
-def test_a_handler_may_look_at_the_breaker():
-    stream, breaker, seen = InMemoryStream(), a_breaker(), []
-    stream.subscribe_nowait(lambda event: seen.append(breaker.current_state))
+def test_a_handler_may_read_the_state_of_the_breaker():
+    stream, breaker, states = InMemoryStream(), a_breaker(), []
+    stream.subscribe_nowait(lambda event: states.append(breaker.current_state))
     attach_pybreaker(breaker, stream)
     trip(breaker)
-    assert len(seen) == 2  # the snapshot, and the change
+    assert len(states) == 2  # the snapshot, and the change
 
 
 def test_other_listeners_of_the_breaker_stay():
     class Mine(pybreaker.CircuitBreakerListener):
-        seen = 0
+        states = 0
 
         def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-            self.seen += 1
+            self.states += 1
 
     mine, stream, breaker = Mine(), InMemoryStream(), a_breaker()
     breaker.add_listener(mine)
     feed = attach_pybreaker(breaker, stream)
     trip(breaker)
-    feed.detach()
+    feed.close()
     breaker.half_open()
-    assert mine.seen == 2
+    assert mine.states == 2
     assert breaker.listeners == (mine,)
 
 
-# Its end, and where it works
+# The end, threads and loops
 
 
-def test_detached_it_publishes_no_more():
+def test_a_closed_feed_publishes_nothing():
     stream, breaker = InMemoryStream(), a_breaker()
     feed = attach_pybreaker(breaker, stream)
     assert isinstance(feed, PybreakerFeed)
     with collect(stream) as events:
         trip(breaker)
-        feed.detach()
-        feed.detach()
+        feed.close()
+        feed.close()
         breaker.half_open()
         breaker.call(work)
     assert changes(events) == [("closed", "open")]
     assert breaker.listeners == ()
 
 
-def test_one_of_two_feeds_of_a_breaker_can_go():
+def test_one_of_two_feeds_of_a_breaker_can_be_closed():
     first, second, breaker = InMemoryStream(), InMemoryStream(), a_breaker()
     feed = attach_pybreaker(breaker, first)
     attach_pybreaker(breaker, second)
-    feed.detach()
+    feed.close()
     trip(breaker)
     assert changes(first.get_recent_events()) == []
     assert changes(second.get_recent_events()) == [("closed", "open")]
@@ -268,13 +268,13 @@ async def test_changes_in_threads_reach_an_async_handler_on_its_loop():
     assert {event.data["breaker"] for _, event in arrived} == {"b0", "b1", "b2", "b3"}
 
 
-def test_threads_at_one_breaker_publish_each_change_once():
+def test_threads_that_share_a_breaker_publish_each_change_once():
     stream, breaker = InMemoryStream(), a_breaker(fail_max=5)
     attach_pybreaker(breaker, stream)
 
     def caller() -> None:
         for _ in range(20):
-            with suppress(Away, pybreaker.CircuitBreakerError):
+            with suppress(DownError, pybreaker.CircuitBreakerError):
                 breaker.call(fail)
 
     threads = [threading.Thread(target=caller) for _ in range(4)]

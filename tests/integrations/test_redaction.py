@@ -1,4 +1,4 @@
-"""`redact`: what it takes out of an event, what it leaves alone, and that nothing makes it fail or hang."""
+"""`redact`: what it removes, what it leaves unchanged, and that no payload makes it fail or hang."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from hypothesis import strategies as st
 DEADLINE = 5.0
 GONE = "[redacted]"
 
-# Made of parts, so that what looks for secrets in repositories finds none here.
+# Composed, so that scanners for secrets in repositories do not report them.
 GITHUB = "gh" + "p_" + "a1B2" * 9
 JWT = "ey" + "JhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxMjM0In0" + ".c2lnbmF0dXJl"
 PEM = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA " + "PRIVATE KEY-----"
 
 
 def cleaned(data: Any, *args: Any, **kwargs: Any) -> Any:
-    """Give what becomes of a payload."""
+    """Return the payload after redaction."""
     return redact(*args, **kwargs)(create_event(data)).data
 
 
 def passes(data: Any, redactor: Redactor | None = None) -> bool:
-    """Tell whether an event goes through as the very same object, also once its keys are known."""
+    """Return whether an event passes as the same object, also once its keys are cached."""
     redactor = redactor or redact()
     event = create_event(data)
     return all(redactor(event) is event for _ in range(3))
 
 
-def said(value: Any) -> str:
-    """Give all that a payload would show, as a reader of the log and as a client of the stream sees it."""
+def visible(value: Any) -> str:
+    """Return everything that a payload shows, in a log and to a client of the stream."""
     return f"{value!r} {create_event(value).to_dict()['data']!r}"
 
 
@@ -104,7 +104,7 @@ async def test_an_event_keeps_its_topic_and_its_subscribers():
     assert [(event.topic, event.data) for event in seen] == [("orders.created", {"token": GONE})]
 
 
-def test_only_data_and_metadata_of_the_copy_are_others():
+def test_only_data_and_metadata_of_the_copy_differ():
     event = create_event({"token": "hunter2"}, EventType.ERROR, topic="orders")
     result = redact()(event)
     assert type(result) is Event
@@ -112,7 +112,7 @@ def test_only_data_and_metadata_of_the_copy_are_others():
     assert result.topic == "orders"
 
 
-def test_it_is_a_redactor_and_each_has_its_own_counts():
+def test_each_redactor_has_its_own_statistics():
     one, other = redact(), redact()
     assert isinstance(one, Redactor)
     one(create_event({"token": "hunter2"}))
@@ -148,7 +148,7 @@ def test_the_value_of_each_default_key_is_replaced_however_the_key_is_written(ke
         "db2Pwd",
     ],
 )
-def test_words_may_be_set_apart_by_capitals(key):
+def test_words_may_be_separated_by_capitals(key):
     assert cleaned({key: "hunter2"}) == {key: GONE}
 
 
@@ -184,7 +184,7 @@ def test_words_may_be_set_apart_by_capitals(key):
         "user",
     ],
 )
-def test_a_key_that_merely_contains_one_of_the_words_is_not_touched(key):
+def test_a_key_that_merely_contains_a_secret_name_is_unchanged(key):
     assert passes({key: "hunter2"})
     assert passes([{key: {"inner": ["hunter2"]}}])
 
@@ -194,11 +194,11 @@ def test_a_key_that_merely_contains_one_of_the_words_is_not_touched(key):
     ["x", "", 0, 1.5, True, None, b"x", ["x"], {"user": "ada"}, {}, {"token": "x"}, object(), (1, 2), {1}],
     ids=shown,
 )
-def test_whatever_the_key_of_a_secret_holds_is_replaced_as_a_whole(value):
+def test_the_value_of_a_secret_key_is_replaced_as_a_whole(value):
     assert cleaned({"user": "ada", "password": value}) == {"user": "ada", "password": GONE}
 
 
-def test_keys_count_at_any_depth_in_data_and_metadata():
+def test_keys_match_at_any_depth_in_data_and_metadata():
     nested = {"a": [({"b": {"db_password": "hunter2", "user": "ada"}}, "x")], "n": 1}
     expected = {"a": [({"b": {"db_password": GONE, "user": "ada"}}, "x")], "n": 1}
     result = redact()(create_event(nested, topic="orders", http={"headers": {"X-Api-Key": "hunter2"}}))
@@ -207,14 +207,14 @@ def test_keys_count_at_any_depth_in_data_and_metadata():
 
 
 @pytest.mark.parametrize("where", ["data", "metadata"])
-def test_a_secret_in_one_of_the_two_leaves_the_other_as_it_is(where):
+def test_a_secret_in_data_or_metadata_leaves_the_other_unchanged(where):
     fields = {"data": {"user": "ada"}, "metadata": {"user": "ada"}}
     result = redact()(Event(**(fields | {where: {"token": "hunter2"}})))
     expected = fields | {where: {"token": GONE}}
     assert (result.data, result.metadata) == (expected["data"], expected["metadata"])
 
 
-def test_the_order_of_keys_and_the_values_beside_a_secret_stay():
+def test_the_order_of_keys_and_other_values_are_kept():
     beside = {"list": [1, 2]}
     result = cleaned({"z": 1, "password": "hunter2", "a": beside, "token": "hunter2", "b": 2})
     assert list(result) == ["z", "password", "a", "token", "b"]
@@ -222,16 +222,16 @@ def test_the_order_of_keys_and_the_values_beside_a_secret_stay():
 
 
 @pytest.mark.parametrize("depth", range(40))
-def test_a_secret_is_gone_from_every_depth_be_it_alone_or_with_all_around_it(depth):
+def test_a_secret_is_removed_at_every_depth(depth):
     value: Any = {"password": "hunter2"}
     for _ in range(depth):
         value = {"deeper": value}
     redactor = redact()
     for _ in range(3):
-        assert "hunter2" not in said(redactor(create_event(value)).data)
+        assert "hunter2" not in visible(redactor(create_event(value)).data)
 
 
-def test_down_to_thirty_levels_only_the_secret_itself_goes():
+def test_down_to_thirty_levels_only_the_secret_itself_is_replaced():
     value: Any = {"password": "hunter2", "user": "ada"}
     expected: Any = {"password": GONE, "user": "ada"}
     for _ in range(30):
@@ -239,7 +239,7 @@ def test_down_to_thirty_levels_only_the_secret_itself_goes():
     assert cleaned(value) == expected
 
 
-# Texts
+# Strings
 
 POSITIVE = {
     "password in a URL": (
@@ -252,7 +252,10 @@ POSITIVE = {
     "first of a query": ("/cb?KEY=hunter2#end", f"/cb?KEY={GONE}#end"),
     "bearer": ("Authorization: Bearer hunter2-hunter2==", f"Authorization: Bearer {GONE}"),
     "basic": ("authorization: basic YWRhOmh1bnRlcjI=", f"authorization: basic {GONE}"),
-    "password said": ("login failed, password=hunter2, user=ada", f"login failed, password={GONE}, user=ada"),
+    "password said": (
+        "login failed, password=hunter2, user=ada",
+        f"login failed, password={GONE}, user=ada",
+    ),
     "password in quotes": ("{'password': 'hunter2 x', 'n': 1}", f"{{'password': '{GONE}', 'n': 1}}"),
     "passphrase": ('Passphrase : "hunter2 x"', f'Passphrase : "{GONE}"'),
     "secret": ("client_secret: hunter2", f"client_secret: {GONE}"),
@@ -286,7 +289,7 @@ POSITIVE = {
 
 
 @pytest.mark.parametrize(("text", "expected"), POSITIVE.values(), ids=POSITIVE.keys())
-def test_what_looks_like_a_secret_is_taken_out_of_a_text(text, expected):
+def test_a_match_within_a_string_is_replaced(text, expected):
     assert cleaned(text) == expected
     assert cleaned({"a": [1, ("x", text)]}) == {"a": [1, ("x", expected)]}
     event = create_event(None, note=text)
@@ -337,18 +340,18 @@ def test_what_looks_like_a_secret_is_taken_out_of_a_text(text, expected):
         "größer als \udcff \u2028 \x00",
     ],
 )
-def test_near_misses_stay(text):
+def test_near_misses_are_unchanged(text):
     assert passes(text)
     assert passes({"a": [text], "b": (text, {"c": text})})
 
 
-def test_neighbouring_texts_make_no_secret_together():
+def test_neighbouring_strings_do_not_match_together():
     assert passes(
         ["password=", "Bearer", "hunter2-hunter2", "?key=", "AKIA", "A1B2" * 4, "https://ada", "@x"]
     )
 
 
-def test_the_stamp_of_a_trace_is_not_touched():
+def test_the_trace_context_is_unchanged():
     event = Event(
         metadata={
             "topic": "orders",
@@ -397,14 +400,26 @@ def containers(keys: st.SearchStrategy[Any]) -> Callable[[st.SearchStrategy[Any]
 clean_payloads = st.recursive(clean_leaves, containers(harmless_keys | odd_keys), max_leaves=12)
 
 
+def is_plain(payload: Any) -> bool:
+    return "deque(" not in repr(payload) and "OrderedDict(" not in repr(payload)
+
+
+def plain(payload: Any) -> Any:
+    if isinstance(payload, dict):
+        return {key: plain(value) for key, value in payload.items()}
+    if isinstance(payload, tuple):
+        return tuple(map(plain, payload))
+    return list(map(plain, payload)) if isinstance(payload, (list, deque)) else payload
+
+
 class Hidden(NamedTuple):
-    """A key, for the strategy only: what it holds is a secret, whatever it is."""
+    """A key of the strategy whose value is a secret."""
 
     name: str
 
 
 def hide(payload: Any) -> Any:
-    """Put the secret below the keys that are meant to hold one."""
+    """Put the secret below the hidden keys."""
     if isinstance(payload, Mapping):
         return type(payload)(
             (key.name, [SECRET, {"x": SECRET}]) if isinstance(key, Hidden) else (key, hide(value))
@@ -424,7 +439,7 @@ payloads = st.recursive(
 
 @given(payloads, payloads)
 @settings(max_examples=150, deadline=None)
-def test_no_secret_is_left_and_what_the_caller_has_is_not_changed(data, note):
+def test_no_secret_remains_and_the_callers_objects_are_unchanged(data, note):
     before = copy.deepcopy((data, note))
     metadata = {"topic": "orders", "note": note}
     event = Event(data=data, metadata=metadata)
@@ -435,45 +450,47 @@ def test_no_secret_is_left_and_what_the_caller_has_is_not_changed(data, note):
     assert event.data is data
     assert metadata == {"topic": "orders", "note": note}
     for result in results:
-        assert SECRET not in said(result.data)
-        assert SECRET not in said(result.metadata)
+        assert SECRET not in visible(result.data)
+        assert SECRET not in visible(result.metadata)
         assert result.topic == "orders"
-        assert (result is event) is (SECRET not in repr(before))
+        assert (result is event) is (SECRET not in repr(before) and is_plain(before))
     assert repr(results[1:]) == repr(results[:1] * 2)
     assert redactor.statistics().unexamined == 0
 
 
 @given(clean_payloads)
 @settings(max_examples=100, deadline=None)
-def test_an_event_with_nothing_to_redact_is_passed_on_as_it_is(data):
-    redactor = redact()
-    assert passes(data, redactor)
-    assert redactor.statistics() == (0, 0, 0)
+def test_an_event_without_secrets_is_passed_on_unchanged_or_as_a_plain_copy(data):
+    redactor, event = redact(), create_event(data)
+    result = redactor(event)
+    assert result.data == plain(data)
+    assert (result is event) is is_plain(data)
+    assert redactor.statistics() == (0 if is_plain(data) else 1, 0, 0)
 
 
 @given(st.lists(payloads, max_size=6))
 @settings(max_examples=50, deadline=None)
-def test_what_a_redactor_saw_before_changes_nothing(datas):
+def test_earlier_events_do_not_change_the_result(datas):
     used = redact()
     for data in datas:
         event = create_event(data)
         assert repr(used(event).data) == repr(redact()(event).data)
 
 
-def test_the_parts_without_a_secret_are_the_callers_own():
+def test_parts_without_a_secret_are_not_copied():
     clean, held = {"user": "ada"}, ["x"]
     result = cleaned([clean, {"token": "hunter2", "held": held}])
     assert result[0] is clean
     assert result[1]["held"] is held
 
 
-def test_a_payload_in_two_places_is_cleaned_in_both():
+def test_a_shared_payload_is_redacted_in_both_places():
     shared = {"token": "hunter2"}
     assert cleaned({"a": shared, "b": [shared]}) == {"a": {"token": GONE}, "b": [{"token": GONE}]}
     assert shared == {"token": "hunter2"}
 
 
-def test_a_text_is_searched_also_when_all_keys_are_known():
+def test_strings_are_searched_even_if_all_keys_are_cached():
     redactor = redact()
     assert passes({"url": "https://example.org", "n": [1]}, redactor)
     for _ in range(2):
@@ -481,7 +498,7 @@ def test_a_text_is_searched_also_when_all_keys_are_known():
         assert redactor(event).data == {"url": f"https://{GONE}@example.org", "n": [1]}
 
 
-def test_a_secret_key_beside_known_ones_is_found_however_often():
+def test_a_secret_key_beside_cached_ones_is_found_every_time():
     redactor = redact()
     assert passes({"user": "ada"}, redactor)
     for _ in range(3):
@@ -497,7 +514,7 @@ def test_a_secret_key_beside_known_ones_is_found_however_often():
     ],
     ids=["token", "url", "among words"],
 )
-def test_a_key_that_holds_a_token_itself_is_cleaned_however_often(key, expected):
+def test_a_key_that_contains_a_token_is_redacted_every_time(key, expected):
     redactor = redact()
     for _ in range(3):
         result = redactor(create_event({"user": "ada", key: 1, "inner": {key: [2]}}, **{key: 3}))
@@ -506,7 +523,7 @@ def test_a_key_that_holds_a_token_itself_is_cleaned_however_often(key, expected)
     assert redactor.statistics().events == 3
 
 
-def test_more_keys_than_are_remembered_do_no_harm():
+def test_more_keys_than_the_cache_holds_are_redacted():
     redactor = redact()
     for start in range(0, 10_000, 2_500):
         assert passes({f"key {number}": number for number in range(start, start + 2_500)}, redactor)
@@ -514,7 +531,7 @@ def test_more_keys_than_are_remembered_do_no_harm():
         assert redactor(create_event(secret)).data == {"key 0": 1, "token": GONE}
 
 
-# Bounded
+# Limits
 
 
 def levels(depth: int, around: Callable[[Any], Any], inmost: Any) -> Any:
@@ -559,8 +576,8 @@ HUGE: dict[str, Callable[[], Any]] = {
 }
 
 
-def all_shown(value: Any) -> Iterator[str]:
-    """Give the texts in a result, each container once: not even a test may walk 2 to the power of 40."""
+def all_strings(value: Any) -> Iterator[str]:
+    """Yield the strings in a result, visiting each container once: the paths number 2 to the power of 40."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -575,18 +592,18 @@ def all_shown(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("payload", HUGE.values(), ids=HUGE.keys())
-def test_a_huge_payload_is_cut_short_and_shows_nothing(payload):
+def test_a_huge_payload_is_replaced_beyond_the_limits(payload):
     redactor = redact()
     event = create_event(payload())
     result = redactor(event)
     assert result is not event
-    assert not any("hunter2" in text for text in all_shown(result.data))
+    assert not any("hunter2" in text for text in all_strings(result.data))
     assert redactor.statistics().unexamined > 0
     assert redactor.statistics().events == 1
 
 
 @pytest.mark.parametrize("kind", [list, dict])
-def test_a_circle_is_cut_where_it_closes(kind):
+def test_a_circular_reference_is_replaced(kind):
     redactor, event = redact(), create_event(circle(kind))
     result = redactor(event).data
     expected = {"list": [1, {"again": GONE}], "dict": {"n": 1, "again": [(GONE,)]}}
@@ -594,17 +611,17 @@ def test_a_circle_is_cut_where_it_closes(kind):
     assert redactor.statistics() == (1, 0, 1)
 
 
-def test_a_circle_in_the_metadata_is_cut_too():
+def test_a_circular_reference_in_the_metadata_is_replaced_too():
     result = redact()(Event(data=1, metadata={"topic": "orders", "note": circle(dict)}))
     assert result.metadata == {"topic": "orders", "note": {"n": 1, "again": [(GONE,)]}}
 
 
-def test_what_is_there_twice_but_not_within_itself_is_no_circle():
+def test_a_shared_object_is_not_a_circular_reference():
     shared = [1, {"user": "ada"}]
     assert passes({"a": shared, "b": {"c": shared}, "d": (shared, shared)})
 
 
-def test_what_is_just_within_the_bounds_is_examined_as_usual():
+def test_a_payload_just_within_the_limits_is_examined():
     assert passes([0] * 49_000)
     assert passes({f"key {number}": number for number in range(2_000)})
     assert passes("x" * 990_000)
@@ -631,7 +648,7 @@ def test_a_long_text_is_searched_to_its_end():
     ],
     ids=lambda text: text[:12],
 )
-def test_a_text_made_to_be_slow_to_search_is_not(text):
+def test_a_hostile_string_is_searched_quickly(text):
     assert len(cleaned(text)) <= len(text) * 3
 
 
@@ -639,7 +656,7 @@ def test_a_text_made_to_be_slow_to_search_is_not(text):
 
 
 class Unknown:
-    """Shows what it should not, once somebody asks it."""
+    """Shows a secret in its repr."""
 
     def __repr__(self) -> str:
         return "password=hunter2"
@@ -712,7 +729,7 @@ class OddItems(dict[str, Any]):
 
 
 class Reentrant(Mapping[str, Any]):
-    """Gives itself, and a new one each time: a circle that no id gives away."""
+    """Contains itself, as a new object each time, so that no id reveals the circular reference."""
 
     def __getitem__(self, key: str) -> Any:
         return Reentrant()
@@ -745,23 +762,23 @@ HOSTILE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE.keys())
-def test_what_cannot_be_examined_is_replaced_and_counted(make):
+def test_a_value_that_cannot_be_examined_is_replaced_and_counted(make):
     value = make()
     redactor = redact()
     result = redactor(create_event({"user": "ada", "value": value, "list": [value]}))
-    assert "hunter2" not in said(result.data)
+    assert "hunter2" not in visible(result.data)
     assert redactor.statistics().events == 1
     assert redactor.statistics().unexamined >= 2
 
 
 @pytest.mark.parametrize("make", [*HOSTILE.values(), RaisingClass], ids=[*HOSTILE.keys(), "raising class"])
-def test_what_cannot_be_examined_raises_nowhere(make):
+def test_a_value_that_cannot_be_examined_raises_nothing(make):
     value = make()
     redactor = redact()
     for event in (create_event(value), Event(metadata={"topic": "orders", "value": value})):
         result = redactor(event)
-        assert "hunter2" not in said(result.data)
-        assert "hunter2" not in said(result.metadata)
+        assert "hunter2" not in visible(result.data)
+        assert "hunter2" not in visible(result.metadata)
         assert result.topic == event.topic
     assert redactor.statistics().events == 2
     assert redactor.statistics().unexamined >= 2
@@ -772,12 +789,12 @@ def test_what_cannot_be_examined_raises_nowhere(make):
     [v for k, v in HOSTILE.items() if k != "endless depth"],
     ids=[k for k in HOSTILE if k != "endless depth"],
 )
-def test_what_can_be_examined_beside_it_stays(make):
+def test_values_beside_one_that_cannot_be_examined_are_kept(make):
     result = cleaned({"user": "ada", "value": make(), "list": [1, make(), "x"]})
     assert result == {"user": "ada", "value": GONE, "list": [1, GONE, "x"]}
 
 
-def test_an_iterator_is_replaced_and_not_used_up():
+def test_an_iterator_is_replaced_and_not_consumed():
     iterator = iter(["a", "b"])
     generator = (letter for letter in "ab")
     assert cleaned([iterator, generator]) == [GONE, GONE]
@@ -796,7 +813,31 @@ def test_a_key_that_cannot_be_examined_is_replaced_with_its_value(where):
     assert redactor.statistics().unexamined == 1
 
 
-async def test_a_stream_counts_no_error_of_it():
+class HashedOnce:
+    """A key that raises when it is hashed again, which not even the fast scan survives."""
+
+    def __init__(self) -> None:
+        self._hashed = False
+
+    def __hash__(self) -> int:
+        if self._hashed:
+            raise ValueError("password=hunter2")
+        self._hashed = True
+        return 1
+
+
+def test_an_event_whose_examination_fails_keeps_nothing_but_its_topic(caplog):
+    redactor = redact()
+    redactor(create_event({"a": 1, "b": 2}))  # the scan looks keys up among the harmless ones
+    event = create_event({HashedOnce(): "hunter2"}, topic=f"user {GITHUB}", note="x")
+    result = redactor(event)
+    assert (result.data, result.metadata) == (GONE, {"topic": f"user {GONE}"})
+    assert redactor.statistics() == (1, 0, 1)
+    assert "its whole content was replaced" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+async def test_a_stream_counts_no_error_of_a_redactor():
     stream = InMemoryStream()
     stream.add_interceptor(redact())
     for make in HOSTILE.values():
@@ -804,34 +845,34 @@ async def test_a_stream_counts_no_error_of_it():
     await stream.publish(create_event({Raising(): "hunter2"}))
     events = stream.get_recent_events(100)
     assert len(events) == len(HOSTILE) + 1
-    assert not any("hunter2" in said(event.data) for event in events)
+    assert not any("hunter2" in visible(event.data) for event in events)
     assert stream.statistics().handler_errors == 0
 
 
-def changed_all_the_while(change: Callable[[int], None]) -> tuple[threading.Thread, threading.Event]:
-    """Let a thread change something again and again until the event is set."""
-    enough = threading.Event()
+def changed_repeatedly(change: Callable[[int], None]) -> tuple[threading.Thread, threading.Event]:
+    """Return a thread that repeats a change until the event is set."""
+    stop = threading.Event()
 
     def work() -> None:
         number = 0
-        while not enough.is_set():
+        while not stop.is_set():
             number += 1
             change(number)
 
-    return threading.Thread(target=work), enough
+    return threading.Thread(target=work), stop
 
 
 @pytest.fixture
-def hasty_threads() -> Iterator[None]:
+def frequent_switches() -> Iterator[None]:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
 
 
-@pytest.mark.usefixtures("hasty_threads")
+@pytest.mark.usefixtures("frequent_switches")
 @pytest.mark.parametrize("kind", [dict, OrderedDict, deque, list, set])
-def test_a_container_that_another_thread_changes_does_no_harm(kind):
+def test_a_container_that_another_thread_changes_is_redacted(kind):
     fixed = {f"key {number}": number for number in range(50)}
     if kind in {dict, OrderedDict}:
         container = kind(fixed)
@@ -850,12 +891,12 @@ def test_a_container_that_another_thread_changes_does_no_harm(kind):
 
     redactor = redact()
     payload = {"inner": container, "password": "hunter2", "url": "https://ada:hunter2@example.org"}
-    thread, enough = changed_all_the_while(change)
+    thread, stop = changed_repeatedly(change)
     thread.start()
     try:
         results = [redactor(create_event(payload)) for _ in range(200)]
     finally:
-        enough.set()
+        stop.set()
         thread.join(DEADLINE)
     for result in results:
         if result.data != GONE:
@@ -864,8 +905,8 @@ def test_a_container_that_another_thread_changes_does_no_harm(kind):
     assert redactor.statistics().events == 200
 
 
-@pytest.mark.usefixtures("hasty_threads")
-def test_a_dict_with_a_secret_that_another_thread_changes_shows_none():
+@pytest.mark.usefixtures("frequent_switches")
+def test_a_dict_that_another_thread_changes_shows_no_secret():
     data = {"password": "hunter2", "n": 1}
 
     def change(number: int) -> None:
@@ -874,17 +915,17 @@ def test_a_dict_with_a_secret_that_another_thread_changes_shows_none():
         del data[f"key {number % 7}"]
 
     redactor = redact()
-    thread, enough = changed_all_the_while(change)
+    thread, stop = changed_repeatedly(change)
     thread.start()
     try:
         results = [redactor(create_event(data)).data for _ in range(300)]
     finally:
-        enough.set()
+        stop.set()
         thread.join(DEADLINE)
     assert all(result == GONE or result["password"] == GONE for result in results)
 
 
-# Kinds of objects
+# Types of objects
 
 
 @dataclasses.dataclass
@@ -953,7 +994,7 @@ CLEAN: dict[str, Any] = {
     "int subclass": Whole(3),
     "decimal": decimal.Decimal("1.50"),
     "datetime": datetime(2026, 3, 1, tzinfo=UTC),
-    "naive datetime": datetime(2026, 3, 1),  # noqa: DTZ001 - payloads have such
+    "naive datetime": datetime(2026, 3, 1),  # noqa: DTZ001 - payloads contain naive ones
     "zoned datetime": datetime(2026, 3, 1, tzinfo=timezone(timedelta(hours=2))),
     "date": date(2026, 3, 1),
     "time": time(12, 30),
@@ -968,7 +1009,6 @@ CLEAN: dict[str, Any] = {
     "flag": Flags.A,
     "str enum": Name.RED,
     "event type": EventType.ERROR,
-    "str subclass": Text("plain"),
     "path": pathlib.PurePosixPath("/srv/password/file"),
     "windows path": pathlib.PureWindowsPath("C:\\x"),
     "real path": pathlib.Path("file.txt"),
@@ -977,14 +1017,6 @@ CLEAN: dict[str, Any] = {
     "named tuple": Point(1, ["a"]),
     "set": {1, "a"},
     "frozenset": frozenset({1, "a", frozenset()}),
-    "deque": deque([1, [2]], maxlen=5),
-    "list subclass": Words(["a"]),
-    "keys of a dict": {"a": 1}.keys(),
-    "ordered dict": OrderedDict(a=1),
-    "default dict": defaultdict(list, a=[1]),
-    "counter": Counter("abca"),
-    "chain map": ChainMap({"a": 1}, {"b": [2]}),
-    "mapping proxy": MappingProxyType({"a": {"b": 1}}),
     "dataclass": Order(1),
     "nested dataclass": Order(1, inner=[Order(2, inner={"a": 1})]),
     "struct": StructOrder(1),
@@ -999,7 +1031,7 @@ CLEAN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("value", CLEAN.values(), ids=CLEAN.keys())
-def test_what_is_clean_passes_as_it_is_whatever_its_kind(value):
+def test_a_value_without_secrets_passes_unchanged(value):
     redactor = redact()
     assert passes(value, redactor)
     assert passes({"a": [value], "b": (value,)}, redactor)
@@ -1007,11 +1039,44 @@ def test_what_is_clean_passes_as_it_is_whatever_its_kind(value):
 
 
 @pytest.mark.parametrize("value", CLEAN.values(), ids=CLEAN.keys())
-def test_what_is_clean_stays_the_same_object_beside_a_secret(value):
+def test_a_value_without_secrets_stays_the_same_object_beside_a_secret(value):
     result = cleaned({"token": "hunter2", "value": value, "list": [value]})
     assert result["value"] is value
     assert result["list"][0] is value
     assert result["token"] == GONE
+
+
+# Types that may show their readers something else than they showed the redactor.
+COPIED: dict[str, tuple[Any, Any]] = {
+    "str subclass": (Text("plain"), "plain"),
+    "deque": (deque([1, [2]], maxlen=5), [1, [2]]),
+    "list subclass": (Words(["a"]), ["a"]),
+    "keys of a dict": ({"a": 1}.keys(), ["a"]),
+    "ordered dict": (OrderedDict(a=1), {"a": 1}),
+    "default dict": (defaultdict(list, a=[1]), {"a": [1]}),
+    "counter": (Counter("abca"), {"a": 2, "b": 1, "c": 1}),
+    "chain map": (ChainMap({"a": 1}, {"b": [2]}), {"a": 1, "b": [2]}),
+    "mapping proxy": (MappingProxyType({"a": {"b": 1}}), {"a": {"b": 1}}),
+    "key of a str subclass": ({Text("author"): 1}, {"author": 1}),
+    "dataclass of an ordered dict": (
+        Order(1, inner=OrderedDict(a=1)),
+        {"number": 1, "tags": ("a",), "inner": {"a": 1}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("value", "expected"), COPIED.values(), ids=COPIED.keys())
+def test_an_unusual_type_is_passed_on_as_a_plain_copy(value, expected):
+    before, redactor = repr(value), redact()
+    result = redactor(create_event({"value": value, "list": [value]})).data
+    assert result == {"value": expected, "list": [expected]}
+    assert type(result["value"]) is type(expected)
+    assert repr(value) == before
+    assert redactor.statistics() == (1, 0, 0)
+
+
+def test_an_exception_with_arguments_of_unusual_types_passes_unchanged():
+    assert passes(ValueError(OrderedDict(a=1), Text("plain")))
 
 
 MIXED: dict[str, tuple[Any, Any]] = {
@@ -1048,7 +1113,7 @@ MIXED: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("value", "expected"), MIXED.values(), ids=MIXED.keys())
-def test_a_secret_is_taken_out_whatever_holds_it(value, expected):
+def test_a_secret_is_removed_from_any_type(value, expected):
     before = repr(value)
     result = cleaned({"value": value, "list": [value]})
     assert result == {"value": expected, "list": [expected]}
@@ -1056,12 +1121,12 @@ def test_a_secret_is_taken_out_whatever_holds_it(value, expected):
     assert repr(value) == before
 
 
-def test_a_secret_in_a_named_tuple_is_taken_out():
+def test_a_secret_is_removed_from_a_named_tuple():
     result = cleaned(Point(1, {"token": "hunter2"}))
     assert tuple(result) == (1, {"token": GONE})
 
 
-def test_a_default_dict_gets_no_new_keys_by_being_looked_at():
+def test_examining_a_default_dict_adds_no_keys():
     counts = defaultdict(list, a=[1], token=["hunter2"])
     cleaned(counts)
     assert dict(counts) == {"a": [1], "token": ["hunter2"]}
@@ -1085,7 +1150,7 @@ def with_note(error: BaseException, note: str) -> BaseException:
 LEAK = "cannot reach https://ada:hunter2@example.org"
 
 
-class Coded(Exception):  # noqa: N818 - its message is another than its arguments
+class Coded(Exception):  # noqa: N818 - its message differs from its arguments
     def __str__(self) -> str:
         return "failed"
 
@@ -1109,14 +1174,14 @@ LEAKING: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.mark.parametrize("make", LEAKING.values(), ids=LEAKING.keys())
-def test_an_exception_with_a_secret_is_replaced_by_its_class(make):
+def test_an_exception_with_a_secret_is_replaced_by_its_type(make):
     error = make()
     before = (str(error), error.args, error.__cause__, error.__context__)
     assert cleaned({"error": error, "n": 1}) == {"error": f"{type(error).__name__}: {GONE}", "n": 1}
     assert (str(error), error.args, error.__cause__, error.__context__) == before
 
 
-def test_exceptions_that_led_to_each_other_in_a_circle_are_examined_once():
+def test_exceptions_with_circular_causes_are_examined_once():
     one, other = ValueError("x"), OSError("y")
     one.__cause__, other.__cause__ = other, one
     assert passes([one, other])
@@ -1124,13 +1189,13 @@ def test_exceptions_that_led_to_each_other_in_a_circle_are_examined_once():
     assert cleaned([one, other]) == [f"ValueError: {GONE}", f"OSError: {GONE}"]
 
 
-def test_an_exception_that_was_raised_passes_with_its_traceback():
+def test_a_raised_exception_passes_with_its_traceback():
     with pytest.raises(ValueError, match="invalid literal") as raised:
         int("x")
     assert passes({"error": raised.value})
 
 
-def test_notes_that_are_no_texts_do_no_harm():
+def test_notes_that_are_not_strings_are_examined():
     error = ValueError("x")
     error.__notes__ = [1, None, LEAK]
     assert cleaned(error) == f"ValueError: {GONE}"
@@ -1138,7 +1203,7 @@ def test_notes_that_are_no_texts_do_no_harm():
     assert cleaned(error) == GONE
 
 
-# Keys that are no plain text
+# Keys other than plain strings
 
 
 class Field(enum.Enum):
@@ -1154,7 +1219,7 @@ class TextField(enum.StrEnum):
     [b"password", b"DB-Password", Text("password"), Text("accessToken"), Field.PASSWORD, TextField.TOKEN],
     ids=repr,
 )
-def test_a_key_of_another_kind_is_matched_all_the_same(key):
+def test_a_key_of_another_type_is_matched_too(key):
     redactor = redact()
     for _ in range(3):
         assert redactor(create_event({"user": "ada", key: "hunter2"})).data == {"user": "ada", key: GONE}
@@ -1169,7 +1234,6 @@ def test_a_key_of_another_kind_is_matched_all_the_same(key):
         None,
         b"author",
         b"\xff",
-        Text("author"),
         Colour.RED,
         Colour.PAIR,
         Number.ONE,
@@ -1179,32 +1243,33 @@ def test_a_key_of_another_kind_is_matched_all_the_same(key):
         date(2026, 3, 1),
         decimal.Decimal(1),
         frozenset({1}),
+        frozenset({"a", (1, "b")}),
     ],
     ids=repr,
 )
-def test_a_harmless_key_of_another_kind_is_left_as_it_is(key):
+def test_a_harmless_key_of_another_type_is_unchanged(key):
     assert passes({key: "hunter2"})
     assert passes({key: [{key: 1}], "user": "ada"})
     assert cleaned({key: [1], "token": "hunter2"}) == {key: [1], "token": GONE}
 
 
-def test_keys_of_all_kinds_beside_each_other():
+def test_keys_of_several_types_can_be_mixed():
     data = {1: "a", "password": "hunter2", None: {b"token": "hunter2"}, ("x", 2): [{"jwt": 1}]}
     assert cleaned(data) == {1: "a", "password": GONE, None: {b"token": GONE}, ("x", 2): [{"jwt": GONE}]}
 
 
-# Own keys, patterns and replacement
+# Custom keys, patterns and replacement
 
 
 @pytest.mark.parametrize("spelling", ["credit_card", "creditCard", "Credit-Card", "CREDIT.CARD"])
 @pytest.mark.parametrize(
     "key", ["credit_card", "CREDIT-CARD", "creditCard", "my_credit_card", "theCreditCard"]
 )
-def test_own_keys_may_be_written_as_one_likes_too(spelling, key):
+def test_custom_keys_match_in_any_spelling(spelling, key):
     assert cleaned({key: "4242"}, keys=[spelling]) == {key: GONE}
 
 
-def test_own_keys_take_the_place_of_the_default_ones():
+def test_custom_keys_replace_the_default_ones():
     data = {"pin": "1234", "password": "hunter2"}
     assert cleaned(data, keys=["pin"]) == {"pin": GONE, "password": "hunter2"}
     assert cleaned(data, keys={*DEFAULT_KEYS, "pin"}) == {"pin": GONE, "password": GONE}
@@ -1221,14 +1286,14 @@ def test_keys_and_patterns_may_be_any_iterable():
         }
 
 
-def test_letters_are_folded_as_unicode_says():
+def test_keys_are_compared_with_unicode_case_folding():
     assert cleaned({"GRÖSSE": "x", "KÖRPERGRÖSSE": "y"}, keys=["größe"]) == {
         "GRÖSSE": GONE,
         "KÖRPERGRÖSSE": "y",
     }
 
 
-def test_own_patterns_take_the_place_of_the_default_ones():
+def test_custom_patterns_replace_the_default_ones():
     data = [f"{GITHUB} 4242", {"password": "hunter2"}]
     assert cleaned(data, patterns=[r"\b\d{4}\b"]) == [f"{GITHUB} {GONE}", {"password": GONE}]
     assert cleaned(data, patterns=[*DEFAULT_PATTERNS, r"\b\d{4}\b"]) == [f"{GONE} {GONE}", {"password": GONE}]
@@ -1259,19 +1324,19 @@ def test_own_patterns_take_the_place_of_the_default_ones():
     ],
     ids=str,
 )
-def test_a_pattern_works_on_each_text_by_itself(pattern, texts, expected):
+def test_a_pattern_is_applied_to_each_string_separately(pattern, texts, expected):
     redactor = redact(patterns=[pattern])
     for _ in range(2):
         assert redactor(create_event(texts)).data == expected
         assert redactor(create_event({"a": texts}, note=texts)).metadata == {"note": expected}
 
 
-def test_an_anchored_pattern_does_not_match_a_text_in_the_midst_of_others():
+def test_an_anchored_pattern_matches_a_whole_string_only():
     assert passes(["a", "b", "c"], redact(patterns=["^a\nb", "b\nc$"]))
 
 
 @pytest.mark.parametrize("replacement", ["***", "", r"\1 \g<0> {0} %s", "größer"])
-def test_the_replacement_may_be_any_text(replacement):
+def test_the_replacement_may_be_any_string(replacement):
     data = {"password": "hunter2", "text": f"x {GITHUB} y", "bytes": GITHUB.encode(), "object": object()}
     assert cleaned(data, replacement=replacement) == {
         "password": replacement,
@@ -1282,36 +1347,36 @@ def test_the_replacement_may_be_any_text(replacement):
 
 
 @pytest.mark.parametrize("keys", ["password", "", Text("password")])
-def test_one_text_instead_of_a_list_of_keys_is_refused(keys):
-    with pytest.raises(TypeError, match="keys is a list"):
+def test_a_string_instead_of_a_list_of_keys_is_rejected(keys):
+    with pytest.raises(TypeError, match="keys: must be a list"):
         redact(keys=keys)
 
 
 @pytest.mark.parametrize("patterns", ["x", "", re.compile("x")])
-def test_one_pattern_instead_of_a_list_is_refused(patterns):
-    with pytest.raises(TypeError, match="patterns is a list"):
+def test_a_pattern_instead_of_a_list_is_rejected(patterns):
+    with pytest.raises(TypeError, match="patterns: must be a list"):
         redact(patterns=patterns)
 
 
 @pytest.mark.parametrize("key", [1, None, b"password", ("a",)], ids=repr)
-def test_a_key_that_is_no_text_is_refused(key):
+def test_a_key_that_is_not_a_string_is_rejected(key):
     with pytest.raises(TypeError, match=re.escape(repr(key))):
         redact(keys=["pin", key])
 
 
-def test_bytes_instead_of_a_list_of_keys_are_refused():
+def test_bytes_instead_of_a_list_of_keys_are_rejected():
     with pytest.raises(TypeError):
         redact(keys=b"password")
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{2,1}", "(?P<x", "\\"], ids=repr)
-def test_a_pattern_that_is_no_regular_expression_is_named(pattern):
+def test_an_invalid_regular_expression_is_named_in_the_error(pattern):
     with pytest.raises(ValueError, match=re.escape(repr(pattern))):
         redact(patterns=["fine", pattern])
 
 
 @pytest.mark.parametrize("pattern", [None, 1, ["a"]], ids=repr)
-def test_a_pattern_that_is_not_even_text_is_named(pattern):
+def test_a_pattern_of_another_type_is_named_in_the_error(pattern):
     with pytest.raises(ValueError, match=re.escape(repr(pattern))):
         redact(patterns=[pattern])
 
@@ -1319,7 +1384,7 @@ def test_a_pattern_that_is_not_even_text_is_named(pattern):
 # Statistics
 
 
-def test_the_statistics_count_events_values_and_what_was_not_examined():
+def test_the_statistics_count_events_values_and_unexamined_values():
     redactor = redact()
     assert redactor.statistics() == RedactionStatistics(events=0, values=0, unexamined=0)
     redactor(create_event({"user": "ada"}))
@@ -1330,10 +1395,10 @@ def test_the_statistics_count_events_values_and_what_was_not_examined():
     assert redactor.statistics() == RedactionStatistics(2, 5, 2)
     redactor(create_event(f"{GITHUB} and {GITHUB}"))
     assert redactor.statistics() == RedactionStatistics(3, 6, 2)
-    assert redactor.statistics() == RedactionStatistics(3, 6, 2)  # to read them changes nothing
+    assert redactor.statistics() == RedactionStatistics(3, 6, 2)  # reading them changes nothing
 
 
-@pytest.mark.usefixtures("hasty_threads")
+@pytest.mark.usefixtures("frequent_switches")
 def test_several_threads_count_and_redact_correctly():
     redactor, wrong = redact(), []
     start = threading.Barrier(8)
@@ -1341,7 +1406,7 @@ def test_several_threads_count_and_redact_correctly():
     def work(thread: int) -> None:
         start.wait(DEADLINE)
         for number in range(250):
-            # New keys all the time, so that what is remembered is changed by all of them.
+            # New keys every time, so that all threads change the cache.
             key = f"key {thread} {number}"
             result = redactor(create_event({key: GITHUB, "password": "hunter2", "odd": [object()]}))
             if result.data != {key: GONE, "password": GONE, "odd": [GONE]}:
@@ -1359,12 +1424,12 @@ def test_several_threads_count_and_redact_correctly():
     assert redactor.statistics() == RedactionStatistics(2_000, 4_000, 2_000)
 
 
-# What a review found
+# Found in a review
 
 
 # 1. hints
 @pytest.mark.parametrize("pattern", DEFAULT_PATTERNS)
-def test_each_default_pattern_takes_something_out_on_its_own(pattern):
+def test_each_default_pattern_matches_something_by_itself(pattern):
     texts = [*(text for text, _ in POSITIVE.values()), "github" + "_pat_" + "a1B2_" * 6]
     assert any(not passes(text, redact(patterns=[pattern])) for text in texts)
     for text in texts:
@@ -1373,16 +1438,16 @@ def test_each_default_pattern_takes_something_out_on_its_own(pattern):
 
 # 2. odd keys
 @pytest.mark.parametrize("key", [GITHUB.encode(), (GITHUB,), Text(GITHUB), Name.LEAK], ids=repr)
-def test_a_key_of_another_kind_that_holds_a_token_is_cleaned(key):
+def test_a_key_of_another_type_that_contains_a_token_is_redacted(key):
     redactor = redact()
     for _ in range(3):
         result = redactor(create_event({key: 1}))
-        assert GITHUB not in said(result.data)
-        assert "hunter2" not in said(result.data)
+        assert GITHUB not in visible(result.data)
+        assert "hunter2" not in visible(result.data)
 
 
 # 3.
-def test_a_key_that_names_a_secret_and_holds_one_is_cleaned_too():
+def test_a_secret_key_that_contains_a_secret_is_redacted_too():
     result = cleaned({"https://ada:hunter2@example.org/password": "hunter2"})
     assert result == {f"https://{GONE}@example.org/password": GONE}
 
@@ -1422,7 +1487,7 @@ class NamedLogin(NamedTuple):
     ],
     ids=["listed", "renamed", "omitted", "named tuple", "bytes", "class", "exception", "long", "nested"],
 )
-def test_fields_are_examined_by_their_names_and_as_they_are(make):
+def test_fields_are_examined_by_name_and_value(make):
     result = cleaned({"value": make()})
     assert "hunter2" not in repr(result)
     assert not isinstance(result["value"], (Order, msgspec.Struct, NamedLogin))
@@ -1434,29 +1499,29 @@ def test_an_unknown_object_in_a_dataclass_is_replaced():
 
 # 5. exponential
 @pytest.mark.parametrize("make", [lambda x: Order(1, inner=x), ValueError], ids=["dataclass", "exception"])
-def test_what_is_shared_exponentially_in_an_object_is_cut_short(make):
+def test_exponentially_shared_objects_are_replaced_beyond_the_limits(make):
     redactor = redact()
     result = redactor(create_event({"value": make(levels(40, lambda x: [x, x], {"token": "hunter2"}))}))
-    assert not any("hunter2" in text for text in all_shown(result.data))
+    assert not any("hunter2" in text for text in all_strings(result.data))
     assert not isinstance(result.data["value"], (Order, ValueError))
 
 
 # 6. topic
 @pytest.mark.parametrize("data", [[0] * 1_000_000, "x" * 2_000_000], ids=["values", "text"])
-def test_a_huge_payload_does_not_cost_the_topic(data):
+def test_a_huge_payload_does_not_remove_the_topic(data):
     metadata = {"topic": "orders", "tenant": "blue", "token": "hunter2"}
     result = redact()(Event(data=data, metadata=metadata))
     assert result.metadata == {"topic": "orders", "tenant": "blue", "token": GONE}
     assert result.data == GONE
 
 
-def test_a_topic_with_a_secret_does_not_outlive_a_failure():
+def test_a_topic_with_a_secret_is_redacted_after_a_failure():
     result = redact()(create_event({Raising(): 1}, topic=f"user {GITHUB}"))
-    assert GITHUB not in said(result.metadata)
+    assert GITHUB not in visible(result.metadata)
 
 
 # 7. ReDoS
-def test_the_begin_of_a_token_again_and_again_is_not_slow_to_search():
+def test_a_repeated_token_prefix_is_searched_quickly():
     text = "eyJ" * 300_000
     assert passes(text)
 
@@ -1481,12 +1546,12 @@ def test_the_begin_of_a_token_again_and_again_is_not_slow_to_search():
         "a" * 500 + "_password",
     ],
 )
-def test_a_key_is_matched_whatever_its_case(key):
+def test_a_key_is_matched_in_any_case(key):
     assert cleaned({key: "hunter2"}) == {key: GONE}
 
 
 # 9. race
-def test_what_another_thread_adds_meanwhile_is_not_copied_unseen():
+def test_what_another_thread_adds_is_not_copied_unexamined():
     data: dict[str, Any] = {}
 
     class Adding(dict[str, Any]):
@@ -1495,12 +1560,12 @@ def test_what_another_thread_adds_meanwhile_is_not_copied_unseen():
             return super().items()
 
     data |= {"adding": Adding(), "token": "x"}
-    assert "hunter2" not in said(cleaned(data))
+    assert "hunter2" not in visible(cleaned(data))
 
 
 # 10. lying subclasses
 class FirstOnly(dict[str, Any]):
-    """Like a multi-dict: shows one value of each key, holds all."""
+    """A multi-dict: shows one value of each key and holds all of them."""
 
     def items(self) -> Any:
         return [(key, values[0]) for key, values in super().items()]
@@ -1521,8 +1586,8 @@ class Masked(str):
 @pytest.mark.parametrize(
     "value", [FirstOnly(a=["1", GITHUB]), Empty([GITHUB]), Masked(GITHUB)], ids=["dict", "list", "str"]
 )
-def test_a_subclass_is_examined_for_what_it_really_holds(value):
-    assert GITHUB not in said(cleaned([value]))
+def test_a_subclass_is_examined_for_its_real_content(value):
+    assert GITHUB not in visible(cleaned([value]))
 
 
 class Pretending:
@@ -1549,8 +1614,8 @@ class Shown(Exception):  # noqa: N818
 @pytest.mark.parametrize(
     "error", [Shown("hunter2"), ValueError({"cookie": "hunter2"})], ids=["repr", "key in an argument"]
 )
-def test_what_else_an_exception_shows_is_examined(error):
-    assert "hunter2" not in said(cleaned(error))
+def test_the_repr_of_an_exception_is_examined(error):
+    assert "hunter2" not in visible(cleaned(error))
 
 
 # 12. patterns
@@ -1559,7 +1624,7 @@ def test_what_else_an_exception_shows_is_examined(error):
     [b"x", re.compile(b"x"), "a{99999999999999999999}", "(" * 5_000],
     ids=["bytes", "compiled", "big", "deep"],
 )
-def test_a_pattern_that_can_never_work_is_refused_when_it_is_given(pattern):
+def test_an_unusable_pattern_is_rejected_at_once(pattern):
     with pytest.raises(ValueError, match="regular expression"):
         redact(patterns=[pattern])
 
@@ -1587,7 +1652,7 @@ class Endless(Mapping[Any, Any]):
     ],
     ids=["long keys", "keys of many words", "deques", "bytes", "endless"],
 )
-def test_more_that_is_huge_is_cut_short(make):
+def test_other_huge_payloads_are_replaced_beyond_the_limits(make):
     redactor = redact()
     event = create_event(make())
     assert redactor(event) is not event
@@ -1604,28 +1669,28 @@ class KeyOfAnotherText:
 
 
 def test_a_key_of_an_unknown_class_is_replaced():
-    assert "hunter2" not in said(cleaned({KeyOfAnotherText(): 1}))
+    assert "hunter2" not in visible(cleaned({KeyOfAnotherText(): 1}))
 
 
 @pytest.mark.parametrize("key", [("db", "password"), enum.Enum("Auto", {"PASSWORD": 1}).PASSWORD], ids=repr)
-def test_a_key_that_names_a_secret_in_a_part_of_it_counts(key):
+def test_a_key_with_a_secret_part_is_matched(key):
     assert cleaned({key: "hunter2"}) == {key: GONE}
 
 
 # 15. depth depends on what was seen
-def test_what_lies_too_deep_is_replaced_the_second_time_too():
+def test_too_deep_values_are_replaced_the_second_time_too():
     redactor, event = redact(), create_event(levels(40, lambda x: {"a": x}, 1))
     assert redactor(event).data == redactor(event).data
 
 
 # 16. count, collision
-def test_a_cleaned_key_is_counted():
+def test_a_redacted_key_is_counted():
     redactor = redact()
     redactor(create_event({GITHUB: 1}))
     assert redactor.statistics().values == 1
 
 
-def test_two_keys_that_are_cleaned_keep_their_values():
+def test_two_redacted_keys_keep_their_values():
     assert sorted(cleaned({GITHUB: 1, f"{GITHUB}x": 2}).values()) == [1, 2]
 
 
@@ -1633,16 +1698,16 @@ def test_two_keys_that_are_cleaned_keep_their_values():
 @pytest.mark.parametrize(
     "text", ["Basic information", "the bearer certificate", "bypass=1", "compass: north", "tests pass: 12"]
 )
-def test_ordinary_words_stay(text):
+def test_ordinary_words_are_unchanged(text):
     assert passes(text)
 
 
-def test_the_ids_of_the_library_itself_are_known():
+def test_the_librarys_own_ids_are_unchanged():
     assert passes({"id": uuid_utils.uuid7()})
 
 
 # 18. idempotence
 @pytest.mark.parametrize("text", [text for text, _ in POSITIVE.values()], ids=POSITIVE.keys())
-def test_what_was_cleaned_once_stays_equal(text):
+def test_redacting_twice_changes_nothing_more(text):
     once = redact()(create_event({"text": text, "password": "hunter2", "ok": 1}))
     assert redact()(once).data == once.data

@@ -1,4 +1,4 @@
-"""`EventSource`: reads another server's stream, over breaks and against servers that do as they like."""
+"""`EventSource`: reads streams of other servers, with interruptions and misbehaving servers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from codomyrmex.streaming import Event, EventType, create_event
 from helpers import in_time
 
 OPEN = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-SOON = b"retry: 1\n"  # so that no test waits long
+SOON = b"retry: 1\n"  # keeps the tests fast
 
 Handler = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Server:
-    """Answers each connection with the next of some bytes, and keeps what was asked."""
+    """Answers each connection with the next of some responses, and records the requests."""
 
     def __init__(self, *answers: bytes, stays: bool = False) -> None:
-        self.asked: list[bytes] = []
+        self.requests: list[bytes] = []
         self.url = ""
         self._answers = list(answers)
-        self._stays = stays  # after the last answer the connection stays open
+        self._stays = stays  # the connection stays open after the last response
         self._writers: list[asyncio.StreamWriter] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
-        self.asked.append(await reader.readuntil(b"\r\n\r\n"))
+        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(self._answers.pop(0) if self._answers else OPEN)
         await writer.drain()
         if self._answers or not self._stays:
@@ -103,70 +103,72 @@ async def test_payloads_and_plain_text_become_events_too():
     assert (one.id, one.data, one.type, one.metadata) == ("1", {"a": 1}, EventType.MESSAGE, {})
     assert (two.data, two.type, two.metadata) == ("plain", EventType.MESSAGE, {"event": "tick"})
     assert (three.id, three.data, three.type) == ("3", [2], EventType.ERROR)
-    assert two.id not in {"1", "3"}  # the id of the one before is not its own
+    assert two.id not in {"1", "3"}  # not the id of the previous event
 
 
 @in_time
-async def test_it_asks_for_a_topic_with_its_token_and_no_secret_is_told():
-    told: list[Any] = []
+async def test_it_requests_a_topic_with_its_token_and_reports_no_secret():
+    statuses: list[Any] = []
     async with serving(OPEN + frame("1"), stays=True) as server:
-        source = EventSource(server.url, topic="a.*", token=" tökén\n", tell=lambda *each: told.append(each))
+        source = EventSource(
+            server.url, topic="a.*", token=" tökén\n", on_status=lambda *each: statuses.append(each)
+        )
         await first(source, 1)
-    assert b"GET /events?key=t0ps3cr3t&topic=a." in server.asked[0]
-    assert "authorization: bearer tökén\r\n" in server.asked[0].decode().lower()
-    assert told == [("connected", {})]
+    assert b"GET /events?key=t0ps3cr3t&topic=a." in server.requests[0]
+    assert "authorization: bearer tökén\r\n" in server.requests[0].decode().lower()
+    assert statuses == [("connected", {})]
 
 
 @in_time
-async def test_after_a_break_it_goes_on_behind_the_last_event():
-    told: list[str] = []
+async def test_after_an_interruption_it_resumes_after_the_last_event():
+    statuses: list[str] = []
     async with serving(
         OPEN + frame("1", id="æ1"),
         OPEN + frame("2", id="b2") + b"id: c3\ndata: cut off",
         OPEN + frame("3", id="c3"),
         stays=True,
     ) as server:
-        source = EventSource(server.url, tell=lambda what, _: told.append(what))
+        source = EventSource(server.url, on_status=lambda status, _: statuses.append(status))
         events = await first(source, 3)
     assert [event.data for event in events] == [1, 2, 3]
-    assert b"last-event-id" not in server.asked[0].lower()
-    assert "last-event-id: æ1\r\n" in server.asked[1].decode().lower()
-    assert b"last-event-id: b2\r\n" in server.asked[2].lower()  # what was cut off never came
-    assert told == ["connected", "lost", "connected", "lost", "connected"]
+    assert b"last-event-id" not in server.requests[0].lower()
+    assert "last-event-id: æ1\r\n" in server.requests[1].decode().lower()
+    assert b"last-event-id: b2\r\n" in server.requests[2].lower()  # the incomplete event was not read
+    assert statuses == ["connected", "lost", "connected", "lost", "connected"]
     assert source.last_event_id == "c3"
 
 
 @in_time
-async def test_it_goes_on_from_an_id_that_it_is_given():
+async def test_it_resumes_from_a_given_id():
     async with serving(OPEN + frame("1"), stays=True) as server:
         await first(EventSource(server.url, last_event_id="x9"), 1)
-    assert b"last-event-id: x9\r\n" in server.asked[0].lower()
+    assert b"last-event-id: x9\r\n" in server.requests[0].lower()
 
 
 @in_time
-async def test_what_the_server_does_not_have_any_more_is_told():
-    told: list[Any] = []
+async def test_events_that_the_server_no_longer_has_are_reported():
+    statuses: list[Any] = []
     connect = frame('{"resumed": false, "requested": "a1", "first_available": "b1"}', event="connect")
     async with serving(OPEN + connect + frame("2", id="b1"), stays=True) as server:
-        source = EventSource(server.url, last_event_id="a1", tell=lambda *each: told.append(each))
+        source = EventSource(server.url, last_event_id="a1", on_status=lambda *each: statuses.append(each))
         await first(source, 1)
-    assert told[-1][0] == "missed"
-    assert told[-1][1]["first_available"] == "b1"
+    assert statuses[-1][0] == "missed"
+    assert statuses[-1][1]["first_available"] == "b1"
 
 
 @pytest.mark.parametrize("data", ["no json", "[]", '{"resumed": true, "replayed": 3}', '{"resumed": false}'])
 @in_time
-async def test_other_notices_tell_nothing_and_are_no_events(data):
-    told: list[str] = []
+async def test_other_notices_are_neither_reported_nor_events(data):
+    statuses: list[str] = []
     notices = frame(data, event="connect") + frame("{}", event="disconnect") + frame("{}", event="heartbeat")
     async with serving(OPEN + notices + frame("1"), stays=True) as server:
-        [event] = await first(EventSource(server.url, tell=lambda what, _: told.append(what)), 1)
+        [event] = await first(EventSource(server.url, on_status=lambda status, _: statuses.append(status)), 1)
     assert event.data == 1
-    assert told == ["connected"]
+    assert statuses == ["connected"]
 
 
 @in_time
-async def test_an_event_that_cannot_be_read_is_counted_and_left_out():
+async def test_an_event_that_cannot_be_decoded_is_counted_and_skipped():
     wrong = '{"type": "nonsense", "data": 1, "metadata": {}}'
     deep = "[" * 100_000
     async with serving(OPEN + frame(wrong) + frame(deep) + frame("2"), stays=True) as server:
@@ -178,33 +180,33 @@ async def test_an_event_that_cannot_be_read_is_counted_and_left_out():
 
 @pytest.mark.parametrize("status", ["204 No Content", "401 Unauthorized", "403 Forbidden", "404 Not Found"])
 @in_time
-async def test_a_server_that_refuses_is_not_asked_again(status):
+async def test_a_refusal_is_not_retried(status):
     if status.startswith("204"):
-        said = await refusal_of(answer(status))
+        message = await refusal_of(answer(status))
     else:
-        said = await refusal_of(answer(status, "because I say so"), token="t0ps3cr3t")
-        assert said.endswith("because I say so")
-    assert said.startswith(f"the server answers {status[:3]}: ")
+        message = await refusal_of(answer(status, "because I say so"), token="t0ps3cr3t")
+        assert message.endswith("because I say so")
+    assert message.startswith(f"the server answered {status[:3]}: ")
 
 
 @in_time
-async def test_what_is_no_event_stream_is_refused():
+async def test_other_content_types_are_refused():
     page = answer("200 OK", "<html>", "text/html; charset=utf-8")
-    assert await refusal_of(page) == "the server gives text/html, not text/event-stream"
+    assert await refusal_of(page) == "the server answered with text/html instead of text/event-stream"
 
 
 @in_time
-async def test_an_event_of_any_size_does_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(sse_client, "_MAX_EVENT", 1000)
+async def test_the_size_of_events_is_limited(monkeypatch):
+    monkeypatch.setattr(sse_client, "MAX_EVENT_BYTES", 1000)
     async with serving(OPEN + frame("1", id="a") + frame("x" * 5000), stays=True) as server:
         source = EventSource(server.url)
         with pytest.raises(RefusedError, match="an event of more than 1,000 bytes"):
             await first(source, 2)
-    assert source.last_event_id == "a"  # what came before it was given
+    assert source.last_event_id == "a"  # earlier events were read
 
 
 @in_time
-async def test_a_server_that_is_away_or_broken_is_asked_again(monkeypatch):
+async def test_failures_are_retried_with_growing_delays(monkeypatch):
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -214,47 +216,47 @@ async def test_a_server_that_is_away_or_broken_is_asked_again(monkeypatch):
 
     answers = [answer("503 Service Unavailable"), b"garbage\r\n\r\n", b"", OPEN + frame("1")]
     async with serving(*answers, stays=True) as server:
-        told: list[Any] = []
-        source = EventSource(server.url, tell=lambda *each: told.append(each))
+        statuses: list[Any] = []
+        source = EventSource(server.url, on_status=lambda *each: statuses.append(each))
         monkeypatch.setattr(sse_client.asyncio, "sleep", at_once)
         [event] = await first(source, 1)
         monkeypatch.undo()
     assert event.data == 1
     assert [round(wait / limit) for wait, limit in zip(waits, (1, 2, 4), strict=True)] == [1, 1, 1]
-    assert told[0][1]["why"] == "HTTPStatusError"
-    assert "t0ps3cr3t" not in str(told)
+    assert statuses[0][1]["why"] == "HTTPStatusError"
+    assert "t0ps3cr3t" not in str(statuses)
 
 
 @in_time
-async def test_a_server_cannot_have_itself_asked_without_pause(monkeypatch):
-    told: list[Any] = []
+async def test_a_server_cannot_request_reconnects_without_a_delay(monkeypatch):
+    statuses: list[Any] = []
     async with serving(OPEN + b"retry: 0\ndata: 1\n\n", OPEN + frame("2"), stays=True) as server:
-        await first(EventSource(server.url, tell=lambda *each: told.append(each)), 2)
-    assert told[1][0] == "lost"
-    assert told[1][1]["seconds"] >= 0.03
+        await first(EventSource(server.url, on_status=lambda *each: statuses.append(each)), 2)
+    assert statuses[1][0] == "lost"
+    assert statuses[1][1]["seconds"] >= 0.03
 
 
 @in_time
-async def test_silence_is_a_break():
+async def test_a_silent_connection_counts_as_lost():
     async with serving(OPEN + frame("1"), stays=True) as server:
-        told: list[str] = []
+        statuses: list[str] = []
         source = EventSource(
-            server.url, timeout=0.05, tell=lambda _, details: told.append(details.get("why", ""))
+            server.url, timeout=0.05, on_status=lambda _, details: statuses.append(details.get("why", ""))
         )
         async with source, aclosing(source.events()) as events:
             await anext(events)
             waiting = asyncio.ensure_future(anext(events))
-            while not any(told):
+            while not any(statuses):
                 await asyncio.sleep(0.005)
             waiting.cancel()
             await asyncio.wait({waiting})
-    assert "ReadTimeout" in told
+    assert "ReadTimeout" in statuses
 
 
 @pytest.mark.parametrize(
     "url", ["", "nonsense", "ftp://a/", "http://", "http://[", "http://a:99999/", "/path"]
 )
-def test_what_is_no_url_of_http_is_refused_and_not_shown(url):
-    with pytest.raises(ValueError, match="begins with http:// or https:// and a host") as caught:
+def test_other_urls_than_http_are_rejected_and_not_shown(url):
+    with pytest.raises(ValueError, match="must begin with http:// or https:// and a host") as caught:
         EventSource(url)
     assert url in {"", "http://"} or url not in str(caught.value)

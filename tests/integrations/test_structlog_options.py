@@ -1,4 +1,4 @@
-"""The options of `StructlogSink`, and that it says the same by each configuration and on both its paths."""
+"""The options of `StructlogSink`, with several configurations and on both of its paths."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LEVEL_NUMBERS = {
 
 
 @pytest.fixture(autouse=True)
-def structlog_as_it_comes() -> Iterator[None]:
+def structlog_defaults() -> Iterator[None]:
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     yield
@@ -61,13 +61,13 @@ def structlog_as_it_comes() -> Iterator[None]:
 
 
 def emit(sink: StructlogSink, event: Event) -> None:
-    """Have a sink log an event in the context that we are in, and fail where that does not end."""
+    """Let a sink log an event in the current context; fail if it does not end."""
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
             context.run(sink.emit, event)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where somebody looks
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             errors.append(error)
 
     context = copy_context()
@@ -80,7 +80,7 @@ def emit(sink: StructlogSink, event: Event) -> None:
 
 
 def logged(sink: StructlogSink, event: Event) -> dict[str, Any]:
-    """Give what a sink without a logger of its own says of an event."""
+    """Return the line that a sink without a logger of its own logs for an event."""
     with capture_logs() as lines:
         emit(sink, event)
     [line] = lines
@@ -98,20 +98,20 @@ def test_a_level_can_be_fixed_by_name_or_number(said, level):
 
 
 @pytest.mark.parametrize(("said", "level"), [*LEVEL_NAMES.items(), *LEVEL_NUMBERS.items()])
-def test_a_function_can_give_the_level_of_an_event(said, level):
+def test_a_function_can_return_the_level_of_an_event(said, level):
     sink = StructlogSink(level=lambda event: said if event.data == "odd" else "info")
     assert logged(sink, create_event("odd", topic="orders"))["log_level"] == level
     assert logged(sink, create_event("even", EventType.ERROR, topic="orders"))["log_level"] == "info"
 
 
 @pytest.mark.parametrize("level", ["loud", "", "warning ", "20"])
-def test_an_unknown_level_is_refused_at_once_and_the_known_ones_are_listed(level):
+def test_an_unknown_level_is_rejected_at_once_with_a_list_of_levels(level):
     with pytest.raises(ValueError, match=r"debug, info.*warning.*error.*critical"):
         StructlogSink(level=level)
 
 
 @pytest.mark.parametrize("level", [True, 1.5, b"info", ["info"]], ids=repr)
-def test_what_is_no_level_at_all_is_refused_at_once(level):
+def test_a_level_of_another_type_is_rejected_at_once(level):
     with pytest.raises(TypeError, match="level"):
         StructlogSink(level=level)
 
@@ -135,7 +135,7 @@ def _raising(_event: Event) -> Any:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @in_time
-async def test_a_function_that_gives_nonsense_is_counted_and_disturbs_nobody(name, options):
+async def test_a_function_that_returns_nonsense_is_counted_and_harms_nothing_else(name, options):
     stream, seen = InMemoryStream(), []
     sink = StructlogSink(**options, name=f"structlog-options-{name}")
     async with attach(stream, sink) as attachment:
@@ -153,7 +153,7 @@ def test_a_name_can_be_fixed(event):
     assert logged(StructlogSink(event_name="something happened"), event)["event"] == "something happened"
 
 
-def test_a_function_can_give_the_name_of_an_event():
+def test_a_function_can_return_the_name_of_an_event():
     sink = StructlogSink(event_name=lambda event: f"{event.topic}: {event.data}")
     assert logged(sink, create_event(42, topic="orders", event="other"))["event"] == "orders: 42"
 
@@ -162,18 +162,18 @@ def test_a_function_can_give_the_name_of_an_event():
     ("name", "written"),
     [("a\nb", "a\\nb"), ("\x1b[31m", "\\x1b[31m"), ("100% %s {0}", "100% %s {0}"), (42, "42"), ("", "")],
 )
-def test_a_name_that_is_given_cannot_forge_a_line_either(name, written):
+def test_a_custom_name_cannot_forge_a_line_either(name, written):
     event = create_event(None, topic="orders")
     assert logged(StructlogSink(event_name=name), event)["event"] == written
     assert logged(StructlogSink(event_name=lambda _: name), event)["event"] == written
 
 
-def test_a_name_that_is_given_is_cut_when_it_is_very_long():
+def test_a_long_custom_name_is_shortened():
     sinks = StructlogSink(event_name="x" * 5_000), StructlogSink(event_name=lambda _: "x" * 5_000)
     assert [len(logged(sink, Event())["event"]) <= 200 for sink in sinks] == [True, True]
 
 
-# More fields
+# Additional fields
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_fields_can_be_fixed(event):
     assert logged(sink, event) == {**plain, "service": "shop", "tags": ["a"]}
 
 
-def test_a_function_can_give_the_fields_of_an_event():
+def test_a_function_can_return_the_fields_of_an_event():
     sink = StructlogSink(fields=lambda event: {"twice": 2 * event.data})
     assert [logged(sink, create_event(n, topic="orders"))["twice"] for n in (1, 2)] == [2, 4]
 
 
 @pytest.mark.parametrize("fields", [{}, lambda _: {}, lambda _: None], ids=["none", "function", "nothing"])
-def test_there_may_be_no_more_fields(fields):
+def test_the_fields_may_be_empty(fields):
     event = create_event(1, topic="orders")
     assert logged(StructlogSink(fields=fields), event) == logged(StructlogSink(), event)
 
@@ -202,7 +202,7 @@ OF_THE_SINK = ["event_id", "event_type", "topic", "data", "metadata", "trace_id"
 
 @pytest.mark.parametrize("name", [*OF_STRUCTLOG, "positional_args", *OF_THE_SINK])
 @pytest.mark.parametrize("as_function", [False, True], ids=["mapping", "function"])
-def test_a_field_whose_name_is_taken_gets_an_underscore(name, as_function):
+def test_a_field_with_a_reserved_name_gets_an_underscore(name, as_function):
     event = create_event(1, topic="orders", traceparent=f"00-{TRACE}-{SPAN}-01")
     given = {name: "forged"}
     out = io.StringIO()
@@ -234,7 +234,7 @@ def test_a_field_whose_name_is_taken_gets_an_underscore(name, as_function):
     }
 
 
-def test_fields_are_converted_to_what_every_renderer_takes():
+def test_fields_are_converted_to_types_that_every_renderer_accepts():
     sink = StructlogSink(fields={1: {2}, "bytes": b"a", "object": ValueError("x")})
     line = logged(sink, create_event(1))
     assert (line["1"], line["bytes"], line["object"]) == ([2], "YQ==", "ValueError('x')")
@@ -293,9 +293,9 @@ def test_a_line_has_no_ids_of_a_malformed_traceparent(traceparent):
     assert line["data"] == 1
 
 
-# Each configuration
+# Configurations
 
-Configured = tuple[Any, Callable[[], str]]  # a logger, and what gives its output
+Configured = tuple[Any, Callable[[], str]]  # a logger, and a function that returns its output
 
 LEVELS = (structlog.processors.add_log_level,)
 
@@ -390,7 +390,7 @@ EVENTS = pytest.mark.parametrize(
 
 @WITH_JSON
 @EVENTS
-def test_every_configuration_writes_the_same(configuration, event):
+def test_every_configuration_logs_the_same(configuration, event):
     logger, output = configuration()
     emit(StructlogSink(logger), event)
     [line] = output().splitlines()
@@ -400,7 +400,7 @@ def test_every_configuration_writes_the_same(configuration, event):
 
 
 @WITH_JSON
-def test_every_configuration_takes_the_options(configuration):
+def test_every_configuration_supports_the_options(configuration):
     logger, output = configuration()
     sink = StructlogSink(logger, level="error", event_name="placed", fields={"service": "shop", "level": 1})
     emit(sink, create_event(42, topic="orders"))
@@ -412,7 +412,7 @@ def test_every_configuration_takes_the_options(configuration):
 @pytest.mark.parametrize(
     "configuration", [native, through_stdlib, through_a_processor_formatter], ids=lambda f: f.__name__
 )
-def test_what_is_below_the_least_level_is_not_written(configuration):
+def test_events_below_the_minimum_level_are_not_logged(configuration):
     logger, output = configuration()
     emit(StructlogSink(logger, level="debug"), create_event(42, topic="orders"))
     assert not output()
@@ -429,14 +429,14 @@ def test_a_console_shows_one_line(event):
     assert f"[{fields['log_level']}" in line
 
 
-def test_a_console_shows_the_more_fields():
+def test_a_console_shows_the_additional_fields():
     logger, output = print_logger(*LEVELS, structlog.dev.ConsoleRenderer(colors=False))
     emit(StructlogSink(logger, fields={"service": "shop"}), create_event(42, topic="orders"))
     assert "service=shop" in output()
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["not cached", "cached"])
-def test_captured_logs_are_followed_by_a_sink_that_was_made_and_used_before(cached):
+def test_an_existing_sink_follows_capture_logs(cached):
     out = io.StringIO()
     structlog.configure(
         processors=[*LEVELS, structlog.processors.JSONRenderer()],
@@ -458,7 +458,7 @@ def test_captured_logs_are_followed_by_a_sink_that_was_made_and_used_before(cach
 
 @pytest.mark.parametrize("metadata", [{"topic": "orders"}, {"topic": "orders", "more": 1}], ids=len)
 @in_time
-async def test_what_the_publisher_has_bound_is_on_the_line(metadata):
+async def test_the_publishers_bound_values_are_on_the_line(metadata):
     stream = InMemoryStream()
     logger, output = print_logger(merge_contextvars, structlog.processors.JSONRenderer())
     bind_contextvars(request="of the application")
@@ -478,7 +478,7 @@ async def test_what_the_publisher_has_bound_is_on_the_line(metadata):
 
 
 @in_time
-async def test_what_a_thread_has_bound_is_on_the_lines_of_its_events():
+async def test_the_bound_values_of_a_thread_are_on_its_lines():
     stream = InMemoryStream()
     logger, output = print_logger(merge_contextvars, structlog.processors.JSONRenderer())
 
@@ -497,7 +497,7 @@ async def test_what_a_thread_has_bound_is_on_the_lines_of_its_events():
     assert sorted((line["data"], line["request"]) for line in lines) == [(n, n) for n in range(5)]
 
 
-def test_what_is_bound_does_not_take_the_place_of_what_the_sink_says():
+def test_bound_values_do_not_replace_the_fields_of_the_sink():
     logger, output = print_logger(merge_contextvars, structlog.processors.JSONRenderer())
     with bound_contextvars(topic="forged", data="forged", event_id="forged", service="shop"):
         emit(StructlogSink(logger.bind(topic="forged")), create_event(42, topic="orders"))
@@ -506,11 +506,11 @@ def test_what_is_bound_does_not_take_the_place_of_what_the_sink_says():
     assert line["event_id"] != "forged"
 
 
-# What processors do
+# Processors
 
 
 def spoil(value: Any) -> None:
-    """Change all that can be changed in a value."""
+    """Change everything in a value that can be changed."""
     if isinstance(value, dict):
         for inner in value.values():
             spoil(inner)
@@ -540,7 +540,7 @@ def test_a_processor_that_changes_nested_data_changes_neither_the_event_nor_the_
         assert (event.data, event.metadata, fields) == before
 
 
-# The short path and the careful one
+# The fast path and the other one
 
 ANY_TEXT = st.text(st.characters(), max_size=20)
 KEYS = ANY_TEXT | st.integers() | st.none() | st.booleans()
@@ -576,17 +576,17 @@ PAYLOADS = st.recursive(
 @example("x" * 5_000 + "\n", "\udcff\n", EventType.ERROR, "\x1b")
 @example("event", float("nan"), EventType.HEARTBEAT, "\u2028")
 @settings(deadline=None)
-def test_the_short_path_and_the_careful_one_say_the_same(topic, data, kind, event_id):
+def test_both_paths_log_the_same(topic, data, kind, event_id):
     event = Event(id=event_id, type=kind, data=data, metadata={"topic": topic})
     short = logged(StructlogSink(), event)
     careful = logged(StructlogSink(), event.replace(metadata={"topic": topic, "more": 1}))
     assert careful["metadata"].pop("more") == 1
-    assert repr(sorted(short.items())) == repr(sorted(careful.items()))  # as NaN is not equal to itself
+    assert repr(sorted(short.items())) == repr(sorted(careful.items()))  # because NaN is not equal to itself
 
 
 @given(ANY_TEXT, PAYLOADS, st.sampled_from(EventType))
 @settings(deadline=None)
-def test_rules_that_give_the_usual_change_nothing(topic, data, kind):
+def test_options_equal_to_the_defaults_change_nothing(topic, data, kind):
     event = Event(type=kind, data=data, metadata={"topic": topic})
     ruled = StructlogSink(
         level=lambda e: {EventType.ERROR: "error", EventType.HEARTBEAT: "debug"}.get(e.type, "info"),

@@ -1,4 +1,4 @@
-"""`StructlogSink` with the real structlog: what a line is called, how bad it is, and what is in it."""
+"""`StructlogSink` with the real structlog: names, levels and fields of its lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def logged(event: Event) -> dict[str, Any]:
 
 
 def written(event: Event, *processors: Any) -> str:
-    """Give what a renderer makes of an event."""
+    """Return the rendered line of an event."""
     out = io.StringIO()
     logger = structlog.wrap_logger(structlog.PrintLogger(out), processors=processors)
     StructlogSink(logger).emit(event)
@@ -68,10 +68,10 @@ HOSTILE = {
 TEXTS = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 
 
-# Names, levels and what is in a line
+# Names, levels and fields
 
 
-def test_a_line_says_what_happened():
+def test_a_line_describes_the_event():
     event = create_event({"order": 42}, topic="orders.created", tenant="blue")
     assert logged(event) == {
         "event": "orders.created",
@@ -135,11 +135,11 @@ def test_the_level_follows_the_type(event_type, level):
     ids=str,
 )
 @pytest.mark.parametrize("key", ["level", "severity"])
-def test_the_level_that_the_metadata_says_goes_first(key, said, level):
+def test_a_level_in_the_metadata_takes_precedence(key, said, level):
     assert logged(create_event(None, **{key: said}))["log_level"] == level
 
 
-def test_the_level_is_asked_before_the_severity():
+def test_the_level_takes_precedence_over_the_severity():
     assert logged(create_event(None, level="debug", severity="error"))["log_level"] == "debug"
 
 
@@ -183,7 +183,7 @@ def test_the_event_is_not_changed_by_logging_it():
     assert event.data is data
 
 
-def test_a_very_long_name_is_cut():
+def test_a_very_long_name_is_shortened():
     assert len(logged(create_event(None, event="x" * 100_000))["event"]) <= 200
 
 
@@ -193,12 +193,12 @@ def test_a_very_long_name_is_cut():
     [{("a", "b"): 1}, {1: "a", None: "b"}, {1.5}, Decimal("1.5"), b"\xff", object(), "\udcff", float("nan")],
     ids=["tuple key", "mixed keys", "set", "decimal", "bytes", "object", "lone surrogate", "nan"],
 )
-def test_what_json_does_not_know_is_still_logged(processors, payload):
+def test_a_payload_that_json_cannot_encode_is_logged(processors, payload):
     assert "orders" in written(create_event(payload, topic="orders"), *processors)
 
 
 @RENDERERS
-def test_a_payload_that_contains_itself_is_still_logged(processors):
+def test_a_circular_payload_is_logged(processors):
     circle: dict[str, Any] = {}
     circle["self"] = circle
     assert "orders" in written(create_event(circle, topic="orders"), *processors)
@@ -225,7 +225,7 @@ def test_a_topic_cannot_forge_a_line(processors, text):
 
 @TEXTS
 @RENDERERS
-def test_a_payload_that_is_text_cannot_forge_a_line(processors, text):
+def test_a_string_payload_cannot_forge_a_line(processors, text):
     assert is_one_harmless_line(written(create_event(text), *processors))
 
 
@@ -243,7 +243,7 @@ def test_an_id_cannot_forge_a_line(processors, text):
 
 
 @TEXTS
-def test_a_name_stays_readable(text):
+def test_a_printable_name_is_unchanged(text):
     name = logged(create_event(None, event=text))["event"]
     assert name.startswith("a")
     assert "FAKE" in name
@@ -274,7 +274,7 @@ async def test_the_lines_carry_the_publishers_context_variables():
     assert "request" not in lines[-1]
 
 
-def test_a_configuration_after_the_sink_was_made_counts():
+def test_a_later_configuration_applies():
     sink, out = StructlogSink(), io.StringIO()
     structlog.configure(processors=[*JSON], logger_factory=structlog.PrintLoggerFactory(out))
     sink.emit(create_event(1, topic="orders"))
@@ -288,7 +288,7 @@ def test_values_bound_to_the_logger_stay_on_the_lines():
     assert lines[0]["service"] == "shop"
 
 
-def test_the_least_level_of_a_filtering_logger_holds():
+def test_the_minimum_level_of_a_filtering_logger_applies():
     out = io.StringIO()
     logger = structlog.wrap_logger(
         structlog.PrintLogger(out),
@@ -301,7 +301,7 @@ def test_the_least_level_of_a_filtering_logger_holds():
     assert [json.loads(line)["data"] for line in out.getvalue().splitlines()] == [2]
 
 
-def test_it_writes_through_the_loggers_of_the_standard_library(caplog):
+def test_loggers_of_the_standard_library_can_be_used(caplog):
     caplog.set_level(logging.INFO, "shop")
     logger = structlog.wrap_logger(
         logging.getLogger("shop"),
@@ -318,7 +318,7 @@ def test_it_writes_through_the_loggers_of_the_standard_library(caplog):
     ]
 
 
-# As a sink
+# The sink
 
 
 def test_it_is_an_inline_sink_whose_name_can_be_chosen():
@@ -336,7 +336,7 @@ def _raising(*_: Any) -> Any:
     [(_raising, 0), (structlog.processors.JSONRenderer(), 3)],
     ids=["raises", "works"],
 )
-async def test_what_the_configuration_raises_is_counted_and_disturbs_nobody(
+async def test_an_error_of_the_configuration_is_counted_and_harms_nothing_else(
     processor: Callable[..., Any], delivered: int
 ):
     stream = InMemoryStream()

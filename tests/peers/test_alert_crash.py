@@ -64,7 +64,7 @@ async def live(life, last):
         while (groups := await sink.groups()) or not last:
             for group in groups:  # what people were told of by an earlier process is over
                 name = group.labels["alertname"]
-                if group.told and group.status == "firing" and not name.startswith(f"{life}-"):
+                if group.notified and group.status == "firing" and not name.startswith(f"{life}-"):
                     await tell("ended", name, status="resolved")
             await asyncio.sleep(0.02)
 
@@ -86,7 +86,7 @@ class Service(ThreadingHTTPServer):
         self.received: list[tuple[str, str]] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing about clients that were killed."""
+        """Log nothing about clients that were killed."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_every_group_that_fired_is_told_and_resolved_and_hardly_anything_twice(service, tmp_path):
+def test_every_group_that_fired_is_notified_and_resolved_and_hardly_any_twice(service, tmp_path):
     config = tmp_path / "alerts.yaml"
     config.write_text(CONFIG.replace("PORT", str(service.server_port)))
     seed = random.randrange(2**32)

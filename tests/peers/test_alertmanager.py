@@ -1,6 +1,6 @@
 """The real Alertmanager and amtool of Debian: the same configuration and alerts, and no difference.
 
-What is random is told in the failure and is the same again with `ALERTMANAGER_SEED`.
+A failure shows the random seed; set `ALERTMANAGER_SEED` to it to repeat the run.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class HookAnswers(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called there
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_groups_have_the_keys_of_alertmanager(hook, tmp_path):
     with alertmanager(tmp_path, config) as server:
         server.post({"labels": labels} for labels in alerts)
         assert wait_for(lambda: len(hook.got) >= len(alerts))
-    keys = {frozen(told["groupLabels"]): told["groupKey"] for told in hook.got}
+    keys = {frozen(notified["groupLabels"]): notified["groupKey"] for notified in hook.got}
     agree(
         [
             (labels, keys[frozen(labels)], match.group_key)
@@ -480,20 +480,20 @@ def test_time_intervals_mute_as_in_alertmanager(chance, hook, tmp_path):
     def told_at(moment: datetime) -> set[int]:
         return {n for n in range(count) if loaded.intervals[f"t{n}"].holds(moment) is (kinds[n] == "active")}
 
-    def told() -> set[int]:
+    def notified() -> set[int]:
         return {int(each["groupLabels"]["n"]) for each in list(hook.got)}
 
     with alertmanager(tmp_path, config) as server:
         before = told_at(datetime.now(UTC))
         server.post({"labels": {"n": str(n)}} for n in range(count))
-        wait_for(lambda: told() >= before, 8)
-        wait_for(lambda: told() - before, 0.5)  # what should not be told
+        wait_for(lambda: notified() >= before, 8)
+        wait_for(lambda: notified() - before, 0.5)  # what should not be notified
         after = told_at(datetime.now(UTC))
     sure = set(range(count)) - (before ^ after)  # the minute may have ended in between
     agree(
         [
-            (intervals[n], kinds[n], f"told: {n in told()} there, {n in before} here, at about {now}")
-            for n in sorted((told() ^ before) & sure)
+            (intervals[n], kinds[n], f"notified: {n in notified()} there, {n in before} here, at about {now}")
+            for n in sorted((notified() ^ before) & sure)
         ]
     )
     assert 0 < len(before) < count
@@ -563,7 +563,7 @@ CORPUS = [
 
 
 def what_amtool_reads(text: str, file: Path) -> str | None:
-    """Give the matchers as amtool shows them; None where it takes none."""
+    """Return the matchers as amtool shows them; None if it refuses them."""
     routes = [{"receiver": "there", "matchers": [text]}]
     config = {
         "route": {"receiver": "r", "routes": routes},
@@ -652,24 +652,24 @@ def timed(receivers: list[Json]) -> Json:
     }
 
 
-Told = dict[tuple[str, str], list[tuple[str, str, list[tuple[str, str]]]]]
+NotifiedStories = dict[tuple[str, str], list[tuple[str, str, list[tuple[str, str]]]]]
 
 
-def in_order(notifications: Iterable[Json]) -> Told:
-    """Give what each receiver was told of each story."""
-    told: Told = defaultdict(list)
+def in_order(notifications: Iterable[Json]) -> NotifiedStories:
+    """Return what each receiver was notified about, by story."""
+    notified: NotifiedStories = defaultdict(list)
     for each in notifications:
         alerts = sorted((alert["labels"]["alertname"], alert["status"]) for alert in each["alerts"])
         place = (each["groupLabels"]["story"], each["receiver"])
-        told[place].append((each["status"], each["groupKey"], alerts))
-    return told
+        notified[place].append((each["status"], each["groupKey"], alerts))
+    return notified
 
 
 def happenings() -> list[tuple[float, str, str, str]]:
     return sorted((at, story, name, what) for story, steps in STORIES.items() for at, name, what in steps)
 
 
-def told_by(server: Alertmanager, hook: Hook) -> Told:
+def sent_by_alertmanager(server: Alertmanager, hook: Hook) -> NotifiedStories:
     begin, began = time.monotonic(), time.time()
     for at in sorted({at for at, *_ in happenings()}):
         time.sleep(max(0.0, begin + at - time.monotonic()))
@@ -690,7 +690,7 @@ def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def told_here(config: AlertConfig) -> Told:
+def sent_by_simulation(config: AlertConfig) -> NotifiedStories:
     began = 1_800_000_000.0
     alerts = [
         (
@@ -706,15 +706,17 @@ def told_here(config: AlertConfig) -> Told:
     return in_order(sent.notification.to_dict() for sent in simulate(config, alerts, began + END))
 
 
-def test_a_simulation_tells_what_alertmanager_tells_in_real_time(hook, tmp_path):
+def test_a_simulation_sends_what_alertmanager_sends_in_real_time(hook, tmp_path):
     def channel(name: str, **options: Any) -> Json:
         return {"name": name, "apprise_configs": [{"url": "json://127.0.0.1/", **options}]}
 
-    here = told_here(load_alert_config(timed([channel("all"), channel("firing", send_resolved=False)])))
+    here = sent_by_simulation(
+        load_alert_config(timed([channel("all"), channel("firing", send_resolved=False)]))
+    )
     assert [status for status, _, _ in here["new", "all"]] == ["firing", "firing", "resolved"]
     config = timed([hook.receiver("all"), hook.receiver("firing", send_resolved=False)])
     with alertmanager(tmp_path, config) as server:
-        there = told_by(server, hook)
+        there = sent_by_alertmanager(server, hook)
     agree(
         [
             (place, f"{there.get(place)} there, {here.get(place)} here")

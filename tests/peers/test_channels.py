@@ -58,12 +58,12 @@ class Service(ThreadingHTTPServer):
         self.free = threading.Event()
 
     def url(self, scheme: str = "json") -> str:
-        """Give a URL that is full of secrets."""
+        """Return a URL with secrets in each of its parts."""
         query = f"?-key={QUERY}&+X-Token={HEADER}" if scheme in {"json", "form"} else ""
         return f"{scheme}://{USER}:{PASSWORD}@127.0.0.1:{self.server_port}/{PATH}{query}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about clients that have left."""
+        """Log nothing about clients that have left."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called there
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ async def test_a_mail_arrives_in_the_format_that_it_has(mailbox, body, kind, sho
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
-async def test_a_mail_server_that_refuses_is_tried_again_as_nobody_knows_why(mailbox):
+async def test_a_refusal_of_a_mail_server_is_retried_as_its_reason_is_unknown(mailbox):
     port, received = mailbox
     error = await failure(mail_url(port, "wr0ng-passw0rd"))
     assert not isinstance(error, (PermanentError, RetryableError))
@@ -267,14 +267,14 @@ async def test_a_redirect_that_is_not_followed_leaves_it_open_whether_it_will_wo
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_the_seconds_that_the_server_asks_for_are_told(service, status):
+async def test_the_seconds_of_retry_after_are_reported(service, status):
     service.answers.append((status, "7"))
     error = await failure(service.url())
     assert isinstance(error, RetryableError)
     assert error.retry_after == 7
 
 
-async def test_a_date_that_the_server_asks_for_is_told_in_seconds(service):
+async def test_a_date_in_retry_after_is_reported_in_seconds(service):
     service.answers.append((429, format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)))
     error = await failure(service.url())
     assert isinstance(error, RetryableError)
@@ -314,7 +314,7 @@ async def test_a_server_that_is_not_there_is_retryable(service):
     assert isinstance(await failure(url), RetryableError)
 
 
-async def test_a_server_that_hangs_is_left_alone_after_the_timeout(service):
+async def test_a_call_that_hangs_is_abandoned_after_the_timeout(service):
     service.answers.append(HANG)
     error = await failure(service.url(), timeout=0.05)
     assert isinstance(error, RetryableError)
@@ -329,8 +329,8 @@ async def test_after_four_calls_that_hang_a_fifth_is_not_made(service):
         await channel.open()
         with pytest.raises(PartialDeliveryError) as caught:
             await channel.send(events)
-        said = [str(caught.value.failed[event.id]) for event in events]
-        assert [("no answer" in text, "4 calls hang" in text) for text in said] == [(True, False)] * 4 + [
+        texts = [str(caught.value.failed[event.id]) for event in events]
+        assert [("no answer" in text, "4 calls hang" in text) for text in texts] == [(True, False)] * 4 + [
             (False, True)
         ]
         assert isinstance(caught.value.failed[events[4].id], RetryableError)
@@ -360,7 +360,7 @@ async def test_closing_does_not_wait_for_a_call_that_hangs(service):
 
 
 @pytest.mark.parametrize("query", ["retry=3&wait=0", "retry=5", "optional=yes&retry=2&wait=0"])
-async def test_the_retries_of_apprise_are_off_and_optional_is_no_excuse(service, query):
+async def test_the_retries_of_apprise_are_off_and_optional_is_ignored(service, query):
     service.answers.extend([500] * 6)
     error = await failure(f"{service.url()}&{query}")
     assert isinstance(error, RetryableError)
@@ -376,14 +376,13 @@ async def test_where_the_server_asks_for_a_pause_the_rest_of_the_batch_is_not_se
     assert len(service.received) == 1
 
 
-async def test_what_others_ask_of_requests_is_as_before(service, monkeypatch):
+async def test_requests_is_unchanged_for_other_callers(service, monkeypatch):
     await send(service.url(), alert())
     import apprise.plugins.custom_json as plugin
     import requests
 
     assert plugin.requests.post is requests.post
     assert plugin.requests.codes is requests.codes
-    assert "requests" in repr(plugin.requests)
     monkeypatch.setattr(plugin.requests, "request", lambda *_, **__: pytest.fail("the function was replaced"))
     assert requests.request is plugin.requests.request
     monkeypatch.undo()
@@ -412,7 +411,7 @@ class Attempts:
         await settle()
 
 
-async def test_after_429_it_is_sent_again_when_the_server_has_said(service):
+async def test_after_429_it_is_retried_after_the_requested_pause(service):
     service.answers.append((429, "30"))
     stream, clock, attempts = InMemoryStream(), FakeClock(), Attempts()
     channel = AppriseChannel("operations", service.url())
@@ -481,16 +480,16 @@ async def test_a_channel_that_hangs_does_not_delay_another(services):
 # What is never shown
 
 
-def everything_said(error: BaseException | None) -> list[str]:
-    """Give what any report of an error could show, also one with the variables of its frames."""
+def all_texts(error: BaseException | None) -> list[str]:
+    """Return everything that a report of an error could show, the variables of its frames included."""
     if error is None:
         return []
-    said = [str(error), repr(error), "".join(traceback.format_exception(error))]
+    texts = [str(error), repr(error), "".join(traceback.format_exception(error))]
     frames = traceback.StackSummary.extract(traceback.walk_tb(error.__traceback__), capture_locals=True)
-    said += [f"{frame.name} {frame.locals}" for frame in frames if frame.filename != __file__]
+    texts += [f"{frame.name} {frame.locals}" for frame in frames if frame.filename != __file__]
     for other in (error.__cause__, error.__context__, *getattr(error, "failed", {}).values()):
-        said += everything_said(other)
-    return said
+        texts += all_texts(other)
+    return texts
 
 
 async def test_no_secret_of_a_url_is_ever_shown(services, caplog, capfd, monkeypatch):
@@ -507,26 +506,26 @@ async def test_no_secret_of_a_url_is_ever_shown(services, caplog, capfd, monkeyp
         "json://${NOT_SET}/" + PATH,
     ]
     once = DeliveryPolicy(batch_age=0, max_attempts=1)
-    said: list[str] = []
+    texts: list[str] = []
     for number, url in enumerate(urls):
         stream, letters = InMemoryStream(), DeadLetters()
         channel = AppriseChannel(f"operations {number}", url, timeout=0.2, environ={})
-        said.append(repr(channel))
+        texts.append(repr(channel))
         try:
             async with attach(stream, channel, policy=once, dead_letters=letters) as attachment:
                 await stream.publish(create_event("a text", EventType.ERROR))
                 await attachment.flush()
-                said += [repr(attachment.health()), repr(list(letters)), repr(channel)]
+                texts += [repr(attachment.health()), repr(list(letters)), repr(channel)]
                 await channel.open()
                 with pytest.raises(PartialDeliveryError) as caught:
                     service.answers.appendleft(500)
                     await channel.send([alert()])
-                said += everything_said(caught.value)
+                texts += all_texts(caught.value)
                 assert len(letters) == 1
         except ChannelError as error:
-            said += everything_said(error)
+            texts += all_texts(error)
     service.free.set()
-    said += [caplog.text, *(repr(vars(record)) for record in caplog.records), *capfd.readouterr()]
-    assert "operations 8" in "".join(said)
-    shown = [(secret, text[:500]) for text in said for secret in SECRETS if secret in text]
+    texts += [caplog.text, *(repr(vars(record)) for record in caplog.records), *capfd.readouterr()]
+    assert "operations 8" in "".join(texts)
+    shown = [(secret, text[:500]) for text in texts for secret in SECRETS if secret in text]
     assert shown == []

@@ -1,6 +1,6 @@
-"""The live page of the demo in a real browser, at the moment when there is something to see.
+"""The live page of the demo in a real browser, while there is a failure to see.
 
-`SCREENSHOT=docs/live-page.png pytest tests/peers/test_demo_page.py` makes the picture of the README.
+`SCREENSHOT=docs/live-page.png pytest tests/peers/test_demo_page.py` makes the screenshot of the README.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ SCREENSHOT = os.environ.get("SCREENSHOT")
 
 
 def need(found: object, what: str) -> None:
-    """Skip on a person's machine where a program is absent; fail in CI, which installs it."""
+    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
     if not found:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{what} is absent, and CI should have installed it")
         pytest.skip(f"{what} is not installed here")
 
 
-def test_the_page_of_the_demo_shows_the_failure_and_who_was_told():
+def test_the_page_of_the_demo_shows_the_failure_and_the_notification():
     need(sync_playwright, "playwright for Python")
     need(CHROMIUM.exists(), str(CHROMIUM))
     with (
@@ -56,7 +56,7 @@ def test_the_page_of_the_demo_shows_the_failure_and_who_was_told():
             page.get_by_role("region", name=name) for name in ("Circuit breakers", "Alerts", "Notifications")
         )
         expect(notified).to_contain_text("first notification", timeout=PATIENCE)
-        expect(breakers).to_contain_text("503 Back end is away", timeout=PATIENCE)
+        expect(breakers).to_contain_text("503 Backend unavailable", timeout=PATIENCE)
         expect(alerts).to_contain_text("alertname=CircuitBreakerOpen", timeout=PATIENCE)
         if SCREENSHOT:
             expect(breakers.locator(".badge")).to_have_text("open")
@@ -67,6 +67,6 @@ def test_the_page_of_the_demo_shows_the_failure_and_who_was_told():
 
 
 def make_small(picture: str) -> None:
-    """A page needs few colours, where there is a program that knows."""
+    """Reduce the colours of a screenshot if pngquant is installed."""
     if shutil.which("pngquant"):
         subprocess.run(["pngquant", "--force", "--output", picture, "128", picture], check=True)

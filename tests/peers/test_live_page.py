@@ -1,6 +1,6 @@
 """The live page in a real browser, against a real server.
 
-`SCREENSHOT=docs/live-page.png pytest tests/peers/test_live_page.py -k looks` makes the picture of the README.
+`SCREENSHOT=docs/live-page.png pytest tests/peers/test_live_page.py -k look` makes the README's picture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from codomyrmex.integrations.service_mesh import (
     CircuitBoard,
     CircuitBreakerEvent,
 )
-from codomyrmex.integrations.web import dashboard, serving
+from codomyrmex.integrations.web import DashboardApp, dashboard, require_token, serving
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 
 try:
@@ -54,7 +54,7 @@ PATIENCE = 15.0
 
 
 def need(found: object, what: str) -> None:
-    """Skip on a person's machine where a program is absent; fail in CI, which installs it."""
+    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
     if not found:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{what} is absent, and CI should have installed it")
@@ -64,8 +64,8 @@ def need(found: object, what: str) -> None:
 # The server
 
 
-class Told(Sink):
-    """A channel or a sink that takes everything, or nothing."""
+class Receiver(Sink):
+    """A channel or a sink that accepts everything, or nothing."""
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
         self.name = name
@@ -90,7 +90,7 @@ CONFIG = {
 
 
 class Site:
-    """A server on a thread of its own, with all that the page can show. It can be restarted."""
+    """A server in its own thread with everything that the page can show. It can be restarted."""
 
     def __init__(self) -> None:
         with socket.socket() as found:
@@ -99,7 +99,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}/"
         self.token: str | None = None
         self.stream, self.audit = InMemoryStream(5_000), InMemoryStream()
-        self.sinks: list[Sink] = [Told("warehouse")]
+        self.sinks: list[Sink] = [Receiver("warehouse")]
         self.options: dict[str, Any] = {"allow_actions": TOKEN, "audit": self.audit, "reconnect_within": 0}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -126,14 +126,16 @@ class Site:
 
     async def _start(self) -> None:
         self.board = self._parts.enter_context(CircuitBoard(self.stream))
-        channels = {"oncall": Told("pager"), "database": Told("mail")}
+        channels = {"oncall": Receiver("pager"), "database": Receiver("mail")}
         self.alerts = AlertSink(CONFIG, channels, audit=self.audit)
         about = Binding(self.alerts, topic="checks.>")
         self.attachment = await self._parts.enter_async_context(attach(self.stream, *self.sinks, about))
         await self._serve()
 
     async def _serve(self) -> None:
-        page = dashboard(self.stream, self.attachment, self.alerts, self.board, **self.options)
+        await self.serve(dashboard(self.stream, self.attachment, self.alerts, self.board, **self.options))
+
+    async def serve(self, page: DashboardApp) -> None:
         await self._server.enter_async_context(serving(page, port=self.port, token=self.token))
 
     def down(self) -> None:
@@ -169,7 +171,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
-    """Open the page; at the end nothing may have run that came in an event, nor asked another host."""
+    """Open the page; at the end no event may have run code or caused requests to other hosts."""
     wrong: list[str] = []
     contexts = []
 
@@ -184,7 +186,7 @@ def open_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(PATIENCE * 1000)
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("dialog", dismiss)
-        page.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
+        page.on("console", lambda line: wrong.append(line.text) if "Security Policy" in line.text else None)
         page.on("request", lambda asked: None if asked.url.startswith(site.url) else wrong.append(asked.url))
         page.goto(site.url + path)
         expect(page.get_by_text("Live", exact=True)).to_be_visible()
@@ -224,11 +226,11 @@ def rows(page: Page) -> Any:
 
 
 def unlock(page: Page) -> None:
-    page.get_by_label("Token, to add and expire silences").fill(TOKEN)
+    page.get_by_label("Token for adding and expiring silences").fill(TOKEN)
     page.get_by_role("button", name="Unlock").click()
 
 
-# What it shows
+# Sections
 
 
 def test_events_come_newest_first_and_each_opens_in_full(site, open_page):
@@ -241,17 +243,14 @@ def test_events_come_newest_first_and_each_opens_in_full(site, open_page):
     expect(rows(page).locator(".summary").nth(1)).to_have_text('{"order":2}')
     rows(page).nth(0).click()
     details = page.get_by_role("dialog", name="orders.paid")
-    expect(details).to_contain_text("9223372036854775807")  # as it was written, not as JavaScript rounds it
+    expect(details).to_contain_text("9223372036854775807")  # not rounded by JavaScript
     expect(details).to_contain_text("0af7651916cd43dd")
     details.get_by_role("button", name="Close").click()
     expect(details).not_to_be_visible()
 
 
-def test_what_there_is_no_source_for_is_not_there(site, open_page):
-    async def alone() -> None:
-        await site._server.enter_async_context(serving(dashboard(site.stream), port=site.port))
-
-    site.run(alone())
+def test_sections_without_a_source_are_hidden(site, open_page):
+    site.run(site.serve(dashboard(site.stream)))
     page = open_page()
     expect(page.get_by_role("heading", level=2)).to_have_text(["Events", "Topics"])
 
@@ -268,29 +267,29 @@ def test_events_are_filtered_by_pattern_type_and_text_and_can_be_paused(site, op
         expect(rows(page)).to_have_count(shown)
     topic.fill("orders..x")
     expect(topic).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_text("no empty part between its dots")).to_be_visible()
+    expect(page.get_by_text("The pattern has an empty part")).to_be_visible()
     topic.fill("")
     page.get_by_label("Text", exact=True).fill("HELLO")
     expect(rows(page).locator(".topic")).to_have_text(["orders.created.eu"])
     page.get_by_label("Text", exact=True).fill("")
     page.get_by_label("Type").select_option("error")
-    expect(page.get_by_text("No event passes the filter.")).to_be_visible()
+    expect(page.get_by_text("No events match the filter.")).to_be_visible()
     site.publish(check("disk"))
     expect(rows(page).locator(".topic")).to_have_text(["checks.failed"])
     page.get_by_label("Type").select_option("any")
     page.get_by_role("button", name="Pause").click()
     site.publish(*(order(number) for number in range(1000, 1007)))
-    expect(page.get_by_text("7 came meanwhile")).to_be_visible()
+    expect(page.get_by_text("7 new")).to_be_visible()
     expect(rows(page).nth(0).locator(".topic")).to_have_text("checks.failed")
     page.get_by_role("button", name="Resume").click()
     expect(rows(page).nth(0).locator(".summary")).to_have_text('{"order":1006}')
 
 
 def test_sinks_breakers_alerts_and_notifications_are_shown_as_they_change(site, open_page):
-    site.sinks.append(Told("billing", PermanentError("402 Payment Required")))
+    site.sinks.append(Receiver("billing", PermanentError("402 Payment Required")))
     site.start()
     page = open_page()
-    expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+    expect(page.get_by_text("No alerts.")).to_be_visible()
     site.publish(order(1), check("disk", team="db", host="web-1"))
     site.publish(breaks("payments", BreakerState.CLOSED, BreakerState.OPEN, reason="Timeout").to_event())
     sinks = page.get_by_role("region", name="Sinks")
@@ -299,32 +298,32 @@ def test_sinks_breakers_alerts_and_notifications_are_shown_as_they_change(site, 
     tile = page.get_by_role("region", name="Circuit breakers").locator(".tile")
     expect(tile).to_contain_text("open since")
     expect(page.get_by_role("link", name="1 breaker open")).to_be_visible()
-    expect(page.get_by_role("link", name="1 alert fires")).to_be_visible()
+    expect(page.get_by_role("link", name="1 alert firing")).to_be_visible()
     tile.get_by_text("History").click()
     site.publish(breaks("payments", BreakerState.OPEN, BreakerState.HALF_OPEN).to_event())
-    expect(tile.locator("ol li")).to_have_count(2)  # still open, though it was drawn anew
+    expect(tile.locator("ol li")).to_have_count(2)  # still open after an update
     expect(tile.locator(".badge")).to_have_text("half open")
     expect(page.locator("#announcer")).not_to_be_empty()
-    told = page.get_by_role("region", name="Notifications")
-    expect(told).to_contain_text("database[0] first notification · 1 firing")
+    notifications = page.get_by_role("region", name="Notifications")
+    expect(notifications).to_contain_text("database[0] first notification · 1 firing")
     expect(page.locator("#topic-list li").first).to_contain_text("all topics")
     expect(page.locator("#topic-list .name", has_text="orders.created")).to_have_count(1)
 
 
-def test_why_an_alert_goes_where_it_goes_is_told_on_a_click(site, open_page):
+def test_a_click_shows_how_an_alert_is_routed(site, open_page):
     site.start()
     site.publish(check("disk", team="db", host="web-1"))
     page = open_page()
     page.get_by_role("region", name="Alerts").locator(".alert").click()
     details = page.get_by_role("dialog", name="disk")
-    expect(details).to_contain_text("Goes to database")
-    expect(details).to_contain_text('team="db" holds: it is "db"')
+    expect(details).to_contain_text("Routed to database")
+    expect(details).to_contain_text('team="db" matches: the value is "db"')
     expect(details).to_contain_text("group_wait")
     page.keyboard.press("Escape")
     expect(details).not_to_be_visible()
 
 
-# What one can do
+# Actions
 
 
 def test_a_silence_is_added_by_the_form_and_expired(site, open_page):
@@ -333,9 +332,9 @@ def test_a_silence_is_added_by_the_form_and_expired(site, open_page):
     page = open_page()
     silences = page.get_by_role("region", name="Silences")
     expect(silences.get_by_label("Matchers")).not_to_be_visible()
-    silences.get_by_label("Token, to").fill("wrong")
+    silences.get_by_label("Token for").fill("wrong")
     page.keyboard.press("Enter")
-    expect(silences.get_by_text("not the right token")).to_be_visible()
+    expect(silences.get_by_text("Wrong token")).to_be_visible()
     unlock(page)
     silences.get_by_label("Matchers").fill("nonsense")
     silences.get_by_label("Duration").fill("soon")
@@ -345,13 +344,13 @@ def test_a_silence_is_added_by_the_form_and_expired(site, open_page):
     page.get_by_role("region", name="Alerts").get_by_role("button", name="Silence").click()
     silences.get_by_label("Duration").fill("30m")
     silences.get_by_label("Your name").fill("ann")
-    silences.get_by_label("Why").fill(HOSTILE)
+    silences.get_by_label("Comment").fill(HOSTILE)
     page.keyboard.press("Enter")
     expect(silences.locator(".badge")).to_have_text("active")
     expect(silences).to_contain_text(HOSTILE)
     [silence] = site.run(site.alerts.silences())
     assert 'host="we\\"b\\\\1"' in [str(matcher) for matcher in silence.matchers]
-    expect(page.get_by_role("region", name="Alerts").locator(".kept")).to_contain_text(
+    expect(page.get_by_role("region", name="Alerts").locator(".suppression")).to_contain_text(
         "silenced by ann until"
     )
     assert page.evaluate("localStorage.length + document.cookie.length") == 0
@@ -359,38 +358,36 @@ def test_a_silence_is_added_by_the_form_and_expired(site, open_page):
     expect(silences.locator(".badge")).to_have_text("expired")
     page.reload()  # the tab still has the token
     expect(silences.get_by_label("Matchers")).to_be_visible()
-    silences.get_by_role("button", name="Forget the token").click()
+    silences.get_by_role("button", name="Forget token").click()
     expect(silences.get_by_label("Matchers")).not_to_be_visible()
 
 
-def test_without_actions_there_is_nothing_to_do(site, open_page):
+def test_without_actions_there_are_no_forms(site, open_page):
     site.options["allow_actions"] = None
     site.start()
     page = open_page()
-    expect(page.get_by_role("region", name="Silences")).to_contain_text("Nothing is silenced.")
+    expect(page.get_by_role("region", name="Silences")).to_contain_text("No silences.")
     expect(page.locator("form:visible")).to_have_count(1)  # the filter
 
 
-def test_who_needs_a_token_to_see_is_asked_for_it(site, open_page, browser):
-    from codomyrmex.integrations.web import require_token
-
+def test_the_page_asks_for_a_required_token(site, open_page, browser):
     site.options["authorize"] = require_token("view")
     site.publish(order(1))
     site.start()
     context = browser.new_context()
     page = context.new_page()
     page.goto(site.url)
-    expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+    expect(page.get_by_role("heading", name="A token is required")).to_be_visible()
     page.get_by_label("Token", exact=True).fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("not the right token")).to_be_visible()
+    expect(page.get_by_text("Wrong token")).to_be_visible()
     page.get_by_label("Token", exact=True).fill("view")
     page.keyboard.press("Enter")
     expect(rows(page)).to_have_count(1)
     context.close()
 
 
-def test_a_server_with_a_token_takes_it_from_the_address_once(site, open_page):
+def test_a_token_in_the_url_is_needed_once(site, open_page):
     site.token = "s3cret"
     site.publish(order(1))
     site.start()
@@ -402,7 +399,7 @@ def test_a_server_with_a_token_takes_it_from_the_address_once(site, open_page):
 
 
 def tab_to(page: Page, selector: str) -> None:
-    """Go on with the tabulator alone."""
+    """Move the focus to an element with the Tab key alone."""
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
@@ -412,7 +409,7 @@ def tab_to(page: Page, selector: str) -> None:
     pytest.fail(f"{selector} is not reached with the keyboard")
 
 
-def test_all_of_it_works_from_the_keyboard(site, open_page):
+def test_everything_works_with_the_keyboard(site, open_page):
     site.start()
     site.publish(check("disk", host="web-1"), order(1), order(2))
     page = open_page()
@@ -433,10 +430,10 @@ def test_all_of_it_works_from_the_keyboard(site, open_page):
     expect(rows(page).nth(1)).to_be_focused()
     site.publish(*(order(number) for number in range(500)))
     expect(rows(page)).to_have_count(200)
-    expect(rows(page).last).to_be_focused()  # the row that had it is gone
+    expect(rows(page).last).to_be_focused()  # the focused row was removed
     tab_to(page, ".alert")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("dialog", name="disk")).to_contain_text("Goes to oncall")
+    expect(page.get_by_role("dialog", name="disk")).to_contain_text("Routed to oncall")
     page.keyboard.press("Escape")
     tab_to(page, "#act-token")
     page.keyboard.type(TOKEN)
@@ -452,12 +449,12 @@ def test_all_of_it_works_from_the_keyboard(site, open_page):
     expect(page.locator("#silence-list .badge")).to_have_text("expired")
 
 
-# What must not happen
+# Robustness
 
 
-def test_nothing_that_comes_in_an_event_is_run(site, open_page):
+def test_nothing_in_an_event_is_executed(site, open_page):
     site.options["title"] = HOSTILE
-    site.sinks = [Told(HOSTILE, RetryableError(HOSTILE))]
+    site.sinks = [Receiver(HOSTILE, RetryableError(HOSTILE))]
     site.start()
     opened = breaks(HOSTILE, BreakerState.CLOSED, BreakerState.OPEN, reason=HOSTILE, service=HOSTILE)
     site.publish(
@@ -488,19 +485,19 @@ def test_nothing_that_comes_in_an_event_is_run(site, open_page):
         expect(page.get_by_role("dialog")).to_contain_text(HOSTILE)
         page.keyboard.press("Escape")
     page.locator(".alert").click()
-    expect(page.get_by_role("dialog")).to_contain_text("Goes to oncall")
+    expect(page.get_by_role("dialog")).to_contain_text("Routed to oncall")
     page.keyboard.press("Escape")
     page.locator(".tile summary").click()
     unlock(page)
     page.get_by_role("region", name="Alerts").get_by_role("button", name="Silence").click()
-    page.get_by_label("Why").fill(HOSTILE)
+    page.get_by_label("Comment").fill(HOSTILE)
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Silences").locator("code")).to_contain_text("<script>")
     page.get_by_label("Text", exact=True).fill(HOSTILE)
     expect(rows(page)).to_have_count(4)
 
 
-def test_after_a_restart_the_page_connects_again_and_gets_what_it_missed(site, open_page):
+def test_after_a_restart_the_page_reconnects_and_loads_missed_events(site, open_page):
     site.start()
     site.publish(order(1))
     page = open_page()
@@ -509,14 +506,14 @@ def test_after_a_restart_the_page_connects_again_and_gets_what_it_missed(site, o
     expect(page.get_by_text("Connection lost")).to_be_visible()
     site.publish(order(2), order(3))
     site.up()
-    expect(page.get_by_text(re.compile("Connected again after .*: 2 events came meanwhile"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Reconnected after .*: 2 missed events loaded"))).to_be_visible()
     expect(rows(page).locator(".summary")).to_have_text(['{"order":3}', '{"order":2}', '{"order":1}'])
-    expect(page.locator(".gap")).to_contain_text("2 events that came meanwhile follow")
+    expect(page.locator(".gap")).to_contain_text("2 missed events loaded")
     page.get_by_role("button", name="Dismiss").click()
     expect(page.locator("#notice")).not_to_be_visible()
 
 
-def test_after_a_restart_that_has_forgotten_the_page_says_that_something_is_missing(site, open_page):
+def test_after_a_restart_without_history_the_page_reports_that_events_may_be_missing(site, open_page):
     site.start()
     site.publish(order(1))
     page = open_page()
@@ -525,9 +522,7 @@ def test_after_a_restart_that_has_forgotten_the_page_says_that_something_is_miss
     site.stream = InMemoryStream()
     site.publish(order(7))
     site.up()
-    expect(
-        page.get_by_text("events may be missing: the oldest that the server still has is of")
-    ).to_be_visible()
+    expect(page.get_by_text("events may be missing: the oldest event on the server is from")).to_be_visible()
     expect(rows(page).locator(".summary")).to_have_text(['{"order":7}', '{"order":1}'])
     expect(page.locator(".gap")).to_contain_text("events may be missing here")
 
@@ -550,7 +545,7 @@ MEASURE = """() => {
 }"""
 
 
-def test_two_thousand_events_a_second_for_ten_seconds_leave_the_page_fluid(site, open_page):
+def test_the_page_stays_responsive_at_two_thousand_events_per_second(site, open_page):
     site.start()
     page = open_page()
     page.evaluate(MEASURE)
@@ -577,25 +572,25 @@ def test_two_thousand_events_a_second_for_ten_seconds_leave_the_page_fluid(site,
         answered.append(time.monotonic() - began)
         page.wait_for_timeout(500)
     flooding.join()
-    expect(page.get_by_text("10,000 kept")).to_be_visible()
+    expect(page.get_by_text("10,000 loaded")).to_be_visible()
     expect(rows(page).nth(0).locator(".summary")).to_contain_text('"order":19999')
     expect(page.locator("#topic-list .all .number")).to_have_attribute(
-        "title", re.compile("20,000 events in all")
+        "title", re.compile("20,000 events in total")
     )
     measured = page.evaluate("window.measured")
     print(measured, f"slowest answer {max(answered):.2f} s of {len(answered)}")
     assert measured["rows"] <= 200
-    assert measured["longest"] < 2_000, measured  # ms; far from what is felt, as machines differ
+    assert measured["longest"] < 2_000, measured  # ms; generous, because machines differ
     assert measured["frames"] > 50, measured
     page.get_by_label("Text", exact=True).fill('"order":12345,')
     expect(rows(page)).to_have_count(1)
 
 
-# How it looks
+# Looks
 
 
 def a_busy_minute(now: datetime) -> Iterator[Event]:
-    """Give what an online shop might have seen in the last minutes."""
+    """Yield the events of an online shop in the last minutes."""
     chance = random.Random(4)
     closed, opened, half = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
     changes = [("search", 870, closed, closed, None), ("payments", 850, closed, closed, None)]
@@ -621,7 +616,7 @@ def a_busy_minute(now: datetime) -> Iterator[Event]:
 
 
 def traffic(chance: random.Random, tenth: int) -> Iterator[Event]:
-    """Give what happens in a tenth of a second."""
+    """Yield the events of a tenth of a second."""
     wave, number = 0.5 + 0.5 * math.sin(tenth / 55), 9_000 + tenth
     if chance.random() < 0.35 + 0.5 * wave:
         data = {"order": number, "amount": round(chance.uniform(5, 300), 2), "currency": "EUR"}
@@ -637,14 +632,17 @@ def traffic(chance: random.Random, tenth: int) -> Iterator[Event]:
 
 
 def furnish(site: Site) -> None:
-    site.sinks = [Told("warehouse"), Told("billing-webhook", RetryableError("503 Service Unavailable"))]
-    site.options |= {"title": "Shop, production", "replay": 2_000}
+    site.sinks = [
+        Receiver("warehouse"),
+        Receiver("billing-webhook", RetryableError("503 Service Unavailable")),
+    ]
+    site.options |= {"title": "Shop, production", "buffer_size": 2_000}
     site.stream = InMemoryStream(5_000)
     events = list(a_busy_minute(datetime.now(UTC)))
     site.publish(*events)
     site.start()
     for event in events:
-        site.board.take(event)
+        site.board.update(event)
     site.publish(
         check("DiskFull", host="db-1", team="db", severity="warning"),
         check("DiskFull", host="db-2", team="db", severity="warning"),
@@ -657,7 +655,7 @@ def overflow(page: Page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
-def test_it_looks_as_it_should_on_a_desktop_light_and_dark(site, open_page):
+def test_it_has_a_light_and_a_dark_look_on_a_desktop(site, open_page):
     furnish(site)
     page = open_page(viewport={"width": 1440, "height": 1000}, color_scheme="light")
     expect(page.get_by_role("region", name="Notifications")).to_contain_text("first notification")
@@ -680,14 +678,14 @@ GROUND = "Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0
 
 
 def picture(page: Page, which: str, **options: Any) -> None:
-    """Keep a picture where one is wanted."""
-    wanted = os.environ.get("SCREENSHOT")
-    if wanted:
-        path = Path(wanted)
+    """Save a screenshot if one is requested."""
+    name = os.environ.get("SCREENSHOT")
+    if name:
+        path = Path(name)
         page.screenshot(path=path if not which else Path("/tmp") / f"{path.stem}{which}.png", **options)
 
 
-def test_on_a_phone_nothing_has_to_be_moved_sideways(site, open_page):
+def test_on_a_phone_nothing_overflows_sideways(site, open_page):
     furnish(site)
     page = open_page(
         viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, reduced_motion="reduce"

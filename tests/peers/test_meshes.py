@@ -1,4 +1,4 @@
-"""The real Envoy, and opossum with its Hystrix stream: what they do becomes events."""
+"""The real Envoy, and opossum with its Hystrix stream, as events."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from codomyrmex.streaming import InMemoryStream
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 def need(found: object, what: str) -> None:
-    """Skip on a person's machine where a program is absent; fail in CI, which installs it."""
+    """Skip if a program is missing; fail in CI, which installs it."""
     if not found:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{what} is absent, and CI should have installed it")
@@ -39,32 +39,32 @@ def need(found: object, what: str) -> None:
 
 
 def a_free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.02)
 
 
-def told(stream: InMemoryStream) -> list[CircuitBreakerEvent]:
+def published(stream: InMemoryStream) -> list[CircuitBreakerEvent]:
     events = [CircuitBreakerEvent.from_event(event) for event in stream.get_recent_events(10_000)]
     return [event for event in events if event is not None]
 
 
 def changes(stream: InMemoryStream, breaker: str) -> list[str | None]:
-    return [e.to_state for e in told(stream) if e.breaker == breaker and e.kind == "state_change"]
+    return [e.to_state for e in published(stream) if e.breaker == breaker and e.kind == "state_change"]
 
 
 # Envoy
 
 
 class Upstream(ThreadingHTTPServer):
-    """A service that fails, or takes its time, on command."""
+    """A service that fails or blocks on demand."""
 
     daemon_threads = True
 
@@ -80,7 +80,7 @@ class Upstream(ThreadingHTTPServer):
         return f"127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about clients that have left."""
+        """Ignore clients that have disconnected."""
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -88,13 +88,13 @@ class Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.server.free.wait(PATIENCE)
+        self.server.free.wait(TIMEOUT)
         self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called there
-        """Say nothing."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
+        """Log nothing."""
 
 
 def endpoint(port: int) -> dict[str, Any]:
@@ -199,11 +199,14 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
                 upstream.server_close()
 
 
-def test_a_host_that_envoy_ejects_and_takes_back_is_told_by_its_log_and_its_admin_endpoint(mesh, tmp_path):
+def test_an_ejected_host_and_its_return_are_published_by_both_feeds(mesh, tmp_path):
     from_log, from_admin = InMemoryStream(), InMemoryStream()
     bad = mesh.upstreams[0]
-    admin = EnvoyAdmin(mesh.admin, from_admin, 0.05)
-    with EnvoyOutlierLog(mesh.log, from_log, interval=0.02, position=tmp_path / "position") as log, admin:
+    admin = EnvoyAdmin(mesh.admin, from_admin, poll_interval=0.05)
+    with (
+        EnvoyOutlierLog(mesh.log, from_log, poll_interval=0.02, position=tmp_path / "position") as log,
+        admin,
+    ):
         bad.status = 503
         with httpx.Client() as client:
             wait_for(
@@ -214,7 +217,7 @@ def test_a_host_that_envoy_ejects_and_takes_back_is_told_by_its_log_and_its_admi
         wait_for(lambda: "closed" in changes(from_log, bad.host), "the return")
         wait_for(lambda: "closed" in changes(from_admin, bad.host), "the return at the endpoint")
         assert log.invalid == 0
-    first = next(event for event in told(from_log) if event.breaker == bad.host)
+    first = next(event for event in published(from_log) if event.breaker == bad.host)
     assert (first.service, first.reason, first.native_state) == ("eu.orders", "CONSECUTIVE_5XX", "EJECT")
     assert first.details["enforced"] is True
     firing = [
@@ -222,19 +225,19 @@ def test_a_host_that_envoy_ejects_and_takes_back_is_told_by_its_log_and_its_admi
     ]
     assert firing[0].metadata["labels"]["service"] == "eu.orders"
     assert changes(from_log, mesh.upstreams[1].host) == []
-    assert "admin" not in [event.breaker for event in told(from_admin)]
+    assert "admin" not in [event.breaker for event in published(from_admin)]
 
 
-def test_requests_beyond_a_limit_are_told_with_their_number(mesh):
+def test_requests_beyond_a_limit_are_counted(mesh):
     stream = InMemoryStream()
     for upstream in mesh.upstreams:
         upstream.free.clear()
-    admin = EnvoyAdmin(mesh.admin, stream, 0.05)
+    admin = EnvoyAdmin(mesh.admin, stream, poll_interval=0.05)
     admin.poll()
     answers: list[int] = []
 
     def ask() -> None:
-        answers.append(httpx.get(mesh.url, timeout=PATIENCE).status_code)
+        answers.append(httpx.get(mesh.url, timeout=TIMEOUT).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -244,21 +247,21 @@ def test_requests_beyond_a_limit_are_told_with_their_number(mesh):
     for upstream in mesh.upstreams:
         upstream.free.set()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
     admin.poll()
-    admin.stop()
-    overflows = [event for event in told(stream) if event.kind == "rejected"]
+    admin.close()
+    overflows = [event for event in published(stream) if event.kind == "rejected"]
     assert sum(event.details["overflow"] for event in overflows) == answers.count(503)
     assert {event.service for event in overflows} == {"eu.orders"}
-    limits = [event for event in told(stream) if event.kind == "state_change"]
+    limits = [event for event in published(stream) if event.kind == "state_change"]
     assert {event.to_state for event in limits} == {"open", "closed"}
 
 
-def test_an_envoy_that_goes_away_is_an_event():
+def test_an_unreachable_envoy_is_an_event():
     stream = InMemoryStream()
-    feed = EnvoyAdmin(f"http://127.0.0.1:{a_free_port()}", stream, 0.05)
+    feed = EnvoyAdmin(f"http://127.0.0.1:{a_free_port()}", stream, poll_interval=0.05)
     feed.poll()
-    feed.stop()
+    feed.close()
     assert changes(stream, "admin") == ["open"]
 
 
@@ -306,15 +309,15 @@ def opossum(tmp_path: Path) -> Iterator[str]:
             process.kill()
 
 
-def test_the_hystrix_stream_of_opossum_tells_when_it_opens_and_closes(opossum):
+def test_the_hystrix_stream_of_opossum_is_published(opossum):
     stream = InMemoryStream()
-    with SSEFeed(f"{opossum}/hystrix.stream", stream, "hystrix", retry=0.05) as feed:
+    with SSEFeed(f"{opossum}/hystrix.stream", stream, "hystrix", backoff_initial=0.05) as feed:
         with httpx.Client(base_url=opossum) as client:
             client.get("/work")
-            wait_for(lambda: told(stream), "the first snapshot")
+            wait_for(lambda: published(stream), "the first snapshot")
             wait_for(lambda: client.get("/fail") and "open" in changes(stream, "getOrder"), "the opening")
             time.sleep(0.4)  # opossum's own reset timeout
             wait_for(lambda: client.get("/work") and "closed" in changes(stream, "getOrder"), "the closing")
         assert feed.invalid == 0
     assert changes(stream, "getOrder") == ["open", "closed"]
-    assert {event.service for event in told(stream)} == {"shop"}
+    assert {event.service for event in published(stream)} == {"shop"}

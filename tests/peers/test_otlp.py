@@ -1,9 +1,8 @@
 """Events end to end: the real SDK, its batch processors and OTLP/gRPC exporters, and a receiver.
 
-Two traps of the SDK (1.45) shape these tests. `export_timeout_millis` of a batch processor has no effect,
-and `force_flush(timeout_millis)` waits as long as the export takes, whatever it was told. What bounds both
-is the `timeout` of the exporter; and who flushes from async code does it in a thread, under a deadline of
-their own.
+Two traps of the SDK (1.45) affect these tests: `export_timeout_millis` of a batch processor has no effect,
+and `force_flush(timeout_millis)` waits as long as the export takes. Only the `timeout` of the exporter limits
+both. Async code must flush in a thread, with its own deadline.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
-from codomyrmex.integrations import DeliveryPolicy, InlineSink, Sink, attach
+from codomyrmex.integrations import DeliveryPolicy, InlineSink, PermanentError, Sink, attach
 from codomyrmex.integrations.logging_monitoring import (
     OpenTelemetrySink,
     stamp_trace_context,
@@ -55,15 +54,15 @@ SOON = 0.25  # seconds until an exporter gives up
 
 
 class Receiver:
-    """What stands at the other end: keeps what it is sent.
+    """The receiving end, which keeps what it is sent.
 
     Attributes:
         spans: in the order of arrival.
         logs: likewise.
-        refusals: how many requests it still refuses, with the wish to be asked again at once.
-        refused: how many it has.
-        gate: while it is not set, requests are kept waiting.
-        knocked: set by the first request.
+        refusals: how many more requests it refuses, asking for an immediate retry.
+        refused: how many it has refused.
+        gate: requests wait until it is set.
+        contacted: set by the first request.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class Receiver:
         self.refused = 0
         self.gate = threading.Event()
         self.gate.set()
-        self.knocked = threading.Event()
+        self.contacted = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(4))
         add_TraceServiceServicer_to_server(_Traces(self), self._server)
         add_LogsServiceServicer_to_server(_Logs(self), self._server)
@@ -85,7 +84,7 @@ class Receiver:
         self._server.stop(None).wait()
 
     def admit(self, context: grpc.ServicerContext) -> None:
-        self.knocked.set()
+        self.contacted.set()
         self.gate.wait(DEADLINE)
         if self.refusals:
             self.refusals -= 1
@@ -121,7 +120,7 @@ class _Logs(LogsServiceServicer):
 
 
 class Telemetry:
-    """Providers as an application sets them up."""
+    """Providers, set up as in an application."""
 
     def __init__(self, port: int, timeout: float = DEADLINE) -> None:
         to = {"endpoint": f"127.0.0.1:{port}", "insecure": True, "timeout": timeout}
@@ -161,10 +160,10 @@ def telemetry(receiver: Receiver) -> Iterator[Telemetry]:
 
 @pytest.fixture
 def nowhere() -> Iterator[Telemetry]:
-    """Give providers whose exporters are refused the connection: the port is taken, and nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        made = Telemetry(taken.getsockname()[1], timeout=SOON)
+    """Yield providers whose exporters cannot connect: the port is bound, but nothing listens on it."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        made = Telemetry(bound.getsockname()[1], timeout=SOON)
         yield made
         made.tracing.shutdown()
         made.logging.shutdown()
@@ -206,7 +205,7 @@ def of_the_library(records: Sequence[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records if record.name.startswith("codomyrmex")]
 
 
-# What arrives
+# Delivery
 
 
 @in_time
@@ -286,7 +285,7 @@ async def test_an_exception_arrives_by_the_conventions(receiver, telemetry):
 
 
 @in_time
-async def test_an_event_that_comes_later_still_arrives_in_the_trace_of_its_stamp(receiver, telemetry):
+async def test_a_later_event_arrives_in_the_trace_of_its_stamp(receiver, telemetry):
     stream = InMemoryStream()
     stamp_trace_context(stream)
     with collect(stream) as events, telemetry.tracer.start_as_current_span("request"):
@@ -306,22 +305,23 @@ async def test_an_event_that_comes_later_still_arrives_in_the_trace_of_its_stamp
 
 
 @in_time
-async def test_producers_and_consumers_arrive_linked(receiver, telemetry):
+async def test_producer_and_consumer_spans_arrive_linked(receiver, telemetry):
+    async def fail(events: Sequence[Event]) -> None:
+        raise PermanentError("no such order")
+
     stream = InMemoryStream()
-    trace_publishing(stream, telemetry.tracing)
-
-    def fail(event: Event) -> None:
-        raise ValueError("no such order")
-
-    stream.subscribe_nowait(fail)
-    await stream.publish(create_event(1, topic="orders"))
+    async with attach(stream, Sink.from_function(fail, name="orders")) as attachment:
+        trace_publishing(stream, attachment, tracer_provider=telemetry.tracing)
+        await stream.publish(create_event(1, topic="orders"))
     await telemetry.flush()
     by_name = {span.name: span for span in receiver.spans}
     producer, consumer = by_name["publish orders"], by_name["process orders"]
     assert (producer.kind, consumer.kind) == (Span.SPAN_KIND_PRODUCER, Span.SPAN_KIND_CONSUMER)
     assert [(link.trace_id, link.span_id) for link in consumer.links] == [ids(producer)]
+    assert (consumer.trace_id, consumer.parent_span_id) == ids(producer)
     assert consumer.status.code == Status.STATUS_CODE_ERROR
     assert attributes_of(producer)["messaging.destination.name"] == "orders"
+    assert attributes_of(consumer)["messaging.consumer.group.name"] == "orders"
 
 
 HOSTILE = [
@@ -336,7 +336,7 @@ HOSTILE = [
 
 
 @in_time
-async def test_hostile_payloads_arrive_and_take_nothing_else_with_them(receiver, telemetry, caplog):
+async def test_hostile_payloads_arrive_and_affect_nothing_else(receiver, telemetry, caplog):
     stream = InMemoryStream()
     events = [create_event(payload, topic="hostile") for payload in HOSTILE]
     async with attach(stream, telemetry.sink("both")):
@@ -344,10 +344,10 @@ async def test_hostile_payloads_arrive_and_take_nothing_else_with_them(receiver,
             for event in events:
                 await stream.publish(event)
     await telemetry.flush()
-    wanted = [event.id for event in events]
+    expected = [event.id for event in events]
     [span] = receiver.spans
-    assert [attributes_of(sent)["event.id"] for sent in span.events] == wanted
-    assert [attributes_of(record)["event.id"] for record in receiver.logs] == wanted
+    assert [attributes_of(sent)["event.id"] for sent in span.events] == expected
+    assert [attributes_of(record)["event.id"] for record in receiver.logs] == expected
     assert span.dropped_events_count == 0
     assert not any(sent.dropped_attributes_count for sent in [*span.events, *receiver.logs])
     assert caplog.records == []
@@ -368,7 +368,7 @@ async def test_more_than_a_batch_arrives_in_order(receiver, telemetry):
 
 
 @in_time
-async def test_what_a_busy_receiver_refuses_arrives_once_it_takes_it(receiver, telemetry):
+async def test_a_request_that_a_busy_receiver_refuses_is_retried(receiver, telemetry):
     stream = InMemoryStream()
     receiver.refusals = 2
     async with attach(stream, telemetry.sink("log_event")) as attachment:
@@ -380,14 +380,14 @@ async def test_what_a_busy_receiver_refuses_arrives_once_it_takes_it(receiver, t
 
 
 @in_time
-async def test_nobody_waits_for_a_receiver_that_hangs(receiver, telemetry):
+async def test_publishing_does_not_wait_for_a_receiver_that_hangs(receiver, telemetry):
     stream, keep, queued = InMemoryStream(), Keep(), []
     receiver.gate.clear()
     sinks = [telemetry.sink("log_event"), keep, keep_queued(queued)]
     async with attach(stream, *sinks, policy=DeliveryPolicy(batch_age=0)) as attachment:
         await stream.publish(create_event(0))
         flushing = asyncio.create_task(telemetry.flush())
-        assert await asyncio.to_thread(receiver.knocked.wait, DEADLINE)
+        assert await asyncio.to_thread(receiver.contacted.wait, DEADLINE)
         for number in range(1, 100):
             await stream.publish(create_event(number))
         assert await attachment.flush()
@@ -402,7 +402,7 @@ async def test_nobody_waits_for_a_receiver_that_hangs(receiver, telemetry):
 
 @pytest.mark.parametrize("mode", ["span_event", "log_event", "both", "auto"])
 @in_time
-async def test_a_receiver_that_is_down_disturbs_neither_publisher_nor_sinks(nowhere, caplog, mode):
+async def test_a_receiver_that_is_down_affects_neither_publisher_nor_sinks(nowhere, caplog, mode):
     stream, keep, queued, handled = InMemoryStream(), Keep(), [], []
     await stream.subscribe(handled.append)
     sinks = [nowhere.sink(mode), keep, keep_queued(queued)]
@@ -423,7 +423,7 @@ async def test_a_receiver_that_is_down_disturbs_neither_publisher_nor_sinks(nowh
 
 
 @in_time
-async def test_the_end_does_not_wait_for_a_receiver_that_is_down(nowhere):
+async def test_shutdown_does_not_wait_for_a_receiver_that_is_down(nowhere):
     stream = InMemoryStream()
     async with attach(stream, nowhere.sink("both")):
         with nowhere.tracer.start_as_current_span("request"):
@@ -433,7 +433,7 @@ async def test_the_end_does_not_wait_for_a_receiver_that_is_down(nowhere):
 
 
 @in_time
-async def test_the_end_does_not_wait_for_a_receiver_that_hangs(receiver):
+async def test_shutdown_does_not_wait_for_a_receiver_that_hangs(receiver):
     telemetry = Telemetry(receiver.port, timeout=SOON)
     stream = InMemoryStream()
     receiver.gate.clear()
@@ -443,7 +443,7 @@ async def test_the_end_does_not_wait_for_a_receiver_that_hangs(receiver):
     await telemetry.shutdown()
 
 
-# The order of the end
+# The order of shutdown
 
 
 @pytest.mark.parametrize("publish", [InMemoryStream.publish, InMemoryStream.publish_nowait])
@@ -466,7 +466,7 @@ async def test_the_last_events_arrive_if_the_attachment_closes_before_the_provid
 
 
 @in_time
-async def test_what_is_published_after_the_attachment_has_closed_goes_nowhere(receiver, telemetry):
+async def test_events_after_the_attachment_has_closed_are_not_exported(receiver, telemetry):
     stream = InMemoryStream()
     async with attach(stream, telemetry.sink("log_event")):
         await stream.publish(create_event("before"))
@@ -476,7 +476,7 @@ async def test_what_is_published_after_the_attachment_has_closed_goes_nowhere(re
 
 
 @in_time
-async def test_providers_that_are_shut_down_too_early_harm_nobody(receiver, telemetry, caplog):
+async def test_providers_that_are_shut_down_too_early_cause_no_error(receiver, telemetry, caplog):
     stream, keep = InMemoryStream(), Keep()
     async with attach(stream, telemetry.sink("both"), keep) as attachment:
         await stream.publish(create_event("in time"))

@@ -104,9 +104,8 @@ class Running:
         stdin.write(data)
         stdin.flush()
 
-    def tell(self, *signals: signal.Signals) -> None:
-        for number in signals:
-            self.process.send_signal(number)
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
     def line_with(self, part: str) -> str:
         """Read messages up to one with a part of text."""
@@ -114,15 +113,15 @@ class Running:
         for line in self.process.stderr:
             if part in line.decode():
                 return line.decode()
-        raise AssertionError(f"it ended without a word of {part}")
+        raise AssertionError(f"no message contains {part!r}")
 
     def end(self, code: int) -> str:
-        """Wait for the end and give the messages that are left."""
+        """Wait for the end and return the remaining messages."""
         _, err = self.process.communicate(timeout=PATIENCE)
-        said = (err or b"").decode()
-        assert "Traceback" not in said
-        assert (self.process.returncode, said) == (code, said)
-        return said
+        messages = (err or b"").decode()
+        assert "Traceback" not in messages
+        assert (self.process.returncode, messages) == (code, messages)
+        return messages
 
 
 @pytest.fixture
@@ -140,57 +139,8 @@ def free_port() -> int:
 # To the end
 
 
-def test_a_finished_input_drains_and_is_reported_in_sentences(folder):
-    folder.write(
-        """
-        sources: [{type: stdin}]
-        processors: [{type: filter, matchers: ['data.status=~"5.."']}]
-        sinks: [{type: jsonl, path: out.jsonl, name: archive}]
-        """
-    )
-    out, err = folder.run(b'{"status": 500}\nnonsense\n{"status": 200}\n{"status": 503}')
-    assert folder.data() == [{"status": 500}, {"status": 503}]
-    assert out == ""
-    assert err.splitlines() == [
-        "3 events came, 2 went to the sinks",
-        "  1 left out by filter[0]",
-        "  stdin[0]: 1 invalid lines",
-        "  archive: 2 events delivered",
-    ]
-
-
-def test_the_report_as_json_adds_up(folder):
-    folder.write(FROM_STDIN)
-    out, err = folder.run(b"1\n2\n", "--json")
-    report = json.loads(out)
-    assert err == ""
-    assert (report["ok"], report["came"], report["passed"]) == (True, 2, 2)
-    assert report["sinks"]["out"]["delivered"] == 2
-
-
-def test_what_is_lost_is_exit_code_1(folder):
-    folder.write(
-        """
-        sources: [{type: stdin}]
-        sinks:
-          - {type: jsonl, path: /dev/full, name: full, delivery: {max_attempts: 1}}
-          - {type: jsonl, path: out.jsonl}
-        """
-    )
-    _, err = folder.run(b"1\n2\n", code=1)
-    assert "  full: 0 events delivered, 2 given up, as they could not be delivered" in err.splitlines()
-    assert folder.data() == [1, 2]
-
-
-def test_events_on_stdout_are_not_mixed_with_the_report(folder):
-    folder.write("sources: [{type: stdin}]\nsinks: [{type: jsonl, path: '-', data: payload}]")
-    out, err = folder.run(b"1\n2\n", "--json")
-    assert out == "1\n2\n"
-    assert json.loads(err)["ok"]
-
-
 @pytest.mark.parametrize("sink", ["{type: jsonl, path: '-'}", "{type: structlog, output: stdout}"])
-def test_a_reader_that_is_gone_ends_the_pipeline(folder, sink):
+def test_a_closed_stdout_ends_the_pipeline(folder, sink):
     folder.write(f"sources: [{{type: stdin}}]\nsinks: [{sink}]")
     with folder.running() as running:
         running.write(b"1\n")
@@ -201,7 +151,7 @@ def test_a_reader_that_is_gone_ends_the_pipeline(folder, sink):
         assert running.process.wait(PATIENCE) == 1
         assert running.process.stderr is not None
         err = running.process.stderr.read().decode()
-    assert "2 events came, 2 went to the sinks" in err
+    assert "2 events received, 2 sent to the sinks" in err
     assert "Exception ignored" not in err
 
 
@@ -215,7 +165,7 @@ def test_no_standard_input_is_one_sentence(folder):
     assert (done.returncode, done.stderr) == expected
 
 
-def test_a_reader_that_does_not_read_does_not_keep_it_from_ending(folder):
+def test_a_reader_that_does_not_read_does_not_prevent_the_end(folder):
     folder.write(
         "sources: [{type: stdin}]\nsinks: [{type: jsonl, path: '-', name: out, delivery: {batch_age: 1ms}}]"
     )
@@ -224,55 +174,22 @@ def test_a_reader_that_does_not_read_does_not_keep_it_from_ending(folder):
         assert running.process.stdin is not None
         running.process.stdin.close()
         running.process.stdin = None
-        running.line_with("events came")
+        running.line_with("events received")
         assert running.process.wait(PATIENCE) == 1
-
-
-# Mistakes
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sources: [{type: stdni}]", "p.yaml:1:18: error: sources[0].type: there is no type 'stdni'"),
-        (FROM_STDIN.replace("out.jsonl", "."), "the pipeline cannot start: .: Is a directory"),
-    ],
-)
-def test_a_wrong_file_is_told_without_a_traceback(folder, text, message):
-    folder.write(text)
-    out, err = folder.run(b"1\n", code=1)
-    assert message in err
-    assert out == ""
-
-
-def test_a_pipeline_that_cannot_start_says_so_as_json_too(folder):
-    folder.write(FROM_STDIN.replace("out.jsonl", "."))
-    out, _ = folder.run(b"1\n", "--json", code=1)
-    assert json.loads(out)["errors"][0]["message"] == "the pipeline cannot start: .: Is a directory"
-
-
-def test_an_address_in_use_is_one_sentence(folder):
-    with socket.create_server(("127.0.0.1", 0)) as used:
-        port = used.getsockname()[1]
-        folder.write(f"sources: [{{type: stdin}}]\nsinks: [{{type: sse, listen: '{port}'}}]")
-        _, err = folder.run(b"1\n", code=1)
-    assert (
-        err == f"the pipeline cannot start: 127.0.0.1:{port} cannot be listened on: Address already in use\n"
-    )
 
 
 # Signals
 
 
-def test_sigterm_drains_what_was_taken_and_reports(folder):
+def test_sigterm_drains_what_was_read_and_reports(folder):
     folder.write(f"{FROM_STDIN}\nprocessors: [{{type: python, function: 'slow_and_hanging:slow'}}]")
     with folder.running() as running:
         running.write(b"".join(b"%d\n" % n for n in range(600)))
         until(folder.data)
-        running.tell(signal.SIGTERM)
+        running.send(signal.SIGTERM)
         err = running.end(0)
     assert folder.data() == list(range(600))
-    assert "600 events came, 600 went to the sinks" in err
+    assert "600 events received, 600 sent to the sinks" in err
 
 
 def test_a_signal_while_it_waits_for_input_ends_it_at_once(folder):
@@ -280,20 +197,20 @@ def test_a_signal_while_it_waits_for_input_ends_it_at_once(folder):
     with folder.running() as running:
         running.write(b"1\n")
         until(folder.data)
-        running.tell(signal.SIGTERM)
+        running.send(signal.SIGTERM)
         assert "out: 1 event delivered" in running.end(0)
 
 
-def test_a_second_ctrl_c_gives_up_what_is_under_way(folder):
+def test_a_second_ctrl_c_drops_queued_events(folder):
     folder.write(f"{FROM_STDIN}\nprocessors: [{{type: python, function: 'slow_and_hanging:hang'}}]")
     with folder.running("--drain", "600") as running:
         running.write(b"1\n2\n")
         until((folder.path / "taken").exists)
-        running.tell(signal.SIGINT)
-        running.line_with("stopping; Ctrl-C again gives up what is under way")
-        running.tell(signal.SIGINT)
+        running.send(signal.SIGINT)
+        running.line_with("stopping; press Ctrl-C again to drop queued events")
+        running.send(signal.SIGINT)
         err = running.end(1)
-    assert "2 lost, as there was no time for them at the end" in err
+    assert "2 lost because the drain timeout expired" in err
 
 
 def test_a_signal_at_any_moment_of_the_start_does_no_harm(folder):
@@ -302,39 +219,20 @@ def test_a_signal_at_any_moment_of_the_start_does_no_harm(folder):
         started = [stack.enter_context(folder.running()) for _ in range(6)]
         for number, running in enumerate(started):
             time.sleep(0.3)  # each is a bit further
-            running.tell(signal.SIGINT if number % 2 else signal.SIGTERM)
+            running.send(signal.SIGINT if number % 2 else signal.SIGTERM)
         for running in started:
             running.process.communicate(timeout=PATIENCE)
             assert running.process.returncode in {0, 1, 130, -signal.SIGTERM, -signal.SIGINT}
 
 
-def test_a_changed_file_and_sighup_load_it_anew_and_mistakes_change_nothing(folder):
-    folder.write(FROM_STDIN)
-    with folder.running("--no-watch") as running:
-        running.write(b"1\n")
-        until(folder.data)
-        folder.write("sources: [{type: stdin, topik: a}]\nsinks: []")
-        running.tell(signal.SIGHUP)
-        assert "p.yaml:1:25: error: sources[0].topik" in running.line_with("error")
-        running.line_with("the pipeline goes on as it was")
-        folder.write(FROM_STDIN.replace("out.jsonl", "new.jsonl"))
-        running.tell(signal.SIGHUP)
-        running.line_with("loaded p.yaml anew")
-        running.write(b"2\n")
-        until(lambda: folder.data("new.jsonl"))
-        running.tell(signal.SIGTERM)
-        running.end(0)
-    assert (folder.data(), folder.data("new.jsonl")) == ([1], [2])
-
-
-def test_a_changed_file_is_seen(folder):
+def test_a_changed_file_is_loaded_again(folder):
     folder.write(FROM_STDIN)
     with folder.running() as running:
         running.write(b"1\n")
         until(folder.data)
         folder.write(FROM_STDIN.replace("out.jsonl", "new.jsonl"))
-        running.line_with("loaded p.yaml anew")
-        running.tell(signal.SIGTERM)
+        running.line_with("p.yaml was loaded again")
+        running.send(signal.SIGTERM)
         running.end(0)
 
 
@@ -351,7 +249,7 @@ def test_on_a_terminal_there_is_a_line_of_progress_and_ctrl_d_ends_it(folder):
         os.write(ours, b"1\n")
         until(folder.data)
         shown = b""
-        while b"1 events, " not in shown:
+        while b"1 event, " not in shown:
             shown += os.read(ours, 10_000)
         os.write(ours, b"\x04")
         assert running.process.wait(PATIENCE) == 0
@@ -391,7 +289,7 @@ def test_a_pipeline_behind_another_survives_its_restart_without_loss_or_repeats(
             until(lambda: post(0) and folder.data("b.jsonl"))  # it is connected
             first = post(100)
             until(lambda: first[-1] in folder.data("b.jsonl"))
-            a.tell(signal.SIGTERM)
+            a.send(signal.SIGTERM)
             a.end(0)
         with folder.running(name="a.yaml", env=environment) as a:
             a.line_with("sse[0]: http://")
@@ -399,9 +297,9 @@ def test_a_pipeline_behind_another_survives_its_restart_without_loss_or_repeats(
             until(lambda: second[-1] in folder.data("b.jsonl"))
             third = post(300)
             until(lambda: third[-1] in folder.data("b.jsonl"))
-            b.tell(signal.SIGTERM)
-            said = b.end(0)
-            a.tell(signal.SIGTERM)
+            b.send(signal.SIGTERM)
+            messages = b.end(0)
+            a.send(signal.SIGTERM)
             a.end(0)
-    assert "t0ps3cr3t" not in said
+    assert "t0ps3cr3t" not in messages
     assert [number for number in folder.data("b.jsonl") if number >= 100] == first + second + third

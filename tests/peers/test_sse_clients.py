@@ -1,4 +1,4 @@
-"""Real servers, real clients and the frameworks: the event stream as each of them sees it."""
+"""The event stream with real servers, clients and frameworks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMEOUT = httpx.Timeout(PATIENCE)
 
 
 def need(module: str) -> Any:
-    """Skip on a person's machine where a package is absent; fail in CI, which installs it."""
+    """Skip if a package is missing on a developer's machine; fail in CI, which installs it."""
     try:
         return import_module(module)
     except ImportError:
@@ -46,7 +46,7 @@ async def until(holds: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def served(app: Any, events: EventStreamApp) -> AsyncIterator[tuple[str, uvicorn.Server]]:
-    """Serve an application that has the event stream somewhere in it."""
+    """Serve an application that contains the event stream."""
     config = uvicorn.Config(app, port=0, log_level="critical", ws="none")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
@@ -60,7 +60,7 @@ async def served(app: Any, events: EventStreamApp) -> AsyncIterator[tuple[str, u
             await running
 
 
-# The clients, each with what it makes of a stream up to its end
+# The clients: each returns what it reads from a stream up to its end
 
 
 class Seen(NamedTuple):
@@ -108,7 +108,7 @@ async def test_all_clients_see_the_same_events():
     for module in ("httpx_sse", "sseclient"):
         need(module)
     stream = InMemoryStream()
-    app = event_stream(stream, heartbeat=0.03)
+    app = event_stream(stream, heartbeat_interval=0.03)
     first = create_event("before")
     await stream.publish(first)
     sent = [
@@ -124,7 +124,7 @@ async def test_all_clients_see_the_same_events():
         await until(lambda: app.clients == len(CLIENTS))
         for event in sent:
             await stream.publish(event)
-            await asyncio.sleep(0.1)  # the heartbeats between the events are a part of what is tested
+            await asyncio.sleep(0.1)  # leaves time for heartbeats between the events
         await app.aclose()
         ours, *others = await asyncio.gather(*reading)
     assert [record.event for record in ours] == ["connect", *["message"] * len(sent), "disconnect"]
@@ -141,7 +141,7 @@ async def test_all_clients_see_the_same_events():
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_each_client_resumes_with_the_id_that_it_has_seen(client: Any):
+async def test_each_client_resumes_with_the_last_id_that_it_has_seen(client: Any):
     stream = InMemoryStream()
     app = event_stream(stream, data="payload")
     events = [create_event(number) for number in range(10)]
@@ -158,9 +158,9 @@ async def test_each_client_resumes_with_the_id_that_it_has_seen(client: Any):
     assert [record.data for record in records] == [str(number) for number in range(2, 10)]
 
 
-async def test_a_client_that_breaks_off_again_and_again_loses_nothing_under_load():
+async def test_a_client_that_disconnects_again_and_again_loses_nothing_under_load():
     stream = InMemoryStream()
-    app = event_stream(stream, data="payload", replay=5_000, queue_size=5_000)
+    app = event_stream(stream, data="payload", buffer_size=5_000, queue_size=5_000)
     count = 2_000
     start = create_event("start")
     await stream.publish(start)
@@ -192,7 +192,7 @@ async def test_a_client_that_breaks_off_again_and_again_loses_nothing_under_load
     assert [int(record.data) for record in got] == list(range(count))
 
 
-# A client that reads nothing
+# A client that does not read
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def reads_nothing(url: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.DROP_OLDEST])
-async def test_a_reader_that_reads_nothing_is_cut_off_and_the_others_get_all(overflow: Overflow):
+async def test_a_client_that_does_not_read_is_dropped_and_the_others_get_all_events(overflow: Overflow):
     stream = InMemoryStream()
     app = event_stream(stream, data="payload", send_timeout=0.4, queue_size=100, overflow=overflow)
     decoder, got = SSEDecoder(), []
@@ -229,12 +229,12 @@ async def test_a_reader_that_reads_nothing_is_cut_off_and_the_others_get_all(ove
                     await asyncio.sleep(0.01)
             await until(lambda: len(got) == sent)
             assert (app.clients, app.dropped) == (1, 1)
-            await until(lambda: len(server.server_state.connections) == 1)  # nothing is held for it
+            await until(lambda: len(server.server_state.connections) == 1)  # nothing is kept for it
         await app.aclose()
         await reading
 
 
-async def test_a_slow_reader_gets_all_that_its_queue_can_hold():
+async def test_a_slow_client_gets_everything_that_its_queue_can_hold():
     stream = InMemoryStream()
     app = event_stream(stream, data="payload", send_timeout=PATIENCE, queue_size=500)
     async with served(app, app) as (url, _):
@@ -294,7 +294,7 @@ def in_litestar(events: Any) -> Any:
 
 
 def beside(other: Any, events: Any) -> Any:
-    """Put the stream beside an application whose framework mounts no others."""
+    """Dispatch to the stream or to an application whose framework cannot mount others."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         here = scope["type"] == "http" and scope["path"].startswith("/events")
@@ -361,7 +361,7 @@ async def test_it_mounts_in(mount: Callable[[Any], Any]):
         assert [record.event for record in await reading] == ["connect", "disconnect"]
 
 
-async def test_a_body_that_is_too_large_gets_its_answer_over_a_real_connection():
+async def test_a_body_that_is_too_large_gets_a_response_over_a_real_connection():
     stream = InMemoryStream()
     ingest, events = event_ingest(stream, max_bytes=1_000), event_stream(stream)
     async with served(ingest, events) as (url, _), httpx.AsyncClient(timeout=TIMEOUT) as client:
@@ -425,7 +425,7 @@ def process(server: str, folder: Path) -> Iterator[tuple[str, subprocess.Popen[b
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
-async def test_a_signal_ends_a_real_server_soon_and_each_client_is_told(
+async def test_a_signal_ends_a_real_server_soon_and_disconnects_each_client(
     server: str, number: signal.Signals, tmp_path: Path
 ):
     with process(server, tmp_path) as (url, running):
@@ -448,7 +448,7 @@ async def test_a_signal_ends_a_real_server_soon_and_each_client_is_told(
     assert errors == "" or (number == signal.SIGINT and "KeyboardInterrupt" in errors)
 
 
-async def test_a_client_that_reads_nothing_does_not_keep_a_real_server_from_ending(tmp_path: Path):
+async def test_a_client_that_does_not_read_does_not_keep_a_real_server_from_ending(tmp_path: Path):
     with process("uvicorn", tmp_path) as (url, running), reads_nothing(url):
         async with httpx.AsyncClient(timeout=TIMEOUT) as client:
             await asyncio.sleep(0.2)
@@ -457,3 +457,27 @@ async def test_a_client_that_reads_nothing_does_not_keep_a_real_server_from_endi
         running.send_signal(signal.SIGTERM)
         await asyncio.to_thread(running.wait, PATIENCE)
         assert running.returncode == -signal.SIGTERM
+
+
+PAGE = """
+from codomyrmex.integrations.web import dashboard, serve
+from codomyrmex.streaming import InMemoryStream
+
+page = dashboard(InMemoryStream())
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        print("up", flush=True)
+    await page(scope, receive, send)
+
+serve(app, port=0)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
+def test_a_program_that_serves_ends_with_its_signal(number: signal.Signals, status: int):
+    with subprocess.Popen([sys.executable, "-c", PAGE], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        program.send_signal(number)
+        assert program.wait(10) == status

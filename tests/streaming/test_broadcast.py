@@ -1,4 +1,4 @@
-"""`broadcast`: every stream is tried, at the same time, and failures come back together."""
+"""`broadcast`: publishing to several streams at once, with failures in a group."""
 
 import asyncio
 
@@ -67,7 +67,7 @@ async def test_the_streams_are_published_to_at_the_same_time():
         await broadcast(streams, create_event(1))
 
 
-async def test_every_stream_is_tried_and_the_failures_come_back_together():
+async def test_every_stream_is_tried_and_the_failures_are_raised_together():
     good = [InMemoryStream(), InMemoryStream(), InMemoryStream()]
     streams = [good[0], await closed(), good[1], TopicStream(), good[2]]
     event = create_event("without a topic")
@@ -77,13 +77,13 @@ async def test_every_stream_is_tried_and_the_failures_come_back_together():
     assert [s.get_recent_events() for s in good] == [[event]] * 3
 
 
-async def test_a_single_failure_comes_in_a_group_too():
+async def test_a_single_failure_is_raised_in_a_group_too():
     with pytest.raises(ExceptionGroup) as caught:
         await broadcast([await closed()], create_event(1))
     assert len(caught.value.exceptions) == 1
 
 
-async def test_a_stream_that_fails_before_there_is_anything_to_await_is_one_of_the_failures():
+async def test_an_error_raised_by_the_call_of_publish_is_one_of_the_failures():
     good = [InMemoryStream(), InMemoryStream()]
     with pytest.raises(ExceptionGroup) as caught:
         await broadcast([good[0], Broken(), good[1]], create_event(1))
@@ -91,7 +91,7 @@ async def test_a_stream_that_fails_before_there_is_anything_to_await_is_one_of_t
     assert [s.statistics().published for s in good] == [1, 1]
 
 
-async def test_what_handlers_raise_is_not_a_failure_of_the_stream():
+async def test_exceptions_of_handlers_are_not_failures_of_the_stream():
     stream = InMemoryStream()
     await stream.subscribe(lambda _: 1 / 0)
     await broadcast([stream], create_event(1))

@@ -314,7 +314,7 @@ def test_a_frame_is_always_three_lines_and_a_blank_one_or_two_for_a_heartbeat(ev
 
 @given(hostile_payloads)
 @settings(max_examples=60, deadline=None)
-def test_what_was_once_made_json_ready_stays_as_it_is(payload):
+def test_builtin_values_stay_as_they_are(payload):
     once = Event(data=payload.value, metadata={"value": payload.value}).to_dict()
     assert Event.from_dict(once).to_dict() == once
 
@@ -368,7 +368,7 @@ def test_none_is_null_and_falsy_data_is_kept(value, text):
         ("a\r\n\0b", "a\r\n\0b"),
     ],
 )
-def test_what_json_does_not_know_is_written_as_what_comes_nearest(value, read):
+def test_types_that_json_lacks_become_the_nearest_json_type(value, read):
     assert read_back(value) == read
     assert Event(data=value).to_dict()["data"] == read
 
@@ -379,7 +379,7 @@ def test_any_other_object_is_written_as_its_repr(value):
 
 
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
-def test_separators_that_clients_take_for_line_ends_are_escaped(separator):
+def test_separators_that_clients_treat_as_line_ends_are_escaped(separator):
     frame = Event(data={separator: separator}).to_sse()
     assert separator not in frame
     assert read_back({separator: separator}) == {separator: separator}
@@ -464,7 +464,7 @@ def test_keys_that_differ_are_written_apart(first, second):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_value_is_written_in_one_way_whatever_stands_beside_it(value):
+def test_a_value_is_encoded_the_same_whatever_is_beside_it(value):
     assert read_back([value, LONE])[0] == read_back([value])[0]
 
 
@@ -472,7 +472,7 @@ def test_a_value_deep_inside_is_kept_where_it_is_not_deeper_than_people_nest():
     assert read_back(nested(lambda inner: [inner], 50)) == nested(lambda inner: [inner], 50)
 
 
-def test_there_is_no_depth_at_which_a_payload_fails():
+def test_a_payload_of_any_depth_is_encoded():
     for depth in range(50, 1_100, 7):
         event = Event(data=nested(lambda inner: [inner], depth))
         event.to_sse()

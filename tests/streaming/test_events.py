@@ -1,4 +1,4 @@
-"""Event, EventType, create_event, and the way to a dict and back."""
+"""`Event`, `EventType` and `create_event`, and conversion to a dict and back."""
 
 import copy
 import json
@@ -65,7 +65,7 @@ def test_there_are_five_types_and_they_are_strings():
     assert len(EventType) == 5
 
 
-# Making one
+# Creation
 
 
 def test_an_event_needs_no_argument():
@@ -105,12 +105,12 @@ def test_create_event_makes_a_message_by_default():
     assert create_event(0).type is EventType.MESSAGE
 
 
-def test_the_value_of_a_type_is_taken_for_the_type():
+def test_the_value_of_a_type_stands_for_the_type():
     assert Event(type="error").type is EventType.ERROR
     assert create_event(None, "error").type is EventType.ERROR
 
 
-def test_a_naive_timestamp_is_taken_as_utc():
+def test_a_naive_timestamp_is_interpreted_as_utc():
     assert Event(timestamp=NOON.replace(tzinfo=None)).timestamp == NOON
 
 
@@ -145,7 +145,7 @@ def test_a_field_of_the_wrong_kind_is_refused_when_the_event_is_made(fields, err
         Event(**fields)
 
 
-# Being one
+# Behaviour
 
 
 @pytest.mark.parametrize("field", ["id", "type", "data", "metadata", "timestamp"])
@@ -155,7 +155,7 @@ def test_an_event_cannot_be_changed(field):
         setattr(event, field, None)
 
 
-def test_replace_gives_a_changed_copy_and_leaves_the_original():
+def test_replace_returns_a_changed_copy():
     event = create_event(1, topic="a")
     changed = event.replace(data=2)
     assert (changed.data, event.data) == (2, 1)
@@ -169,7 +169,7 @@ def test_replace_copies_the_metadata():
     assert event.metadata == {"topic": "a"}
 
 
-def test_replace_checks_what_it_is_given():
+def test_replace_checks_its_arguments():
     assert Event().replace(type="error").type is EventType.ERROR
     with pytest.raises(ValueError, match="unknown"):
         Event().replace(type="unknown")
@@ -191,7 +191,7 @@ def test_the_topic_is_the_metadata_of_that_name_if_it_is_a_string(metadata, topi
     assert Event(metadata=metadata).topic == topic
 
 
-def test_events_can_be_keys_whatever_they_carry():
+def test_events_are_hashable_whatever_their_data():
     event = create_event([{"not": "hashable"}])
     assert {event: 1}[event] == 1
     assert len({event, event.replace()}) == 1
@@ -208,10 +208,10 @@ def test_an_event_can_be_referred_to_weakly():
     assert weakref.ref(event)() is event
 
 
-# To a dict and back
+# Conversion to a dict and back
 
 
-def test_to_dict_gives_the_five_fields_as_json_ready_values():
+def test_to_dict_returns_the_five_fields_as_builtin_values():
     event = Event("a", EventType.ERROR, {"at": NOON}, {"topic": "t"}, NOON)
     assert event.to_dict() == {
         "id": "a",
@@ -223,7 +223,7 @@ def test_to_dict_gives_the_five_fields_as_json_ready_values():
     assert type(event.to_dict()["type"]) is str
 
 
-def test_what_is_done_to_the_dict_is_not_done_to_the_event():
+def test_changing_the_dict_does_not_change_the_event():
     event = create_event({"list": [1]}, topic="a")
     d = event.to_dict()
     d["metadata"]["topic"] = "b"
@@ -233,7 +233,7 @@ def test_what_is_done_to_the_dict_is_not_done_to_the_event():
 
 @given(events)
 @settings(max_examples=100, deadline=None)
-def test_an_event_comes_back_from_json_as_it_was(event):
+def test_an_event_survives_a_round_trip_through_json(event):
     assert Event.from_dict(json.loads(json.dumps(event.to_dict()))) == event
 
 
@@ -242,7 +242,7 @@ def test_lone_surrogates_in_any_field_do_not_keep_the_dict_from_being_utf8():
     msgspec.json.encode(event.to_dict())
 
 
-def test_missing_keys_take_their_defaults():
+def test_missing_keys_have_defaults():
     event = Event.from_dict({})
     assert uuid.UUID(event.id).version == 7
     assert (event.type, event.data, event.metadata) == (EventType.MESSAGE, None, {})
@@ -253,7 +253,7 @@ def test_unknown_keys_are_ignored():
     assert Event.from_dict({"id": "a", "colour": "red"}).id == "a"
 
 
-def test_from_dict_takes_any_mapping_and_copies_the_metadata():
+def test_from_dict_accepts_any_mapping_and_copies_the_metadata():
     metadata = {"topic": "a"}
     event = Event.from_dict(MappingProxyType({"metadata": metadata}))
     metadata["topic"] = "b"
@@ -278,7 +278,7 @@ def test_a_timestamp_is_iso_8601_text_or_a_datetime_and_utc_without_an_offset(te
 
 
 @pytest.mark.parametrize("wrong", [None, 7, "text", b"bytes", [("id", "a")], Event])
-def test_what_is_no_mapping_is_no_event(wrong):
+def test_from_dict_refuses_anything_but_a_mapping(wrong):
     with pytest.raises(EventDecodeError, match="event") as caught:
         Event.from_dict(wrong)
     assert caught.value.field == "event"

@@ -1,4 +1,4 @@
-"""Laws that hold whatever happens in which order, checked against models that are simple to believe."""
+"""Laws that hold for every order of events, checked against simple models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ patterns = st.one_of(
 )
 
 
-def takes(pattern, topic):
-    """Tell by plain recursion whether a pattern takes a topic."""
+def matches_naively(pattern, topic):
+    """Return whether a pattern matches a topic, by plain recursion."""
     if pattern == "*":
         return True
     return topic is not None and _match(pattern.split("."), topic.split("."))
@@ -39,17 +39,17 @@ def _match(pattern, topic):
 
 
 class BrokenError(Exception):
-    """What the handlers and filters of these tests raise."""
+    """Raised by the handlers and filters of these tests."""
 
 
 @dataclass(eq=False)
 class Subscriber:
-    """One subscriber, as it is and as the model has it."""
+    """One subscriber, of the stream or of the model."""
 
     name: int
     pattern: str
     wants: str  # "all", "even", "broken"
-    does: str  # "take", "raise", "cancel", "unsubscribe", "subscribe", "publish"
+    does: str  # "nothing", "raise", "cancel", "unsubscribe", "subscribe", "publish"
     asynchronous: bool
     victim: int
     active: bool = True
@@ -69,20 +69,19 @@ class Subscriber:
 
 @dataclass
 class Model:
-    """What a stream in memory does, written down as directly as possible."""
+    """A stream in memory, written as directly as possible."""
 
     subscribers: list[Subscriber] = field(default_factory=list)
     log: list = field(default_factory=list)
     buffer: deque = field(default_factory=lambda: deque(maxlen=5))
     published: int = 0
-    delivered: int = 0
     dropped: int = 0
     errors: int = 0
 
     def publish(self, number, topic, depth):
         self.published += 1
         self.buffer.append(number)
-        for subscriber in [s for s in self.subscribers if s.active and takes(s.pattern, topic)]:
+        for subscriber in [s for s in self.subscribers if s.active and matches_naively(s.pattern, topic)]:
             if not subscriber.active:
                 continue
             if subscriber.wants == "broken":
@@ -95,7 +94,6 @@ class Model:
         if subscriber.does == "raise":
             self.errors += 1
             return
-        self.delivered += 1
         if subscriber.does in {"cancel", "unsubscribe"} and self.subscribers:
             self.subscribers[subscriber.victim % len(self.subscribers)].active = False
         elif subscriber.does == "subscribe" and len(self.subscribers) < 12:
@@ -105,7 +103,7 @@ class Model:
 
 
 def child_of(parent, name):
-    return Subscriber(name, parent.pattern, parent.wants, "take", parent.asynchronous, 0)
+    return Subscriber(name, parent.pattern, parent.wants, "nothing", parent.asynchronous, 0)
 
 
 class StreamAgainstModel(RuleBasedStateMachine):
@@ -181,7 +179,9 @@ class StreamAgainstModel(RuleBasedStateMachine):
     @rule(
         pattern=patterns,
         wants=st.sampled_from(["all", "all", "even", "broken"]),
-        does=st.sampled_from(["take", "take", "raise", "cancel", "unsubscribe", "subscribe", "publish"]),
+        does=st.sampled_from(
+            ["nothing", "nothing", "raise", "cancel", "unsubscribe", "subscribe", "publish"]
+        ),
         asynchronous=st.booleans(),
         victim=st.integers(0, 11),
     )
@@ -234,7 +234,6 @@ class StreamAgainstModel(RuleBasedStateMachine):
         model = self.model
         assert self.stream.statistics() == (
             model.published,
-            model.delivered,
             model.dropped,
             model.errors,
             sum(s.active for s in model.subscribers),
@@ -252,7 +251,7 @@ TestStreamAgainstModel.settings = settings(max_examples=120, stateful_step_count
 
 
 class UnawaitedAgainstModel(RuleBasedStateMachine):
-    """`publish_nowait` and `publish` in any order: each async subscriber sees one order and loses nothing."""
+    """`publish_nowait` and `publish` in turn: async handlers miss nothing, and each keeps its order."""
 
     subscriptions = Bundle("subscriptions")
 
@@ -270,11 +269,14 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
         if hasattr(self, "loop"):
             self.loop.run_until_complete(asyncio.wait_for(self.stream.aclose(), 5))
             self.loop.close()
-            assert {name: seen for name, (seen, _) in self.seen.items()} == self.expected
+            for name, (seen, _) in self.seen.items():
+                for wait in (True, False):
+                    assert [n for way, n in seen if way == wait] == [
+                        n for way, n in self.expected[name] if way == wait
+                    ]
             counts = self.stream.statistics()
             assert counts.published == self.published
             assert counts.handler_errors == sum(self.errors.values())
-            assert counts.delivered == sum(map(len, self.expected.values())) - counts.handler_errors
             assert (counts.dropped, counts.subscribers) == (0, 0)
 
     @rule(target=subscriptions, pattern=patterns, pauses=st.integers(0, 2), breaks=st.booleans())
@@ -285,7 +287,7 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
             for _ in range(pauses):
                 await asyncio.sleep(0)
             seen.append(event.data)
-            if breaks and event.data % 3 == 0:
+            if breaks and event.data[1] % 3 == 0:
                 self.errors[name] = self.errors.get(name, 0) + 1
                 raise BrokenError
 
@@ -295,18 +297,18 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
 
     @rule(topic=topics, wait=st.booleans())
     def publish(self, topic, wait):
-        event = create_event(next(self.numbers), topic=topic)
+        event = create_event((wait, next(self.numbers)), topic=topic)
         self.published += 1
         for name, (_, subscription) in self.seen.items():
-            if subscription.active and takes(subscription.topic, topic):
+            if subscription.active and matches_naively(subscription.topic, topic):
                 self.expected[name].append(event.data)
         if not wait:
             self.stream.publish_nowait(event)
             return
         self.loop.run_until_complete(asyncio.wait_for(self.stream.publish(event), 5))
-        for name, (seen, subscription) in self.seen.items():
-            if subscription.active and takes(subscription.topic, topic):
-                assert seen == self.expected[name]
+        for seen, subscription in self.seen.values():
+            if subscription.active and matches_naively(subscription.topic, topic):
+                assert event.data in seen
 
     @rule(turns=st.integers(1, 4))
     def let_the_loop_run(self, turns):
@@ -356,18 +358,6 @@ class QueueModel:
         self.open = self.overflow is not Overflow.DISCONNECT
 
 
-async def read_now(listener):
-    """Give the next event, or None if that would mean to wait."""
-    reading = asyncio.ensure_future(anext(listener, None))
-    for _ in range(3):
-        await asyncio.sleep(0)
-    if reading.done():
-        return reading.result()
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    return None
-
-
 policies = st.tuples(st.integers(1, 3), st.sampled_from(Overflow))
 
 
@@ -391,11 +381,9 @@ class Listeners:
             self.stream.publish_nowait(event)
 
     async def read_one(self, place):
-        event = await read_now(self.listeners[place])
-        if event is not None:
-            self.read[place].append(event.data)
         if self.models[place].items:
             self.expected[place].append(self.models[place].items.popleft())
+            self.read[place].append((await anext(self.listeners[place])).data)
 
     async def read_to_the_end(self):
         for place, listener in enumerate(self.listeners):
@@ -410,7 +398,7 @@ class Listeners:
     queues=st.lists(policies, min_size=1, max_size=3),
     steps=st.lists(st.sampled_from(["publish", "publish_nowait", 0, 1, 2]), max_size=30),
 )
-def test_each_listener_reads_what_its_policy_leaves_and_the_counts_balance(make, queues, steps):
+def test_each_listener_reads_what_its_policy_keeps_and_the_counts_balance(make, queues, steps):
     stream = make()
     all_of_them = Listeners(stream, queues)
 
@@ -435,10 +423,10 @@ def test_each_listener_reads_what_its_policy_leaves_and_the_counts_balance(make,
         m.dropped for m in models
     ]
     dropped = sum(model.dropped for model in models)
-    delivered = sum(model.offered for model in models) - dropped
+    queued = sum(model.offered for model in models) - dropped
     published = sum(isinstance(step, str) for step in steps)
-    assert counts[:5] == (published, delivered, dropped, 0, sum(model.open for model in models))
-    assert delivered == sum(map(len, all_of_them.read))
+    assert counts[:4] == (published, dropped, 0, sum(model.open for model in models))
+    assert queued == sum(map(len, all_of_them.read))
 
 
 @settings(max_examples=60, deadline=None)
@@ -475,7 +463,16 @@ def test_back_pressure_loses_nothing_and_keeps_the_order_of_each_publisher(make,
     asyncio.run(scenario())
     for name, count in enumerate(publishers):
         assert [number for who, number in read if who == name] == list(range(count))
-    assert stream.statistics()[:4] == (sum(publishers), sum(publishers), 0, 0)
+    assert stream.statistics()[:3] == (sum(publishers), 0, 0)
+
+
+def appending(numbers, is_async):
+    async def later(event):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        numbers.append(event.data)
+
+    return later if is_async else lambda event: numbers.append(event.data)
 
 
 @settings(max_examples=80, deadline=None)
@@ -484,51 +481,47 @@ def test_back_pressure_loses_nothing_and_keeps_the_order_of_each_publisher(make,
     asynchronous=st.lists(st.booleans(), min_size=1, max_size=4),
     steps=st.lists(st.sampled_from(["publish", "publish_nowait", "cancel publisher", "loop"]), max_size=15),
 )
-def test_delivered_is_exactly_what_handlers_took_whatever_is_cancelled(make, asynchronous, steps):
+def test_only_the_events_of_a_cancelled_publisher_may_miss_a_handler(make, asynchronous, steps):
     stream = make()
-    taken, failures = [], []
-
-    def plain(event):
-        taken.append(event.data)
-
-    async def slow(event):
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        taken.append(event.data)
+    handled = [[] for _ in asynchronous]
+    failures, cancelled = [], set()
 
     async def scenario():
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-        for kind in asynchronous:
-            await stream.subscribe(slow if kind else plain)
-        publishers = []
+        for numbers, is_async in zip(handled, asynchronous, strict=True):
+            await stream.subscribe(appending(numbers, is_async))
+        publishers = {}
         for number, step in enumerate(steps):
             event = create_event(number, topic="t")
             if step == "publish":
-                publishers.append(asyncio.create_task(stream.publish(event)))
+                publishers[number] = asyncio.create_task(stream.publish(event))
             elif step == "publish_nowait":
                 stream.publish_nowait(event)
             elif step == "cancel publisher" and publishers:
-                publishers.pop().cancel()
+                victim, task = publishers.popitem()
+                if task.cancel():
+                    cancelled.add(victim)
             await asyncio.sleep(0)
         async with asyncio.timeout(5):
-            await asyncio.gather(*publishers, return_exceptions=True)
+            await asyncio.gather(*publishers.values(), return_exceptions=True)
             await stream.aclose()
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
     assert failures == []
-    counts = stream.statistics()
-    assert counts.delivered == len(taken)
-    assert counts.handler_errors == 0
-    assert counts.published * len(asynchronous) >= counts.delivered + counts.dropped
+    published = {number for number, step in enumerate(steps) if step.startswith("publish")}
+    for numbers in handled:
+        assert len(numbers) == len(set(numbers))
+        assert published - cancelled <= set(numbers) <= published
+    assert stream.statistics()[1:3] == (0, 0)
 
 
 @given(make=st.sampled_from([InMemoryStream, SSEStream, TopicStream]), pattern=patterns, topic=topics)
 @settings(max_examples=200, deadline=None)
-def test_a_pattern_takes_the_same_topics_whether_asked_or_subscribed_to(make, pattern, topic):
+def test_should_receive_and_delivery_agree_on_every_pattern(make, pattern, topic):
     stream: Stream = make()
     seen = []
     subscription = stream.subscribe_nowait(seen.append, pattern)
     event = create_event(0, topic=topic)
     stream.publish_nowait(event)
-    assert bool(seen) == subscription.should_receive(event) == takes(pattern, topic)
+    assert bool(seen) == subscription.should_receive(event) == matches_naively(pattern, topic)

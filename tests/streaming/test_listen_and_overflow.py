@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import itertools
 import sys
 import threading
 import warnings
@@ -23,8 +22,7 @@ from codomyrmex.streaming import (
     TopicStream,
     create_event,
 )
-
-PATIENCE = 5.0
+from helpers import DEADLINE, settle, until
 
 each_stream = pytest.mark.parametrize("make", [InMemoryStream, SSEStream, TopicStream])
 each_way_to_publish = pytest.mark.parametrize("wait", [True, False], ids=["publish", "publish_nowait"])
@@ -41,23 +39,18 @@ async def send(stream, data, *, wait=True):
         stream.publish_nowait(event_of(data))
 
 
-async def settle(turns=10):
-    for _ in range(turns):
-        await asyncio.sleep(0)
-
-
 async def rest_of(events):
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(DEADLINE):
         return [event.data async for event in events]
 
 
 async def take(events, count):
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(DEADLINE):
         return [(await anext(events)).data for _ in range(count)]
 
 
 class _Reading:
-    """A task that reads a listener and can be told to pause."""
+    """A task that reads a listener once `go` is set."""
 
     def __init__(self, stream, **options):
         self.seen = []
@@ -99,7 +92,7 @@ class TestListening:
             assert await take(events, 3) == [0, 1, 2]
         await send(stream, "after")
         assert await rest_of(events) == []
-        assert stream.statistics()[:5] == (5, 3, 0, 0, 0)
+        assert stream.statistics()[:4] == (5, 0, 0, 0)
 
     async def test_topic_and_filter_choose_the_events(self, make):
         stream = make()
@@ -108,9 +101,9 @@ class TestListening:
                 await stream.publish(event_of(number, topic))
             await stream.aclose()
             assert await rest_of(events) == [1, 5]
-        assert stream.statistics()[:4] == (6, 2, 0, 0)
+        assert stream.statistics()[:3] == (6, 0, 0)
 
-    async def test_a_filter_that_raises_is_counted_and_costs_only_that_event(self, make):
+    async def test_a_filter_that_raises_is_counted_and_drops_only_that_event(self, make):
         def picky(event):
             return 1 / event.data
 
@@ -119,7 +112,7 @@ class TestListening:
             for number in (1, 0, 2):
                 await send(stream, number)
             assert await take(events, 2) == [1, 2]
-        assert stream.statistics()[:4] == (3, 2, 0, 1)
+        assert stream.statistics()[:3] == (3, 0, 1)
 
     @each_way_to_publish
     async def test_a_waiting_reader_is_woken(self, make, wait):
@@ -129,7 +122,7 @@ class TestListening:
             await settle()
             for number in range(3):
                 await send(stream, number, wait=wait)
-                await settle()
+                await until(lambda size=number + 1: len(reading.seen) == size)
             assert reading.seen == [0, 1, 2]
 
     async def test_a_waiting_reader_is_woken_from_another_thread_and_loop(self, make):
@@ -143,7 +136,7 @@ class TestListening:
             await stream.publish(event_of(3))
             assert await reading == [0, 1, 2, 3]
 
-    async def test_aclose_ends_it_after_what_is_queued(self, make):
+    async def test_aclose_ends_it_after_the_queued_events(self, make):
         stream = make()
         async with stream.listen() as events:
             for number in range(3):
@@ -163,7 +156,7 @@ class TestListening:
     async def test_the_reader_itself_may_close_the_stream_and_reads_on_to_the_end(self, make):
         stream = make()
         seen = []
-        async with asyncio.timeout(PATIENCE), stream.listen() as events:
+        async with asyncio.timeout(DEADLINE), stream.listen() as events:
             for number in range(3):
                 await send(stream, number)
             async for event in events:
@@ -207,7 +200,7 @@ class TestListening:
             await send(stream, 0)
             assert await take(events, 1) == [0]
 
-    async def test_two_tasks_that_read_the_same_listener_both_come_to_an_end(self, make):
+    async def test_two_tasks_that_read_the_same_listener_both_end(self, make):
         stream = make()
         seen, ended = [], []
 
@@ -257,6 +250,14 @@ class TestListening:
         assert stream.statistics().subscribers == 0
         await stream.aclose()
 
+    async def test_a_listener_is_entered_once_and_before_it_is_read(self, make):
+        listener = make().listen()
+        with pytest.raises(RuntimeError, match="entered first"):
+            await anext(listener)
+        async with listener:
+            with pytest.raises(RuntimeError, match="entered once"):
+                await listener.__aenter__()
+
     async def test_a_closed_stream_refuses_new_listeners(self, make):
         stream = make()
         await stream.aclose()
@@ -264,14 +265,12 @@ class TestListening:
             async with stream.listen():
                 pass
 
-    async def test_one_cancelled_by_an_earlier_handler_counts_nothing_as_delivered(self, make):
+    async def test_one_cancelled_by_an_earlier_handler_gets_nothing(self, make):
         stream = make()
         await stream.subscribe(lambda _: events.subscription.cancel(), "u")
-        before = stream.statistics().delivered
         async with stream.listen() as events:
             await stream.publish(event_of(0, "u"))
             assert await take_now(events) == []
-        assert stream.statistics().delivered - before == 1
 
     @pytest.mark.parametrize("interrupt", [asyncio.CancelledError, KeyboardInterrupt])
     def test_one_that_an_interrupted_publish_did_not_reach_counts_nothing(self, make, interrupt):
@@ -287,10 +286,10 @@ class TestListening:
 
         stream = make()
         assert asyncio.run(scenario()) == []
-        assert stream.statistics()[:4] == (1, 0, 0, 0)
+        assert stream.statistics()[:3] == (1, 0, 0)
 
     @pytest.mark.parametrize("published", [0, 2])
-    async def test_a_listener_left_behind_by_a_dead_loop_harms_nobody(self, make, published):
+    async def test_a_listener_of_a_closed_loop_does_not_affect_publishers(self, make, published):
         stream = make()
         seen = []
 
@@ -301,7 +300,7 @@ class TestListening:
         def leave_one_behind():
             loop = asyncio.new_event_loop()
             task = loop.create_task(listen_for_ever())
-            task._log_destroy_pending = False
+            loop.set_exception_handler(lambda *_: None)  # instead of logging the abandoned task
             loop.run_until_complete(asyncio.sleep(0.001))
             loop.close()
             for number in range(published):
@@ -323,7 +322,7 @@ async def _until_end(events):
 
 
 async def take_now(events):
-    """Read what is there without waiting for more."""
+    """Read what is queued without waiting for more."""
     found = []
     while True:
         reading = asyncio.ensure_future(anext(events, None))
@@ -348,7 +347,7 @@ class TestPolicies:
                 await send(stream, number, wait=wait)
             assert events.subscription.dropped == 3
             assert await take_now(events) == [3, 4]
-        assert stream.statistics()[:4] == (5, 2, 3, 0)
+        assert stream.statistics()[:3] == (5, 3, 0)
 
     async def test_drop_newest_keeps_the_oldest(self, make, wait):
         stream = make()
@@ -357,9 +356,9 @@ class TestPolicies:
                 await send(stream, number, wait=wait)
             assert events.subscription.dropped == 3
             assert await take_now(events) == [0, 1]
-        assert stream.statistics()[:4] == (5, 2, 3, 0)
+        assert stream.statistics()[:3] == (5, 3, 0)
 
-    async def test_disconnect_ends_it_after_what_is_queued(self, make, wait):
+    async def test_disconnect_ends_it_after_the_queued_events(self, make, wait):
         stream = make()
         async with stream.listen(queue_size=2, overflow=Overflow.DISCONNECT) as events:
             for number in range(5):
@@ -368,7 +367,7 @@ class TestPolicies:
             assert stream.statistics().subscribers == 0
             assert events.subscription.dropped == 1
             assert await rest_of(events) == [0, 1]
-        assert stream.statistics()[:4] == (5, 2, 1, 0)
+        assert stream.statistics()[:3] == (5, 1, 0)
 
     async def test_room_that_the_reader_has_made_is_used_again(self, make, wait):
         stream = make()
@@ -376,7 +375,7 @@ class TestPolicies:
             for number in range(5):
                 await send(stream, number, wait=wait)
                 assert await take(events, 1) == [number]
-        assert stream.statistics()[:4] == (5, 5, 0, 0)
+        assert stream.statistics()[:3] == (5, 0, 0)
 
     async def test_one_full_queue_does_not_concern_another(self, make, wait):
         stream = make()
@@ -387,7 +386,7 @@ class TestPolicies:
             assert await take_now(small) == [0]
             assert await take_now(large) == [0, 1, 2]
             assert (small.subscription.dropped, large.subscription.dropped) == (2, 0)
-        assert stream.statistics()[:4] == (3, 4, 2, 0)
+        assert stream.statistics()[:3] == (3, 2, 0)
 
 
 @each_stream
@@ -400,13 +399,13 @@ class TestBackPressure:
             await settle()
             assert not publishing.done()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await publishing
-            await settle()
+            await until(lambda: len(reading.seen) >= 2)
             assert reading.seen == [0, 1]
-        assert stream.statistics()[:4] == (2, 2, 0, 0)
+        assert stream.statistics()[:3] == (2, 0, 0)
 
-    async def test_waiting_publishers_are_let_in_in_the_order_of_their_coming(self, make):
+    async def test_waiting_publishers_are_admitted_in_order(self, make):
         stream = make()
         async with full_queue(stream, size=2) as reading:
             publishers = []
@@ -414,24 +413,24 @@ class TestBackPressure:
                 publishers.append(asyncio.create_task(send(stream, number)))
                 await settle()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await asyncio.gather(*publishers)
                 await stream.aclose()
                 await reading.task
             assert reading.seen == list(range(8))
-        assert stream.statistics()[:4] == (8, 8, 0, 0)
+        assert stream.statistics()[:3] == (8, 0, 0)
 
     async def test_nothing_is_lost_between_a_fast_publisher_and_a_slow_reader(self, make):
         stream = make()
         async with full_queue(stream, size=3) as reading:
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 for number in range(100):
                     await send(stream, number)
                 await stream.aclose()
                 await reading.task
             assert reading.seen == list(range(100))
-        assert stream.statistics()[:4] == (100, 100, 0, 0)
+        assert stream.statistics()[:3] == (100, 0, 0)
 
     async def test_a_publisher_cancelled_while_it_waits_drops_its_event_and_only_that(self, make, caplog):
         stream = make()
@@ -443,13 +442,13 @@ class TestBackPressure:
             with pytest.raises(asyncio.CancelledError):
                 await first
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await second
-            await settle()
+            await until(lambda: len(reading.seen) >= 2)
             assert reading.seen == [0, 2]
             assert reading.events.subscription.dropped == 1
         assert "cancelled" in caplog.text
-        assert stream.statistics()[:4] == (3, 2, 1, 0)
+        assert stream.statistics()[:3] == (3, 1, 0)
 
     async def test_a_publisher_on_another_loop_waits_too(self, make):
         stream = make()
@@ -464,12 +463,12 @@ class TestBackPressure:
             await asyncio.sleep(0.005)
             assert not publishing.done()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await publishing
                 await stream.aclose()
                 await reading.task
             assert reading.seen == list(range(20))
-        assert stream.statistics()[:4] == (20, 20, 0, 0)
+        assert stream.statistics()[:3] == (20, 0, 0)
 
     async def test_publishers_in_several_threads_lose_nothing(self, make):
         stream = make()
@@ -481,7 +480,7 @@ class TestBackPressure:
 
         async with full_queue(stream, size=2) as reading:
             reading.go.set()
-            async with asyncio.timeout(PATIENCE * 2):
+            async with asyncio.timeout(DEADLINE * 2):
                 await asyncio.gather(
                     *(asyncio.to_thread(lambda n=name: asyncio.run(publish_all(n))) for name in range(3)),
                     publish_all(3),
@@ -490,10 +489,10 @@ class TestBackPressure:
                 await reading.task
         for name in range(4):
             assert [n for who, n in reading.seen if who == name] == list(range(count))
-        assert stream.statistics()[:4] == (4 * count, 4 * count, 0, 0)
+        assert stream.statistics()[:3] == (4 * count, 0, 0)
 
     @pytest.mark.parametrize("end", ["aclose", "cancel", "unsubscribe", "leave", "reader cancelled"])
-    async def test_the_end_of_the_listener_lets_a_waiting_publisher_go(self, make, end):
+    async def test_the_end_of_the_listener_releases_a_waiting_publisher(self, make, end):
         stream = make()
         reading = full_queue(stream)
         async with reading:
@@ -516,7 +515,7 @@ class TestBackPressure:
         await asyncio.gather(publishing, return_exceptions=True)
         assert ended
 
-    async def test_an_event_that_waited_when_the_stream_was_closed_is_not_counted_as_delivered(self, make):
+    async def test_an_event_that_waited_when_the_stream_was_closed_is_counted_as_dropped(self, make):
         stream = make()
         async with full_queue(stream) as reading:
             await send(stream, 0)
@@ -524,17 +523,17 @@ class TestBackPressure:
             await settle()
             await stream.aclose()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await asyncio.gather(publishing, reading.task)
-        assert stream.statistics().delivered == len(reading.seen)
+        assert stream.statistics().dropped == 2 - len(reading.seen)
 
-    async def test_a_publisher_in_another_loop_is_let_go_when_the_listener_ends(self, make):
+    async def test_a_publisher_on_another_loop_is_released_when_the_listener_ends(self, make):
         stream = make()
         async with full_queue(stream):
             await send(stream, 0)
             publishing = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(send(stream, 1))))
             await asyncio.sleep(0.005)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await publishing
 
     async def test_a_publisher_whose_loop_has_died_while_it_waited_does_not_stop_the_reader(self, make):
@@ -543,7 +542,7 @@ class TestBackPressure:
         def wait_and_die():
             loop = asyncio.new_event_loop()
             task = loop.create_task(send(stream, "dead"))
-            task._log_destroy_pending = False
+            loop.set_exception_handler(lambda *_: None)  # instead of logging the abandoned task
             loop.run_until_complete(asyncio.sleep(0.001))
             loop.close()
             return task
@@ -554,7 +553,7 @@ class TestBackPressure:
             publishing = asyncio.create_task(send(stream, 1))
             await settle()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await publishing
                 await stream.aclose()
                 await reading.task
@@ -564,14 +563,10 @@ class TestBackPressure:
 
 @each_stream
 class TestNoDeadlock:
-    @pytest.fixture(autouse=True)
-    def _little_patience(self, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.buffers._PATIENCE", 0.01)
-
     async def test_the_task_that_reads_may_publish(self, make, caplog):
         stream = make()
         seen = []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             async with stream.listen(queue_size=1, overflow=Overflow.BLOCK) as events:
                 await send(stream, "a")
                 async for event in events:
@@ -582,46 +577,18 @@ class TestNoDeadlock:
                         await stream.aclose()
                 assert events.subscription.dropped == 1
         assert seen == ["a", "b"]
-        assert "very task that reads it" in caplog.text
-        assert stream.statistics()[:4] == (3, 2, 1, 0)
+        assert "task that reads the queue" in caplog.text
+        assert stream.statistics()[:3] == (3, 1, 0)
 
     async def test_the_task_that_will_read_may_publish_before(self, make):
         stream = make()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             async with stream.listen(queue_size=1, overflow=Overflow.BLOCK) as events:
                 await send(stream, 0)
                 await send(stream, 1)
                 assert await take(events, 1) == [0]
                 assert events.subscription.dropped == 1
-        assert stream.statistics()[:4] == (2, 1, 1, 0)
-
-    @pytest.mark.parametrize("read_before", [True, False])
-    @pytest.mark.parametrize("how", ["gather", "wait_for", "task"])
-    async def test_the_task_that_reads_may_publish_through_other_tasks(self, make, how, read_before, caplog):
-        stream = make()
-
-        async def publish_two():
-            if how == "gather":
-                await asyncio.gather(send(stream, 1), send(stream, 2))
-            elif how == "wait_for":
-                await asyncio.wait_for(send(stream, 1), PATIENCE)
-                await asyncio.wait_for(send(stream, 2), PATIENCE)
-            else:
-                await asyncio.create_task(send(stream, 1))
-                await asyncio.create_task(send(stream, 2))
-
-        async with (
-            asyncio.timeout(0.5),
-            stream.listen(queue_size=1, overflow=Overflow.BLOCK) as events,
-        ):
-            if read_before:
-                await send(stream, 0)
-                assert await take(events, 1) == [0]
-            await publish_two()
-            assert await take(events, 1) == [1]
-            assert events.subscription.dropped == 1
-        assert stream.statistics()[:4] == (2 + read_before, 1 + read_before, 1, 0)
-        assert "dropped" in caplog.text
+        assert stream.statistics()[:3] == (2, 1, 0)
 
     async def test_a_task_that_the_reader_has_started_waits_as_long_as_the_reader_reads(self, make):
         stream = make()
@@ -632,7 +599,7 @@ class TestNoDeadlock:
                 await send(stream, number)
 
         async with (
-            asyncio.timeout(PATIENCE),
+            asyncio.timeout(DEADLINE),
             stream.listen(queue_size=1, overflow=Overflow.BLOCK) as events,
         ):
             await send(stream, 0)
@@ -648,57 +615,46 @@ class TestNoDeadlock:
             assert events.subscription.dropped == 0
         assert seen == list(range(30))
 
-    async def test_a_queue_whose_reading_task_is_over_takes_no_more(self, make, caplog):
+    async def test_with_a_block_timeout_a_publisher_waits_no_longer_and_its_event_is_dropped(
+        self, make, caplog
+    ):
         stream = make()
-        listener = stream.listen(queue_size=1, overflow=Overflow.BLOCK)
+        listener = stream.listen(queue_size=1, overflow=Overflow.BLOCK, block_timeout=0.01)
+        release = asyncio.Event()
 
-        async def enter_only():
-            await listener.__aenter__()
+        async def read():
+            async with listener:
+                await send(stream, 0)
+                entered.set()
+                await release.wait()
+                return await rest_of(listener)
 
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.create_task(enter_only())
-            await send(stream, 0)
+        entered = asyncio.Event()
+        reading = asyncio.create_task(read())
+        async with asyncio.timeout(DEADLINE):
+            await entered.wait()
             await send(stream, 1)
-        assert listener.subscription.dropped == 1
-        assert "nobody reads" in caplog.text
-        await listener.__aexit__(None, None, None)
+            assert listener.subscription.dropped == 1
+            release.set()
+            await settle()
+            await send(stream, 2)
+            await stream.aclose()
+            assert await reading == [0, 2]
+        assert "block_timeout" in caplog.text
+        assert stream.statistics()[:3] == (3, 1, 0)
 
-    async def test_a_publisher_that_waits_for_a_reader_which_ends_without_leaving_is_let_go(self, make):
-        stream = make()
-        listener = stream.listen(queue_size=1, overflow=Overflow.BLOCK)
-        entered, end = asyncio.Event(), asyncio.Event()
-
-        async def enter_and_end():
-            await listener.__aenter__()
-            entered.set()
-            await end.wait()
-
-        reader = asyncio.create_task(enter_and_end())
-        await entered.wait()
-        await send(stream, 0)
-        publishing = asyncio.create_task(send(stream, 1))
-        await settle()
-        end.set()
-        await reader
-        try:
-            async with asyncio.timeout(0.3):
-                await publishing
-        finally:
-            await listener.__aexit__(None, None, None)
-        assert listener.subscription.dropped == 1
-
-    async def test_publish_nowait_at_a_full_queue_drops_counts_and_says_so(self, make, caplog):
+    async def test_publish_nowait_at_a_full_queue_drops_with_a_reason(self, make, caplog):
         stream = make()
         async with full_queue(stream) as reading:
             for number in range(4):
                 stream.publish_nowait(event_of(number))
             assert reading.events.subscription.dropped == 3
             reading.go.set()
-            await settle()
+            await until(lambda: len(reading.seen) >= 1)
             assert reading.seen == [0]
         lines = [record for record in caplog.records if "cannot wait" in record.getMessage()]
         assert len(lines) == 1
-        assert stream.statistics()[:4] == (4, 1, 3, 0)
+        assert stream.statistics()[:3] == (4, 3, 0)
 
     async def test_a_handler_of_the_stream_that_publishes_while_the_reader_publishes(self, make):
         stream = make()
@@ -709,7 +665,7 @@ class TestNoDeadlock:
 
         await stream.subscribe(echo)
         async with (
-            asyncio.timeout(PATIENCE),
+            asyncio.timeout(DEADLINE),
             stream.listen(queue_size=1, overflow=Overflow.BLOCK) as events,
         ):
             await send(stream, "ping")
@@ -738,10 +694,10 @@ class TestManyThreads:
         def publish(name):
             for number in range(count):
                 stream.publish_nowait(event_of((name, number)))
-            if done.wait(PATIENCE) == 0:
+            if done.wait(DEADLINE) == 0:
                 asyncio.run(stream.aclose())
 
-        async with asyncio.timeout(PATIENCE * 2), stream.listen(queue_size=size, overflow=overflow) as events:
+        async with asyncio.timeout(DEADLINE * 2), stream.listen(queue_size=size, overflow=overflow) as events:
             publishers = [asyncio.create_task(asyncio.to_thread(publish, n)) for n in range(threads)]
             async for event in events:
                 seen.append(event.data)
@@ -752,17 +708,14 @@ class TestManyThreads:
             assert numbers == sorted(set(numbers))
         counts = stream.statistics()
         assert counts.published == threads * count
-        assert counts.delivered == len(seen)
         assert counts.dropped == events.subscription.dropped == threads * count - len(seen)
 
 
 class MinimalStream(Stream):
-    """What somebody else may write: only the abstract methods, and subscribing takes a moment."""
+    """A third-party stream: only the abstract methods."""
 
     def __init__(self):
-        super().__init__()
         self.table = {}
-        self.ids = itertools.count()
 
     async def publish(self, event):
         for subscription in list(self.table.values()):
@@ -775,13 +728,19 @@ class MinimalStream(Stream):
         raise NotImplementedError
 
     async def subscribe(self, handler, topic="*", filter_fn=None):
-        await asyncio.sleep(0)
-        subscription = Subscription(f"s{next(self.ids)}", topic, handler, filter_fn)
+        return self.subscribe_nowait(handler, topic, filter_fn)
+
+    def subscribe_nowait(self, handler, topic="*", filter_fn=None):
+        subscription = Subscription(None, topic, handler, filter_fn)
+        subscription.on_end(lambda ended: self.table.pop(ended.id, None))
         self.table[subscription.id] = subscription
         return subscription
 
+    async def aclose(self):
+        for subscription in list(self.table.values()):
+            subscription.cancel()
+
     async def unsubscribe(self, subscription_id):
-        await asyncio.sleep(0)
         return self.table.pop(subscription_id, None) is not None
 
     def add_interceptor(self, fn):
@@ -791,10 +750,10 @@ class MinimalStream(Stream):
         raise NotImplementedError
 
     def statistics(self):
-        return StreamStatistics(0, 0, 0, 0, len(self.table), 0)
+        return StreamStatistics(0, 0, 0, len(self.table), 0)
 
 
-class TestAStreamOfSomebodyElse:
+class TestAThirdPartyStream:
     async def test_it_can_be_listened_to(self):
         stream = MinimalStream()
         async with stream.listen("t", lambda event: event.data != 1) as events:
@@ -802,7 +761,7 @@ class TestAStreamOfSomebodyElse:
                 await send(stream, number)
             assert await take(events, 2) == [0, 2]
 
-    async def test_aclose_and_async_with_end_its_listeners_after_what_is_queued(self):
+    async def test_leaving_its_context_ends_listeners_after_the_queued_events(self):
         async with MinimalStream() as stream:
             listener = await stream.listen().__aenter__()
             await send(stream, 0)
@@ -832,39 +791,22 @@ class TestAStreamOfSomebodyElse:
             await settle()
             assert not publishing.done()
             reading.go.set()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await publishing
-            await settle()
+            await until(lambda: len(reading.seen) >= 2)
             assert reading.seen == [0, 1]
 
-    async def test_leaving_the_context_takes_the_subscription_out_of_the_stream(self):
+    async def test_leaving_the_context_removes_the_subscription(self):
         stream = MinimalStream()
         for _ in range(3):
             async with stream.listen():
                 assert stream.statistics().subscribers == 1
             assert stream.statistics().subscribers == 0
 
-    async def test_a_listener_that_is_being_entered_while_the_stream_closes_ends_too(self):
-        stream = MinimalStream()
-
-        async def listen():
-            async with stream.listen() as events:
-                async for _ in events:
-                    pass
-
-        listening = asyncio.create_task(listen())
-        await asyncio.sleep(0)
-        await stream.aclose()
-        await settle()
-        ended = listening.done()
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
-        assert ended
-
 
 class TestTopicStreamWithListeners:
     @pytest.mark.parametrize("when", ["before", "after"])
-    async def test_a_topic_with_a_listener_stays_when_there_is_no_room_for_all(self, when):
+    async def test_a_topic_with_a_listener_is_dropped_last(self, when):
         stream = TopicStream(max_topics=2)
         if when == "after":
             await stream.publish(event_of(0, "a"))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
-import warnings
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -20,9 +17,7 @@ from codomyrmex.streaming import (
     create_event,
 )
 from codomyrmex.streaming.testing import collect
-from helpers import shown
-
-PATIENCE = 5.0
+from helpers import DEADLINE, no_unawaited_coroutines, settle, shown
 
 
 async def send(stream, event, *, wait):
@@ -31,20 +26,7 @@ async def send(stream, event, *, wait):
         await stream.publish(event)
     else:
         stream.publish_nowait(event)
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-
-@contextmanager
-def nothing_left_unawaited():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()  # what an earlier test has left behind is not ours
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-        gc.collect()
-    assert [str(w.message) for w in caught if "never awaited" in str(w.message)] == []
+        await settle()
 
 
 both_ways = pytest.mark.parametrize("wait", [True, False], ids=["publish", "publish_nowait"])
@@ -70,7 +52,7 @@ class TestOrder:
         await send(stream, create_event(0, topic="a.b"), wait=wait)
         assert seen == ["a.b", "*", "a.>", "a.*", "a.b", ">", "*.b"]
 
-    async def test_plain_and_async_handlers_take_turns_in_the_order_of_subscription(self):
+    async def test_plain_and_async_handlers_share_one_order_of_subscription(self):
         stream = InMemoryStream()
         seen = []
 
@@ -97,11 +79,11 @@ class TestOrder:
 
         await stream.subscribe(slow)
         await stream.subscribe(slow)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.publish(create_event("x"))
         assert done == ["x", "x"]
 
-    async def test_async_handlers_cost_no_task_for_each_event(self):
+    async def test_async_handlers_are_awaited_in_the_publishers_task(self):
         stream = InMemoryStream()
         tasks = set()
 
@@ -131,7 +113,7 @@ class TestOrder:
 class TestKindsOfHandlers:
     @both_ways
     @pytest.mark.parametrize("kind", ["async def", "lambda", "partial", "object", "method", "future"])
-    async def test_whatever_gives_an_awaitable_is_awaited(self, wait, kind):
+    async def test_any_awaitable_that_a_handler_returns_is_awaited(self, wait, kind):
         stream = InMemoryStream()
         seen = []
 
@@ -156,21 +138,21 @@ class TestKindsOfHandlers:
                 "future": lambda event: asyncio.ensure_future(take(event)),
             }[kind]
         )
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             await send(stream, create_event(7), wait=wait)
         assert seen == [7]
-        assert stream.statistics()[:4] == (1, 1, 0, 0)
+        assert stream.statistics()[:3] == (1, 0, 0)
 
     @both_ways
     @pytest.mark.parametrize("result", [0, False, "text", [], object()])
-    async def test_what_a_plain_handler_returns_is_ignored(self, wait, result):
+    async def test_the_result_of_a_plain_handler_is_ignored(self, wait, result):
         stream = InMemoryStream()
         await stream.subscribe(lambda _: result)
         await send(stream, create_event(0), wait=wait)
-        assert stream.statistics()[:4] == (1, 1, 0, 0)
+        assert stream.statistics()[:3] == (1, 0, 0)
 
     @pytest.mark.parametrize("handler", [None, "name", 3])
-    async def test_what_is_no_function_is_refused_as_a_handler(self, handler):
+    async def test_a_handler_must_be_callable(self, handler):
         stream = InMemoryStream()
         with pytest.raises(TypeError):
             await stream.subscribe(handler)
@@ -225,7 +207,6 @@ class TestTopicsAndFilters:
             await send(stream, create_event(number), wait=wait)
         assert [event.data for event in even] == [0, 2, 4]
         assert [event.data for event in every] == [0, 1, 2, 3, 4]
-        assert stream.statistics().delivered == 8
 
     async def test_should_receive_agrees_with_what_is_delivered(self):
         stream = InMemoryStream()
@@ -242,7 +223,7 @@ class TestTopicsAndFilters:
 class TestFailures:
     @both_ways
     @pytest.mark.parametrize("kind", ["plain", "async", "filter"])
-    async def test_what_one_subscriber_raises_disturbs_nobody(self, wait, kind):
+    async def test_an_exception_of_one_subscriber_affects_nobody_else(self, wait, kind):
         stream = InMemoryStream()
 
         def broken(_):
@@ -262,13 +243,13 @@ class TestFailures:
                     await send(stream, create_event(number), wait=wait)
         assert [event.data for event in before] == [0, 1, 2]
         assert [event.data for event in after] == [0, 1, 2]
-        assert stream.statistics()[:4] == (3, 6, 0, 3)
+        assert stream.statistics()[:3] == (3, 0, 3)
 
     @both_ways
     @pytest.mark.parametrize("kind", ["plain", "async", "filter"])
     async def test_on_error_gets_the_error_the_event_and_the_subscription(self, wait, kind):
-        told = []
-        stream = InMemoryStream(on_error=lambda *args: told.append(args))
+        reported = []
+        stream = InMemoryStream(on_error=lambda *args: reported.append(args))
         error = LookupError("lost")
 
         def broken(_):
@@ -283,9 +264,9 @@ class TestFailures:
             subscription = await stream.subscribe(broken if kind == "plain" else broken_later)
         event = create_event(1)
         await send(stream, event, wait=wait)
-        assert told == [(error, event, subscription)]
+        assert reported == [(error, event, subscription)]
 
-    async def test_on_error_that_raises_harms_nobody(self, caplog):
+    async def test_an_on_error_that_raises_is_logged_and_affects_nobody(self, caplog):
         def on_error(*_):
             raise RuntimeError("worse")
 
@@ -298,7 +279,7 @@ class TestFailures:
             await stream.publish(create_event(1))
         assert len(after) == 1
         assert "worse" in caplog.text
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
+        assert stream.statistics()[:3] == (1, 0, 1)
 
     async def test_an_async_on_error_is_refused(self):
         async def on_error(*_):
@@ -347,7 +328,7 @@ class TestFailures:
         before, first_after, second_after = asyncio.run(scenario())
         assert [len(before), len(first_after), len(second_after)] == [1, 0, 0]
         errors = 1 if where == "on_error" else 0
-        assert stream.statistics()[:4] == (1, 1, 0, errors)
+        assert stream.statistics()[:3] == (1, 0, errors)
 
     async def test_a_cancelled_publish_stops_at_the_handler_it_had_reached(self):
         stream = InMemoryStream()
@@ -360,14 +341,14 @@ class TestFailures:
         with collect(stream) as before:
             await stream.subscribe(waits)
             with collect(stream) as after:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(DEADLINE):
                     task = asyncio.create_task(stream.publish(create_event(0)))
                     await reached.wait()
                     task.cancel()
                     with pytest.raises(asyncio.CancelledError):
                         await task
         assert (len(before), len(after)) == (1, 0)
-        assert stream.statistics()[:4] == (1, 1, 0, 0)
+        assert stream.statistics()[:3] == (1, 0, 0)
 
     @both_ways
     async def test_endless_recursion_ends_as_a_counted_error(self, wait):
@@ -376,9 +357,11 @@ class TestFailures:
         await send(stream, create_event(0), wait=wait)
         counts = stream.statistics()
         assert counts.handler_errors >= 1
-        assert (
-            0 <= counts.published - counts.delivered - counts.handler_errors < 10
-        )  # cut off at the very end
+        assert counts.published > counts.handler_errors
+        with collect(stream, "after") as after:  # it still works
+            stream.add_interceptor(lambda event: event if event.topic else None)
+            await send(stream, create_event(1, topic="after"), wait=wait)
+        assert len(after) >= 1
 
 
 class TestUserCodeOnTheSameStream:
@@ -396,7 +379,7 @@ class TestUserCodeOnTheSameStream:
         assert len(last) == 1
         assert not victim.active
         assert first.active
-        assert stream.statistics()[:5] == (1, 2, 0, 0, 1)
+        assert stream.statistics()[:4] == (1, 0, 0, 1)
 
     @both_ways
     @pytest.mark.parametrize("new_pattern", ["t", "*", "t.>", "u"])
@@ -412,7 +395,7 @@ class TestUserCodeOnTheSameStream:
         victim = await stream.subscribe(later.append)
         await send(stream, create_event(0, topic="t"), wait=wait)
         assert (later, new) == ([], [])
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 2)
+        assert stream.statistics()[:4] == (1, 0, 0, 2)
 
     @both_ways
     async def test_cancelling_reaches_two_nested_dispatches_with_different_audiences(self, wait):
@@ -430,7 +413,7 @@ class TestUserCodeOnTheSameStream:
         victim = await stream.subscribe(victim_saw.append, "t")
         await send(stream, create_event("outer", topic="t"), wait=wait)
         assert victim_saw == []
-        assert stream.statistics()[:4] == (2, 3, 0, 0)
+        assert stream.statistics()[:3] == (2, 0, 0)
 
     async def test_cancelling_takes_effect_while_an_async_handler_waits(self):
         stream = InMemoryStream()
@@ -441,7 +424,7 @@ class TestUserCodeOnTheSameStream:
 
         await stream.subscribe(waits)
         victim = await stream.subscribe(later.append)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             publishing = asyncio.create_task(stream.publish(create_event(0)))
             await asyncio.sleep(0)
             await stream.subscribe(lambda _: None)
@@ -449,7 +432,7 @@ class TestUserCodeOnTheSameStream:
             gate.set()
             await publishing
         assert later == []
-        assert stream.statistics()[:4] == (1, 1, 0, 0)
+        assert stream.statistics()[:3] == (1, 0, 0)
 
     @both_ways
     async def test_a_handler_may_cancel_itself(self, wait):
@@ -465,7 +448,7 @@ class TestUserCodeOnTheSameStream:
         for number in range(3):
             await send(stream, create_event(number), wait=wait)
         assert seen == [0]
-        assert stream.statistics()[:5] == (3, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (3, 0, 0, 0)
 
     @both_ways
     async def test_a_subscriber_made_in_a_dispatch_gets_the_next_event_first(self, wait):
@@ -493,11 +476,11 @@ class TestUserCodeOnTheSameStream:
                 assert await stream.unsubscribe(subscription.id)
 
         await stream.subscribe(busy)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.publish(create_event(0))
         assert seen == [0, 1, 2, 3]
         assert new == []
-        assert stream.statistics()[:5] == (4, 4, 0, 0, 1)
+        assert stream.statistics()[:4] == (4, 0, 0, 1)
 
     @both_ways
     async def test_an_event_published_by_a_handler_reaches_all_before_the_outer_dispatch_goes_on(self, wait):
@@ -528,7 +511,7 @@ class TestUserCodeOnTheSameStream:
         with collect(stream) as last:
             await send(stream, create_event(0), wait=wait)
         assert (len(later), len(last)) == (0, 1)
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
+        assert stream.statistics()[:3] == (1, 0, 1)
 
     async def test_a_handler_may_close_the_stream(self):
         stream = InMemoryStream()
@@ -538,16 +521,16 @@ class TestUserCodeOnTheSameStream:
 
         await stream.subscribe(close)
         with collect(stream) as later:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await stream.publish(create_event(0))
             assert later == []
         with pytest.raises(StreamClosedError):
             await stream.publish(create_event(1))
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (1, 0, 0, 0)
 
 
 class TestUnsubscribe:
-    async def test_unsubscribe_tells_whether_there_was_such_a_subscription(self):
+    async def test_unsubscribe_returns_whether_there_was_such_a_subscription(self):
         stream = InMemoryStream()
         subscription = await stream.subscribe(print)
         assert await stream.unsubscribe(subscription.id) is True
@@ -564,7 +547,7 @@ class TestUnsubscribe:
         assert stream.statistics().subscribers == 0
         assert await stream.unsubscribe(subscription.id) is False
 
-    async def test_cancel_takes_back_what_still_waits_for_an_async_handler(self):
+    async def test_cancel_discards_the_waiting_calls_of_an_async_handler(self):
         stream = InMemoryStream()
         gate, seen = asyncio.Event(), []
 
@@ -573,30 +556,29 @@ class TestUnsubscribe:
             await gate.wait()
 
         subscription = await stream.subscribe(handler)
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             for number in range(4):
                 stream.publish_nowait(create_event(number))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             subscription.cancel()
             gate.set()
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await settle()
         assert seen == [0]
-        assert stream.statistics()[:5] == (4, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (4, 0, 0, 0)
 
 
 class TestRecentEvents:
     @pytest.mark.parametrize(
         ("count", "expected"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (99, [2, 3, 4]), (0, []), (-1, [])]
     )
-    async def test_the_newest_are_given_oldest_first(self, count, expected):
+    async def test_the_newest_events_are_returned_oldest_first(self, count, expected):
         stream = InMemoryStream(buffer_size=3)
         for number in range(5):
             await stream.publish(create_event(number))
         assert [event.data for event in stream.get_recent_events(count)] == expected
 
-    async def test_ten_are_given_if_not_said_otherwise(self):
+    async def test_the_default_count_is_ten(self):
         stream = InMemoryStream()
         for number in range(12):
             stream.publish_nowait(create_event(number))
@@ -642,7 +624,7 @@ class TestInterceptors:
         with collect(stream) as seen:
             await send(stream, create_event(0), wait=wait)
         assert (list(seen), later, stream.get_recent_events()) == ([], [], [])
-        assert stream.statistics()[:4] == (0, 0, 1, 0)
+        assert stream.statistics()[:3] == (0, 1, 0)
 
     @both_ways
     async def test_one_that_raises_is_counted_and_logged_and_the_event_goes_on_unchanged(self, wait, caplog):
@@ -658,10 +640,10 @@ class TestInterceptors:
         with collect(stream) as seen:
             await send(stream, create_event("raw"), wait=wait)
         assert [event.data for event in seen] == ["before and after"]
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
+        assert stream.statistics()[:3] == (1, 0, 1)
         assert f"broken_interceptor_{wait}" in caplog.text
 
-    async def test_one_that_gives_no_event_counts_as_failed_and_leaves_no_coroutine(self):
+    async def test_one_that_returns_no_event_counts_as_failed(self):
         stream = InMemoryStream()
 
         async def asynchronous(event):
@@ -669,13 +651,13 @@ class TestInterceptors:
 
         stream.add_interceptor(lambda event: asynchronous(event=event))
         stream.add_interceptor(lambda _: "text")
-        with nothing_left_unawaited(), collect(stream) as seen:
+        with no_unawaited_coroutines(), collect(stream) as seen:
             await stream.publish(create_event(1))
         assert [event.data for event in seen] == [1]
-        assert stream.statistics()[:4] == (1, 1, 0, 2)
+        assert stream.statistics()[:3] == (1, 0, 2)
 
     @pytest.mark.parametrize("wrong", [None, "text"])
-    async def test_what_cannot_be_an_interceptor_is_refused(self, wrong):
+    async def test_an_interceptor_must_be_a_plain_function(self, wrong):
         async def asynchronous(event):
             return event
 
@@ -684,14 +666,14 @@ class TestInterceptors:
             with pytest.raises(TypeError):
                 stream.add_interceptor(fn)
 
-    async def test_the_new_topic_decides_who_gets_the_event(self):
+    async def test_the_new_topic_decides_who_receives_the_event(self):
         stream = InMemoryStream()
         stream.add_interceptor(lambda event: event.replace(metadata={"topic": "new"}))
         with collect(stream, "old") as old, collect(stream, "new") as new:
             await stream.publish(create_event(0, topic="old"))
         assert (len(old), len(new)) == (0, 1)
 
-    async def test_after_removal_events_come_through_unchanged(self):
+    async def test_after_removal_events_pass_unchanged(self):
         stream = InMemoryStream()
 
         def drop(_):
@@ -731,10 +713,10 @@ class TestInterceptors:
         with collect(stream) as seen, pytest.raises(interrupt):
             stream.publish_nowait(create_event(0))
         assert seen == []
-        assert stream.statistics()[:4] == (0, 0, 0, 0)
+        assert stream.statistics()[:3] == (0, 0, 0)
 
 
-class TestWhatIsNoEvent:
+class TestOnlyEventsCanBePublished:
     @pytest.mark.parametrize(
         "thing", [None, "text", 5, {"data": 1}, object(), SimpleNamespace(metadata={}), Event], ids=shown
     )
@@ -748,7 +730,7 @@ class TestWhatIsNoEvent:
                     stream.publish_nowait(thing)
                 await stream.publish(create_event(0))
         assert len(seen) == 2
-        assert stream.statistics()[:4] == (2, 2, 0, 0)
+        assert stream.statistics()[:3] == (2, 0, 0)
 
     async def test_an_event_of_a_subclass_is_an_event(self):
         class Reading(Event, frozen=True):
@@ -778,16 +760,16 @@ class TestClosing:
                 pass
         assert not subscription.active
         assert await stream.unsubscribe(subscription.id) is False
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (1, 0, 0, 0)
 
-    async def test_what_was_kept_can_still_be_asked_for(self):
+    async def test_the_buffer_can_be_read_after_closing(self):
         stream = InMemoryStream()
         await stream.publish(create_event(1))
         await stream.aclose()
         assert [event.data for event in stream.get_recent_events()] == [1]
         assert stream.statistics().buffered == 1
 
-    async def test_interceptors_may_come_and_go_and_the_stream_stays_closed(self):
+    async def test_changing_interceptors_does_not_reopen_a_closed_stream(self):
         stream = InMemoryStream()
         await stream.publish(create_event(0))
         await stream.aclose()
@@ -811,7 +793,7 @@ class TestClosing:
         with pytest.raises(StreamClosedError):
             stream.publish_nowait(create_event(0))
 
-    async def test_a_closed_stream_says_so_even_for_what_is_no_event(self):
+    async def test_a_closed_stream_raises_its_own_error_for_any_argument(self):
         stream = InMemoryStream()
         await stream.aclose()
         with pytest.raises(StreamClosedError):
@@ -819,13 +801,12 @@ class TestClosing:
 
 
 class TestStatistics:
-    async def test_they_are_a_named_tuple_of_six_numbers(self):
+    async def test_they_are_a_named_tuple_of_five_numbers(self):
         statistics = InMemoryStream().statistics()
         assert isinstance(statistics, StreamStatistics)
-        assert statistics == (0, 0, 0, 0, 0, 0)
+        assert statistics == (0, 0, 0, 0, 0)
         assert statistics._fields == (
             "published",
-            "delivered",
             "dropped",
             "handler_errors",
             "subscribers",
@@ -836,10 +817,10 @@ class TestStatistics:
         stream = InMemoryStream()
         with collect(stream), collect(stream):
             await stream.publish(create_event(0))
-        assert [stream.statistics() for _ in range(5)] == [(1, 2, 0, 0, 0, 1)] * 5
+        assert [stream.statistics() for _ in range(5)] == [(1, 0, 0, 0, 1)] * 5
 
     @both_ways
-    async def test_each_offer_ends_as_exactly_one_of_delivered_filtered_failed_or_dropped(self, wait):
+    async def test_drops_and_failures_are_counted_once_for_each_subscription(self, wait):
         stream = InMemoryStream()
 
         def broken(_):
@@ -856,5 +837,4 @@ class TestStatistics:
         await stream.subscribe(lambda _: None, filter_fn=broken)
         for data, topic in [("a", "a"), ("b", "b"), ("dropped", "a"), ("c", "c")]:
             await send(stream, create_event(data, topic=topic), wait=wait)
-        # 3 for the first; 1 failure in "a"; 3 failures later; 1 of 3 passes the filter; 3 filters fail
-        assert stream.statistics() == (3, 4, 1, 7, 5, 3)
+        assert stream.statistics() == (3, 1, 7, 5, 3)

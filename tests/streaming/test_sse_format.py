@@ -84,7 +84,7 @@ def decode(chunks, decoder=None):
 
 
 def outcome(chunks, max_event_size):
-    """Give what was decoded, and the error that it ended in."""
+    """Return the records and the error that decoding ended with."""
     decoder, records = SSEDecoder(max_event_size), []
     try:
         for chunk in chunks:
@@ -95,7 +95,7 @@ def outcome(chunks, max_event_size):
 
 
 def decode_naively(data):
-    """Decode a whole stream with the words of the standard, with no thought of speed."""
+    """Decode a whole stream as the standard describes it, regardless of speed."""
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     records, id_buffer = [], ""
     data_buffer, type_buffer, retry = "", "", None
@@ -155,7 +155,7 @@ def test_line_ends_in_the_data_are_escaped():
 @pytest.mark.parametrize("cut", [lambda data: [data], one_by_one], ids=["whole", "byte by byte"])
 @given(events)
 @settings(max_examples=60, deadline=None)
-def test_an_event_comes_back_from_its_frame(cut, event):
+def test_an_event_can_be_decoded_from_its_frame(cut, event):
     [record] = decode(cut(event.to_sse().encode()))
     assert record.event == event.type
     assert json.loads(record.data) == event.data
@@ -166,7 +166,7 @@ def test_an_event_comes_back_from_its_frame(cut, event):
 
 @given(st.lists(events, max_size=5), cuts)
 @settings(max_examples=60, deadline=None)
-def test_events_come_back_in_order_however_their_frames_are_split(several, places):
+def test_events_are_decoded_in_order_however_their_frames_are_split(several, places):
     records = decode(split("".join(e.to_sse() for e in several).encode(), places))
     assert [json.loads(r.data) for r in records] == [e.data for e in several]
     assert [r.event for r in records] == [e.type for e in several]
@@ -179,7 +179,7 @@ def test_events_come_back_in_order_however_their_frames_are_split(several, place
 @settings(max_examples=200, deadline=None)
 @example(b"data: 1\r\n\r\n", [8])
 @example(b"\r\ndata: \xf0\x9f\x98\x80\r\r\n", [1, 10])
-def test_any_stream_is_decoded_as_the_standard_says_however_it_is_split(data, places):
+def test_any_stream_is_decoded_by_the_standard_however_it_is_split(data, places):
     expected = decode_naively(data)
     assert decode([data]) == expected
     assert decode(one_by_one(data)) == expected
@@ -278,7 +278,7 @@ def test_the_reconnection_time_is_known_as_soon_as_its_line_is_read():
     assert decoder.retry == 250
 
 
-def test_a_reconnection_time_of_any_length_does_no_harm():
+def test_a_reconnection_time_of_any_length_is_accepted():
     decoder = SSEDecoder()
     decoder.feed(b"retry: " + b"9" * 10_000 + b"\n")
     assert decoder.retry is None or decoder.retry > 10**12
@@ -333,7 +333,7 @@ def test_the_lines_of_an_event_may_not_be_longer_than_the_bound_together(cut, st
     assert re.search("20.*'7'", str(error))
 
 
-def test_a_decoder_that_met_the_bound_takes_nothing_more():
+def test_a_decoder_fails_for_good_after_an_event_that_is_too_large():
     decoder = SSEDecoder(max_event_size=10)
     with pytest.raises(SSEDecodeError) as first:
         decoder.feed(b"data: 1\n\ndata: far too long\n\n")
@@ -387,7 +387,7 @@ def test_an_error_of_the_bound_can_cross_a_process_boundary(clone):
     assert (str(again), again.records) == (str(caught.value), caught.value.records)
 
 
-def test_what_a_stream_sends_a_decoder_reads():
+def test_the_decoder_reads_what_the_encoder_writes():
     events = [create_event({"n": n}, topic="a") for n in range(3)]
     heartbeat = Event(type=EventType.HEARTBEAT)
     decoder = SSEDecoder()

@@ -7,11 +7,43 @@ import pytest
 from codomyrmex.streaming import InMemoryStream, SSEStream, Subscription, TopicStream, create_event
 
 
-def test_only_the_id_is_needed():
-    subscription = Subscription("s")
-    assert (subscription.id, subscription.topic) == ("s", "*")
-    assert (subscription.handler, subscription.filter_fn, subscription.active) == (None, None, True)
-    assert subscription.dropped == 0
+def test_without_arguments_it_has_a_new_id_and_receives_everything():
+    subscription, other = Subscription(), Subscription()
+    assert isinstance(subscription.id, str)
+    assert subscription.id != other.id
+    assert (subscription.topic, subscription.handler, subscription.filter_fn) == ("*", None, None)
+    assert (subscription.active, subscription.dropped) == (True, 0)
+    assert subscription.should_receive(create_event(None))
+
+
+@pytest.mark.parametrize("make", [InMemoryStream, SSEStream, TopicStream])
+@pytest.mark.parametrize("how", ["cancel", "unsubscribe", "aclose"])
+async def test_on_end_is_called_with_the_subscription_whoever_ends_it(make, how):
+    stream, ended = make(), []
+    subscription = await stream.subscribe(print)
+    subscription.on_end(ended.append)
+    assert ended == []
+    match how:
+        case "cancel":
+            subscription.cancel()
+        case "unsubscribe":
+            await stream.unsubscribe(subscription.id)
+        case "aclose":
+            await stream.aclose()
+    assert set(ended) == {subscription}
+    assert not subscription.active
+
+
+async def test_a_dropped_event_is_counted_by_the_subscription_and_its_stream(caplog):
+    stream = InMemoryStream()
+    subscription, alone = await stream.subscribe(print), Subscription()
+    event = create_event(None)
+    for each in (subscription, alone):
+        each.drop(event)
+        each.drop(event, "a reason other than overflow")
+        assert each.dropped == 2
+    assert stream.statistics().dropped == 2
+    assert [event.id in line and "a reason other" in line for line in caplog.messages] == [True]
 
 
 def test_the_fields_can_be_given_by_position():
@@ -38,7 +70,7 @@ def test_the_fields_can_be_given_by_name():
         ("*", lambda e: True, False, False),
     ],
 )
-def test_it_receives_what_is_of_its_topics_and_passes_its_filter_while_it_is_active(
+def test_it_receives_events_of_its_topics_that_pass_its_filter_while_active(
     topic, filter_fn, active, expected
 ):
     subscription = Subscription("s", topic, None, filter_fn, active)
@@ -114,7 +146,7 @@ def test_an_async_filter_whose_answer_would_always_be_true_is_refused(filter_fn)
         Subscription("s", filter_fn=filter_fn)
 
 
-def test_it_tells_what_it_is():
+def test_its_repr_shows_the_id_the_topic_and_the_state():
     subscription = Subscription("some-id", "a.*")
     assert "some-id" in repr(subscription)
     assert "a.*" in repr(subscription)
@@ -154,7 +186,7 @@ async def test_one_that_its_own_handler_cancels_gets_nothing_more():
     assert seen == [0]
 
 
-async def test_one_that_an_earlier_handler_cancels_does_not_get_the_event_under_way():
+async def test_one_cancelled_by_an_earlier_handler_misses_the_event_in_progress():
     stream, seen = InMemoryStream(), []
     await stream.subscribe(lambda _: later.cancel())
     later = await stream.subscribe(seen.append)

@@ -5,44 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import itertools
 import sys
 import threading
-import warnings
-from contextlib import contextmanager
 
 import pytest
 from codomyrmex.streaming import InMemoryStream, StreamClosedError, TopicStream, create_event
 from codomyrmex.streaming.testing import collect
-
-PATIENCE = 5.0
-
-
-class LoopThread:
-    """An event loop that runs in a thread of its own."""
-
-    def __enter__(self):
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-        if not self.loop.is_closed():
-            self.loop.close()
-
-    def start(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-
-    def run(self, coroutine):
-        return self.start(coroutine).result(PATIENCE)
-
-    def stop(self):
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
+from helpers import DEADLINE, LoopThread, no_unawaited_coroutines, settle, until
 
 
 @pytest.fixture
@@ -59,25 +28,13 @@ def eager_switching():
     sys.setswitchinterval(before)
 
 
-@contextmanager
-def nothing_left_unawaited():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()  # what an earlier test has left behind is not ours
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-        gc.collect()
-    assert [str(w.message) for w in caught if "never awaited" in str(w.message)] == []
-
-
 def in_threads(*functions):
     """Run functions at the same time, each in a thread; raise what one of them raised."""
     errors = []
     ready = threading.Barrier(len(functions))
 
     def run(function):
-        ready.wait(PATIENCE)
+        ready.wait(DEADLINE)
         try:
             function()
         except BaseException as error:  # noqa: BLE001 - raised again below
@@ -87,7 +44,7 @@ def in_threads(*functions):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE * 2)
+        thread.join(DEADLINE * 2)
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
     if errors:
         raise errors[0]
@@ -95,19 +52,6 @@ def in_threads(*functions):
 
 def in_a_thread(function):
     in_threads(function)
-
-
-async def until(condition, patience=PATIENCE):
-    async with asyncio.timeout(patience):
-        for _ in itertools.count():
-            if condition():
-                return
-            await asyncio.sleep(0.001)
-
-
-async def settle(turns=20):
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 def by_publisher(events):
@@ -144,15 +88,18 @@ class TestManyThreads:
         total = threads * events
         assert by_publisher(seen) == {name: list(range(events)) for name in range(threads)}
         assert refused == []
-        assert stream.statistics() == (total, total, 0, total // 3, 3, 50)
+        assert stream.statistics() == (total, 0, total // 3, 3, 50)
 
     @pytest.mark.usefixtures("eager_switching")
     def test_awaited_and_unawaited_publishers_are_counted_exactly_together(self):
         stream = InMemoryStream()
         count = 200
 
-        async def take(_):
+        handled, handled_at_once = [], []
+
+        async def handler(event):
             await asyncio.sleep(0)
+            handled.append(event)
 
         async def from_a_loop():
             for number in range(count):
@@ -163,11 +110,12 @@ class TestManyThreads:
                 stream.publish_nowait(create_event(number))
 
         with LoopThread() as home:
-            home.run(_subscribed(stream, take))
-            stream.subscribe_nowait(lambda _: None)
+            home.run(_subscribed(stream, handler))
+            stream.subscribe_nowait(handled_at_once.append)
             in_threads(lambda: asyncio.run(from_a_loop()), from_a_thread, lambda: asyncio.run(from_a_loop()))
             home.run(stream.aclose())
-        assert stream.statistics()[:5] == (3 * count, 6 * count, 0, 0, 0)
+        assert len(handled) == len(handled_at_once) == 3 * count
+        assert stream.statistics()[:4] == (3 * count, 0, 0, 0)
 
     @pytest.mark.usefixtures("eager_switching")
     @pytest.mark.parametrize("pattern", ["*", "t", "t.>", "t.*"])
@@ -191,8 +139,7 @@ class TestManyThreads:
         in_threads(publish, storm, storm)
         assert steady == list(range(600))
         counts = stream.statistics()
-        assert counts[:1] + counts[2:5] == (600, 0, 0, 1)
-        assert counts.delivered == 600 + len(deliveries)
+        assert counts[:4] == (600, 0, 0, 1)
 
     @pytest.mark.usefixtures("eager_switching")
     def test_the_same_subscription_may_be_cancelled_by_many_threads(self):
@@ -202,7 +149,7 @@ class TestManyThreads:
         in_threads(*[subscription.cancel] * 6)
         stream.publish_nowait(create_event(0))
         assert keeper.active
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 1)
+        assert stream.statistics()[:4] == (1, 0, 0, 1)
 
     def test_after_cancel_has_returned_no_new_event_arrives(self):
         stream = InMemoryStream()
@@ -221,10 +168,10 @@ class TestManyThreads:
 
         def slow(_):
             inside.set()
-            assert leave.wait(PATIENCE)
+            assert leave.wait(DEADLINE)
 
         def meddle():
-            assert inside.wait(PATIENCE)
+            assert inside.wait(DEADLINE)
             subscription = stream.subscribe_nowait(lambda _: None, "x")
             subscription.cancel()
             stream.statistics()
@@ -235,11 +182,11 @@ class TestManyThreads:
         in_threads(lambda: stream.publish_nowait(create_event(0, topic="slow")), meddle)
 
     @pytest.mark.usefixtures("eager_switching")
-    def test_listeners_may_come_and_go_in_many_loops_while_the_stream_closes(self):
+    def test_listeners_can_be_opened_on_many_loops_while_the_stream_closes(self):
         async def come_and_go(stream):
             try:
                 while True:
-                    async with stream.listen() as events, asyncio.timeout(PATIENCE):
+                    async with stream.listen() as events, asyncio.timeout(DEADLINE):
                         async for _ in events:
                             pass
             except StreamClosedError:
@@ -267,38 +214,59 @@ class TestHomeLoop:
             ran.append((event.data, asyncio.get_running_loop(), threading.current_thread()))
 
         other.run(_subscribed(stream, handler))
-        async with asyncio.timeout(PATIENCE):
-            await stream.publish(create_event("elsewhere"))
-        assert ran == [("elsewhere", other.loop, other.thread)]
+        await stream.publish(create_event("elsewhere"))
         other.run(stream.publish(create_event("at home")))
         stream.publish_nowait(create_event("not awaited"))
         await asyncio.to_thread(stream.publish_nowait, create_event("thread"))
-        async with asyncio.timeout(PATIENCE):
-            await stream.aclose()
-        assert [data for data, *_ in ran] == ["elsewhere", "at home", "not awaited", "thread"]
+        other.run(stream.aclose())
+        assert {data for data, *_ in ran} == {"elsewhere", "at home", "not awaited", "thread"}
         assert {where[1:] for where in ran} == {(other.loop, other.thread)}
-        assert stream.statistics()[:4] == (4, 4, 0, 0)
+        assert stream.statistics()[:3] == (4, 0, 0)
 
-    async def test_publish_waits_for_handlers_on_both_loops_one_after_another(self, other):
+    async def test_publish_waits_for_the_handlers_of_its_own_loop_only(self, other):
         stream = InMemoryStream()
-        seen = []
+        release, seen = threading.Event(), []
+
+        async def blocked(event):
+            assert await asyncio.to_thread(release.wait, DEADLINE)
+            seen.append(("there", event.data))
+
+        async def here(event):
+            await asyncio.sleep(0)
+            seen.append(("here", event.data))
+
+        await stream.subscribe(here)
+        other.run(_subscribed(stream, blocked))
+        await stream.subscribe(here)
+        async with asyncio.timeout(DEADLINE):
+            await stream.publish(create_event(0))
+        assert seen == [("here", 0)] * 2
+        release.set()
+        other.run(stream.aclose())
+        assert seen[2:] == [("there", 0)]
+
+    async def test_after_aclose_the_calls_queued_on_another_loop_still_run_there(self, other):
+        stream = InMemoryStream()
+        release, seen = threading.Event(), []
 
         async def handler(event):
-            seen.append(("begins", asyncio.get_running_loop()))
-            await asyncio.sleep(0.001)
-            seen.append(("ends", asyncio.get_running_loop()))
+            assert await asyncio.to_thread(release.wait, DEADLINE)
+            seen.append(event.data)
 
-        here = asyncio.get_running_loop()
-        await stream.subscribe(handler)
         other.run(_subscribed(stream, handler))
-        await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            await stream.publish(create_event(0))
-        assert seen == [(what, loop) for loop in (here, other.loop, here) for what in ("begins", "ends")]
+        for number in range(3):
+            await stream.publish(create_event(number))
+        async with asyncio.timeout(DEADLINE):
+            await stream.aclose()
+        assert seen == []
+        release.set()
+        await until(lambda: len(seen) == 3)
+        assert seen == [0, 1, 2]
+        assert stream.statistics()[:3] == (3, 0, 0)
 
-    async def test_a_failure_on_another_loop_is_told_like_any_other(self, other):
-        told = []
-        stream = InMemoryStream(on_error=lambda *args: told.append(args))
+    async def test_a_failure_on_another_loop_is_reported_like_any_other(self, other):
+        reported = []
+        stream = InMemoryStream(on_error=lambda *args: reported.append(args))
         error = LookupError("there")
 
         async def broken(_):
@@ -306,33 +274,12 @@ class TestHomeLoop:
 
         subscription = other.run(_subscribed(stream, broken))
         event = create_event(0)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.publish(event)
             stream.publish_nowait(event)
-            await stream.aclose()
-        assert told == [(error, event, subscription)] * 2
-        assert stream.statistics()[:4] == (2, 0, 0, 2)
-
-    async def test_cancelling_the_publisher_cancels_the_handler_on_the_other_loop(self, other):
-        stream = InMemoryStream()
-        begun, cancelled = threading.Event(), threading.Event()
-
-        async def waits(_):
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-
-        other.run(_subscribed(stream, waits))
-        publishing = asyncio.create_task(stream.publish(create_event(0)))
-        assert await asyncio.to_thread(begun.wait, PATIENCE)
-        publishing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await publishing
-        assert await asyncio.to_thread(cancelled.wait, PATIENCE)
-        assert stream.statistics()[:4] == (1, 0, 0, 0)
+        other.run(stream.aclose())
+        assert reported == [(error, event, subscription)] * 2
+        assert stream.statistics()[:3] == (2, 0, 2)
 
     async def test_without_a_loop_an_async_handler_runs_where_it_is_awaited(self):
         stream = InMemoryStream()
@@ -352,10 +299,10 @@ class TestHomeLoop:
             pass
 
         stream.subscribe_nowait(handler)
-        with nothing_left_unawaited(), collect(stream) as after:
+        with no_unawaited_coroutines(), collect(stream) as after:
             stream.publish_nowait(create_event(0))
         assert len(after) == 1
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
+        assert stream.statistics()[:3] == (1, 0, 1)
 
     async def test_a_handler_for_publish_nowait_runs_in_the_context_of_its_subscriber(self):
         request = contextvars.ContextVar("request", default="none")
@@ -369,13 +316,14 @@ class TestHomeLoop:
         await stream.subscribe(handler)
         request.set("publisher")
         stream.publish_nowait(create_event(0))
-        await settle()
+        await until(lambda: len(seen) >= 1)
         assert seen == ["subscriber"]
 
 
 class TestOrderOfOnePublisher:
+    @pytest.mark.parametrize("wait", [True, False], ids=["publish", "publish_nowait"])
     @pytest.mark.parametrize("elsewhere", [False, True])
-    async def test_it_holds_when_publish_and_publish_nowait_are_mixed(self, other, elsewhere):
+    async def test_async_handlers_get_its_events_in_order(self, other, elsewhere, wait):
         stream = InMemoryStream()
         seen = []
 
@@ -387,40 +335,17 @@ class TestOrderOfOnePublisher:
             other.run(_subscribed(stream, handler))
         else:
             await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            for number in range(60):
-                if number % 3:
-                    stream.publish_nowait(create_event(number))
-                else:
-                    await stream.publish(create_event(number))
-                    assert seen == list(range(number + 1))
+        for number in range(60):
+            if wait:
+                await stream.publish(create_event(number))
+            else:
+                stream.publish_nowait(create_event(number))
+        if elsewhere:
+            other.run(stream.aclose())
+        else:
             await stream.aclose()
         assert seen == list(range(60))
-        assert stream.statistics()[:4] == (60, 60, 0, 0)
-
-    async def test_it_holds_for_a_task_that_a_handler_has_left_behind(self):
-        stream = InMemoryStream()
-        seen, workers = [], []
-
-        async def worker():
-            await release.wait()
-            stream.publish_nowait(create_event(1))
-            await stream.publish(create_event(2))
-
-        async def handler(event):
-            if event.data == 0:
-                workers.append(asyncio.create_task(worker()))
-            await asyncio.sleep(0)
-            seen.append(event.data)
-
-        release = asyncio.Event()
-        await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            stream.publish_nowait(create_event(0))
-            await settle()
-            release.set()
-            await workers[0]
-        assert seen == [0, 1, 2]
+        assert stream.statistics()[:3] == (60, 0, 0)
 
     async def test_a_failure_in_between_does_not_change_it(self):
         stream = InMemoryStream()
@@ -433,34 +358,17 @@ class TestOrderOfOnePublisher:
                 raise ValueError(event.data)
 
         await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            for number in range(4):
+        async with asyncio.timeout(DEADLINE):
+            for number in (0, 1, 2, 3, 5):
                 stream.publish_nowait(create_event(number))
-            await stream.publish(create_event(5))
+            await stream.aclose()
         assert seen == [0, 1, 2, 3, 5]
-        assert stream.statistics()[:4] == (5, 2, 0, 3)
+        assert stream.statistics()[:3] == (5, 0, 3)
 
 
 class TestEndOfALoop:
-    @pytest.mark.parametrize("how", ["stopped", "closed"])
-    async def test_a_publish_to_a_loop_that_has_ended_fails_for_that_handler_only(self, how):
-        stream = InMemoryStream()
-
-        async def handler(_):
-            pass
-
-        with LoopThread() as gone:
-            gone.run(_subscribed(stream, handler))
-            gone.stop()
-            if how == "closed":
-                gone.loop.close()
-            with nothing_left_unawaited(), collect(stream) as after:
-                async with asyncio.timeout(PATIENCE):
-                    await stream.publish(create_event(0))
-            assert len(after) == 1
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
-
-    async def test_publish_nowait_to_a_closed_loop_drops_and_counts(self):
+    @pytest.mark.parametrize("wait", [True, False], ids=["publish", "publish_nowait"])
+    async def test_calls_for_a_closed_loop_are_dropped_and_counted_with_a_reason(self, wait, caplog):
         stream = InMemoryStream()
 
         async def handler(_):
@@ -468,31 +376,35 @@ class TestEndOfALoop:
 
         with LoopThread() as gone:
             subscription = gone.run(_subscribed(stream, handler))
-        with nothing_left_unawaited(), collect(stream) as after:
-            stream.publish_nowait(create_event(0))
-            stream.publish_nowait(create_event(1))
+        with no_unawaited_coroutines(), collect(stream) as after:
+            for number in range(2):
+                if wait:
+                    await stream.publish(create_event(number))
+                else:
+                    stream.publish_nowait(create_event(number))
         assert len(after) == 2
         assert subscription.dropped == 2
-        assert stream.statistics()[:4] == (2, 2, 2, 0)
+        assert "closed" in caplog.text
+        assert stream.statistics()[:3] == (2, 2, 0)
 
-    def test_what_waits_for_a_loop_that_is_closed_before_it_runs_again_is_dropped_and_counted(self):
+    def test_calls_for_a_stopped_loop_that_is_then_closed_are_dropped_and_counted(self):
         stream = InMemoryStream()
         seen = []
 
         async def handler(event):
             seen.append(event.data)
 
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             loop = asyncio.new_event_loop()
             loop.run_until_complete(_subscribed(stream, handler))
             stream.publish_nowait(create_event(0))
             loop.close()
             stream.publish_nowait(create_event(1))
             assert seen == []
-            assert stream.statistics()[:4] == (2, 0, 2, 0)
+            assert stream.statistics()[:3] == (2, 2, 0)
             del loop
 
-    def test_what_waits_for_a_stopped_loop_is_done_when_it_runs_again(self):
+    def test_calls_for_a_stopped_loop_are_made_when_it_runs_again(self):
         stream = InMemoryStream()
         seen = []
 
@@ -506,7 +418,7 @@ class TestEndOfALoop:
         loop.run_until_complete(stream.aclose())
         loop.close()
         assert seen == [0, 1]
-        assert stream.statistics()[:4] == (2, 2, 0, 0)
+        assert stream.statistics()[:3] == (2, 0, 0)
 
     @pytest.mark.parametrize("turns", [0, 1, 2, 3])
     def test_an_event_published_last_thing_before_the_loop_ends_is_delivered_or_counted_as_dropped(
@@ -526,13 +438,12 @@ class TestEndOfALoop:
             for _ in range(turns):
                 await asyncio.sleep(0)
 
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             asyncio.run(main())
         counts = stream.statistics()
-        assert counts.delivered == len(seen)
-        assert counts.delivered + counts.dropped == 2
+        assert len(seen) + counts.dropped == 2
 
-    def test_after_the_loop_has_ended_with_work_left_further_events_are_counted_as_dropped(self):
+    def test_events_after_the_end_of_the_loop_are_counted_as_dropped(self):
         stream = InMemoryStream()
 
         async def handler(_):
@@ -542,92 +453,14 @@ class TestEndOfALoop:
             await stream.subscribe(handler)
             stream.publish_nowait(create_event(0))
 
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             asyncio.run(main())
             before = stream.statistics().dropped
             stream.publish_nowait(create_event(1))
         assert stream.statistics().dropped == before + 1
 
-    async def test_a_publisher_does_not_wait_for_ever_for_a_loop_that_stops_meanwhile(self, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.mailbox._LOOK_AGAIN", 0.01)
-        stream = InMemoryStream()
-        begun = threading.Event()
 
-        async def never_ends(_):
-            begun.set()
-            await asyncio.Event().wait()
-
-        with LoopThread() as gone:
-            gone.run(_subscribed(stream, never_ends))
-            with collect(stream) as after:
-                publishing = asyncio.create_task(stream.publish(create_event(0)))
-                assert await asyncio.to_thread(begun.wait, PATIENCE)
-                gone.stop()
-                async with asyncio.timeout(PATIENCE):
-                    await publishing
-            left = asyncio.all_tasks(gone.loop)
-            for task in left:
-                task.cancel()
-            await asyncio.to_thread(
-                lambda: gone.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            )
-        assert len(after) == 1
-        assert stream.statistics()[:4] == (1, 1, 0, 1)
-
-    async def test_a_loop_that_stops_before_it_has_begun_leaves_no_coroutine_behind(self, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.mailbox._LOOK_AGAIN", 0.01)
-        stream = InMemoryStream()
-        busy, leave = threading.Event(), threading.Event()
-
-        async def handler(_):
-            pass
-
-        def block(loop):
-            busy.set()
-            leave.wait(PATIENCE)
-            loop.stop()
-
-        with nothing_left_unawaited():
-            with LoopThread() as gone:
-                gone.run(_subscribed(stream, handler))
-                gone.loop.call_soon_threadsafe(block, gone.loop)
-                assert await asyncio.to_thread(busy.wait, PATIENCE)
-                publishing = asyncio.create_task(stream.publish(create_event(0)))
-                await settle()
-                leave.set()
-                async with asyncio.timeout(PATIENCE):
-                    await publishing
-            del publishing
-        assert stream.statistics()[:4] == (1, 0, 0, 1)
-
-    async def test_a_publisher_that_gave_up_on_a_stopped_loop_does_not_break_it_for_later(self, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.mailbox._LOOK_AGAIN", 0.01)
-        stream = InMemoryStream()
-        seen = []
-
-        async def handler(event):
-            seen.append(event.data)
-
-        async def subscribe_then_close():
-            await settle()
-            await stream.aclose()
-
-        loop = asyncio.new_event_loop()
-        await asyncio.to_thread(loop.run_until_complete, _subscribed(stream, handler))
-        with nothing_left_unawaited():
-            stream.publish_nowait(create_event(0))
-            async with asyncio.timeout(PATIENCE):
-                await stream.publish(create_event(1))
-            stream.publish_nowait(create_event(2))
-            await asyncio.to_thread(loop.run_until_complete, subscribe_then_close())
-            loop.close()
-        counts = stream.statistics()
-        assert [data for data in seen if data != 1] == [0, 2]
-        assert counts.delivered == len(seen)
-        assert counts.published == counts.delivered + counts.dropped + counts.handler_errors
-
-
-class TestWorkLeftByPublishNowait:
+class TestCallsQueuedByPublishNowait:
     async def test_publish_nowait_does_not_run_async_handlers_itself(self):
         stream = InMemoryStream()
         seen = []
@@ -638,7 +471,7 @@ class TestWorkLeftByPublishNowait:
         await stream.subscribe(handler)
         stream.publish_nowait(create_event(0))
         assert seen == []
-        await settle()
+        await until(lambda: len(seen) >= 1)
         assert seen == [0]
 
     async def test_aclose_waits_until_it_is_done(self):
@@ -653,25 +486,10 @@ class TestWorkLeftByPublishNowait:
         await stream.subscribe(slow)
         for number in range(5):
             stream.publish_nowait(create_event(number))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.aclose()
         assert sorted(seen) == sorted([*range(5)] * 2)
-        assert stream.statistics()[:5] == (5, 10, 0, 0, 0)
-
-    async def test_aclose_waits_for_another_loop_too(self, other):
-        stream = InMemoryStream()
-        seen = []
-
-        async def slow(event):
-            await asyncio.sleep(0.001)
-            seen.append(event.data)
-
-        other.run(_subscribed(stream, slow))
-        for number in range(5):
-            stream.publish_nowait(create_event(number))
-        async with asyncio.timeout(PATIENCE):
-            await stream.aclose()
-        assert seen == list(range(5))
+        assert stream.statistics()[:4] == (5, 0, 0, 0)
 
     async def test_aclose_by_several_at_once_ends_for_all(self):
         stream = InMemoryStream()
@@ -683,10 +501,10 @@ class TestWorkLeftByPublishNowait:
 
         await stream.subscribe(slow)
         stream.publish_nowait(create_event(0))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await asyncio.gather(stream.aclose(), stream.aclose(), stream.aclose())
         assert seen == [0]
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (1, 0, 0, 0)
 
     async def test_a_subscription_cancelled_while_aclose_waits_for_it_is_counted_once(self):
         stream = InMemoryStream()
@@ -702,9 +520,9 @@ class TestWorkLeftByPublishNowait:
         await settle()
         subscription.cancel()
         gate.set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await closing
-        assert stream.statistics()[:5] == (1, 1, 0, 0, 0)
+        assert stream.statistics()[:4] == (1, 0, 0, 0)
 
     async def test_a_handler_cancelled_while_aclose_waits_does_not_break_it(self):
         stream = InMemoryStream()
@@ -722,16 +540,16 @@ class TestWorkLeftByPublishNowait:
         closing = asyncio.create_task(stream.aclose())
         await settle()
         gate.set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await closing
         await settle()
         gc.collect()
         assert failures == []
         assert subscription.dropped == 1
-        assert stream.statistics()[:4] == (1, 0, 1, 0)
+        assert stream.statistics()[:3] == (1, 1, 0)
 
-    async def test_more_than_the_bound_drops_the_oldest_and_says_so(self, monkeypatch, caplog):
-        monkeypatch.setattr("codomyrmex.streaming.dispatch._MAILBOX_SIZE", 3)
+    async def test_calls_beyond_the_bound_drop_the_oldest_with_a_reason(self, monkeypatch, caplog):
+        monkeypatch.setattr("codomyrmex.streaming.mailbox._SIZE", 3)
         stream = InMemoryStream()
         seen = []
 
@@ -739,96 +557,16 @@ class TestWorkLeftByPublishNowait:
             seen.append(event.data)
 
         subscription = await stream.subscribe(handler)
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             for number in range(5):
                 stream.publish_nowait(create_event(number))
             await stream.aclose()
         assert seen == [2, 3, 4]
         assert subscription.dropped == 2
-        assert stream.statistics()[:4] == (5, 3, 2, 0)
+        assert stream.statistics()[:3] == (5, 2, 0)
         assert "dropped" in caplog.text
 
-    async def test_a_publisher_waiting_in_line_is_let_go_when_the_bound_drops_its_event(self, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.dispatch._MAILBOX_SIZE", 2)
-        stream = InMemoryStream()
-        seen, gate = [], asyncio.Event()
-
-        async def handler(event):
-            await gate.wait()
-            seen.append(event.data)
-
-        await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            stream.publish_nowait(create_event(0))
-            await settle()
-            publishing = asyncio.create_task(stream.publish(create_event(1)))
-            await settle()
-            stream.publish_nowait(create_event(2))
-            stream.publish_nowait(create_event(3))
-            await publishing
-            gate.set()
-            await stream.aclose()
-        assert seen == [0, 2, 3]
-        assert stream.statistics()[:4] == (4, 3, 1, 0)
-
-    async def test_a_publisher_cancelled_in_line_leaves_the_others_their_events(self):
-        stream = InMemoryStream()
-        failures, seen = [], []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-        gate = asyncio.Event()
-
-        async def handler(event):
-            await gate.wait()
-            seen.append(event.data)
-
-        await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            stream.publish_nowait(create_event(0))
-            await settle()
-            publishing = asyncio.create_task(stream.publish(create_event(1)))
-            await settle()
-            publishing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await publishing
-            stream.publish_nowait(create_event(2))
-            gate.set()
-            await stream.aclose()
-        await settle()
-        gc.collect()
-        assert failures == []
-        assert [data for data in seen if data != 1] == [0, 2]
-        assert stream.statistics()[:4] == (3, len(seen), 0, 0)
-
-    @pytest.mark.parametrize("end", ["cancel", "overflow"])
-    async def test_work_of_a_publisher_cancelled_in_line_can_be_thrown_away(self, end, monkeypatch):
-        monkeypatch.setattr("codomyrmex.streaming.dispatch._MAILBOX_SIZE", 1)
-        stream = InMemoryStream()
-        gate, seen = asyncio.Event(), []
-
-        async def handler(event):
-            await gate.wait()
-            seen.append(event.data)
-
-        subscription = await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
-            stream.publish_nowait(create_event(0))
-            await settle()
-            publishing = asyncio.create_task(stream.publish(create_event(1)))
-            await settle()
-            publishing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await publishing
-            if end == "cancel":
-                subscription.cancel()
-            else:
-                stream.publish_nowait(create_event(2))
-            gate.set()
-            await settle()
-            await stream.aclose()
-        assert seen == ([0] if end == "cancel" else [0, 2])
-        assert stream.statistics().delivered == len(seen)
-
-    async def test_a_handler_that_raises_cancelled_costs_one_event_and_is_counted_once(self):
+    async def test_a_handler_that_raises_cancelled_error_loses_one_event(self):
         stream = InMemoryStream()
         seen = []
 
@@ -839,17 +577,16 @@ class TestWorkLeftByPublishNowait:
             seen.append(event.data)
 
         await stream.subscribe(handler)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             stream.publish_nowait(create_event(0))
             with pytest.raises(asyncio.CancelledError):
                 await stream.publish(create_event(1))
             await stream.publish(create_event(2))
-        assert seen == [0, 2]
-        counts = stream.statistics()
-        assert counts.delivered == 2
-        assert counts.handler_errors == 0
+            await stream.aclose()
+        assert sorted(seen) == [0, 2]
+        assert stream.statistics().handler_errors == 0
 
-    async def test_a_stray_cancellation_in_one_handler_call_does_not_cost_the_calls_behind_it(self):
+    async def test_a_stray_cancellation_in_one_call_does_not_affect_the_next_calls(self):
         stream = InMemoryStream()
         seen = []
 
@@ -863,11 +600,11 @@ class TestWorkLeftByPublishNowait:
         await stream.subscribe(handler)
         for number in range(4):
             stream.publish_nowait(create_event(number))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.aclose()
         assert seen == [0, 2, 3]
 
-    async def test_the_subscription_takes_events_again_after_its_task_was_cancelled(self):
+    async def test_the_subscription_recovers_after_its_task_was_cancelled(self):
         stream = InMemoryStream()
         begun, seen = asyncio.Event(), []
 
@@ -879,7 +616,7 @@ class TestWorkLeftByPublishNowait:
 
         await stream.subscribe(handler)
         known = asyncio.all_tasks()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             stream.publish_nowait(create_event(0))
             stream.publish_nowait(create_event(1))
             await begun.wait()
@@ -889,10 +626,10 @@ class TestWorkLeftByPublishNowait:
             stream.publish_nowait(create_event(2))
             await stream.aclose()
         assert seen == [2]
-        assert stream.statistics()[:4] == (3, 1, 2, 0)
+        assert stream.statistics()[:3] == (3, 2, 0)
 
     @pytest.mark.parametrize("turns", [0, 1, 2])
-    async def test_the_subscription_takes_events_again_even_if_its_task_never_got_to_run(self, turns):
+    async def test_the_subscription_recovers_even_if_its_task_never_ran(self, turns):
         stream = InMemoryStream()
         seen = []
 
@@ -902,7 +639,7 @@ class TestWorkLeftByPublishNowait:
 
         await stream.subscribe(handler)
         known = asyncio.all_tasks()
-        with nothing_left_unawaited():
+        with no_unawaited_coroutines():
             stream.publish_nowait(create_event(0))
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -910,12 +647,11 @@ class TestWorkLeftByPublishNowait:
                 task.cancel()
             await settle()
             stream.publish_nowait(create_event(1))
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(DEADLINE):
                 await stream.aclose()
         counts = stream.statistics()
         assert 1 in seen
-        assert counts.delivered == len(seen)
-        assert counts.delivered + counts.dropped == 2
+        assert len(seen) + counts.dropped == 2
 
 
 class TestHandlersThatPublish:
@@ -940,13 +676,13 @@ class TestHandlersThatPublish:
             await stream.subscribe(handler)
         stream.publish_nowait(create_event(0))
         await until(lambda: len(seen) == 4)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.aclose()
         assert sorted(seen) == [0, 1, 2, 3]
-        assert stream.statistics()[:4] == (4, 4, 0, 0)
+        assert stream.statistics()[:3] == (4, 0, 0)
 
     @pytest.mark.parametrize("elsewhere", [False, True])
-    async def test_two_that_both_await_publish_do_not_wait_for_each_other(self, other, elsewhere):
+    async def test_two_that_await_publish_do_not_wait_for_each_other(self, other, elsewhere):
         stream = InMemoryStream()
         seen = []
 
@@ -968,11 +704,11 @@ class TestHandlersThatPublish:
         else:
             await stream.subscribe(second)
         stream.publish_nowait(create_event("start"))
-        await until(lambda: len(seen) == 6, patience=0.5)
+        await until(lambda: len(seen) == 6, timeout=0.5)
         assert sorted(seen) == sorted(
             (who, what) for who in ("first", "second") for what in ("start", "from first", "from second")
         )
-        assert stream.statistics()[:4] == (3, 6, 0, 0)
+        assert stream.statistics()[:3] == (3, 0, 0)
 
     async def test_two_handlers_on_two_streams_do_not_wait_for_each_other(self):
         ping, pong = InMemoryStream(), InMemoryStream()
@@ -994,7 +730,7 @@ class TestHandlersThatPublish:
         await pong.subscribe(on_pong)
         ping.publish_nowait(create_event(0))
         pong.publish_nowait(create_event(0))
-        await until(lambda: len(seen) == 6, patience=0.5)
+        await until(lambda: len(seen) == 6, timeout=0.5)
         assert sorted(seen) == [(who, n) for who in ("ping", "pong") for n in range(3)]
 
     async def test_one_may_close_the_stream_whose_events_it_handles(self):
@@ -1007,7 +743,7 @@ class TestHandlersThatPublish:
 
         await stream.subscribe(close)
         stream.publish_nowait(create_event(0))
-        await settle()
+        await until(lambda: len(closed) >= 1)
         assert closed == [True]
         with pytest.raises(StreamClosedError):
             stream.publish_nowait(create_event(1))
@@ -1024,7 +760,7 @@ class TestHandlersThatPublish:
         await stream.subscribe(close)
         await stream.subscribe(close)
         stream.publish_nowait(create_event(0))
-        await until(lambda: len(closed) == 2, patience=0.5)
+        await until(lambda: len(closed) == 2, timeout=0.5)
         assert stream.statistics().subscribers == 0
 
     async def test_handlers_on_two_loops_may_publish_to_each_other(self, other):
@@ -1042,8 +778,9 @@ class TestHandlersThatPublish:
 
         await stream.subscribe(here, "here")
         other.run(_subscribed(stream, there, "there"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(DEADLINE):
             await stream.publish(create_event(0, topic="here"))
+        await until(lambda: len(seen) >= 6)
         assert seen == ["here", "there"] * 3
 
 
@@ -1063,7 +800,7 @@ class TestFinalizers:
     @pytest.mark.parametrize("what", ["publish", "cancel", "subscribe", "statistics"])
     def test_one_that_uses_the_stream_during_a_collection_does_not_lock_it(self, make, what):
         stream = make()
-        acted = []
+        acted, handled = [], []
 
         def act():
             acted.append(what)
@@ -1079,7 +816,7 @@ class TestFinalizers:
         def use():
             for number in range(60):
                 _Cycle(act)
-                subscription = stream.subscribe_nowait(lambda _: None, f"t.{number}")
+                subscription = stream.subscribe_nowait(handled.append, f"t.{number}")
                 stream.publish_nowait(create_event(number, topic=f"t.{number}"))
                 stream.statistics()
                 subscription.cancel()
@@ -1093,9 +830,8 @@ class TestFinalizers:
             gc.set_threshold(*thresholds)
         gc.collect()
         assert len(acted) == 60
-        counts = stream.statistics()
-        assert counts.published == (120 if what == "publish" else 60)
-        assert counts.delivered == 60
+        assert stream.statistics().published == (120 if what == "publish" else 60)
+        assert [event.data for event in handled] == list(range(60))
 
     def test_a_subscription_cancelled_in_the_middle_of_a_look_up_gets_nothing_more(self):
         stream = InMemoryStream()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from datetime import datetime
 from typing import Any, assert_type
 
@@ -47,11 +47,11 @@ from codomyrmex.integrations.notification import (
 from codomyrmex.streaming import (
     Event,
     EventType,
+    Frame,
     InMemoryStream,
     Listener,
     Overflow,
     ProcessorStatistics,
-    Reader,
     SSEDecoder,
     SSERecord,
     SSEStream,
@@ -106,7 +106,9 @@ async def streams(stream: Stream) -> None:
     assert_type(await stream.unsubscribe(subscription.id), bool)
     assert_type(stream.statistics(), StreamStatistics)
     stream.add_interceptor(drop_heartbeats)
-    listener = stream.listen("orders.>", overflow=Overflow.BLOCK)
+    assert_type(stream.subscribe_nowait(plain_handler), Subscription)
+    assert_type(stream.start_publish(create_event(1)), Awaitable[None] | None)
+    listener = stream.listen("orders.>", overflow=Overflow.BLOCK, block_timeout=1.5)
     assert_type(listener, Listener)
     async with listener as arriving:
         async for event in arriving:
@@ -119,7 +121,8 @@ async def streams(stream: Stream) -> None:
 
 async def server_sent_events(stream: SSEStream) -> None:
     subscription = await stream.subscribe(topic="orders.>", last_event_id="x")
-    assert_type(stream.events(subscription.id), Reader[Event])
+    assert_type(stream.events(subscription.id), AsyncGenerator[Event, None])
+    assert_type(stream.batches(subscription.id), AsyncGenerator[list[Frame], None])
     async for frame in stream.sse_generator(subscription.id):
         assert_type(frame, str)
     records = SSEDecoder().feed(b"data: 1\n\n")
@@ -202,8 +205,8 @@ def logs_and_traces(stream: InMemoryStream) -> None:
     interceptor = redact(keys=["pin"])
     assert_type(interceptor.statistics(), RedactionStatistics)
     stream.add_interceptor(interceptor)
-    stream.remove_interceptor(stamp_trace_context(stream))
-    trace_publishing(stream)()
+    stamp_trace_context(stream, baggage=True).close()
+    trace_publishing(stream).close()
 
 
 async def testing(stream: InMemoryStream) -> None:

@@ -1,4 +1,4 @@
-"""`Alert`: what an event becomes for routing. The same labels are the same alert."""
+"""`Alert` and `LabelRules`: how an event becomes an alert. Alerts with the same labels are the same alert."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codomyrmex.streaming import Event, EventType
 from codomyrmex.streaming.provenance import ORIGIN
 
 _NOT_LABELS = frozenset(
-    (
+    {
         *(
             "annotations",
             "correlation_id",
@@ -26,29 +26,28 @@ _NOT_LABELS = frozenset(
             "id",
         ),
         *("labels", "link", "parent_id", "parent_span_id", "request_id", "span_id", "starts_at", "status"),
-        *("time", "timestamp", "trace_flags", "trace_id", "trace_url", "traceparent", "tracestate"),
+        *("time", "timestamp", "topic", "trace_flags", "trace_id", "trace_url", "traceparent", "tracestate"),
         *("transition_id", "url", ORIGIN),
-    )
+    }
 )
-_OTHERS = _NOT_LABELS | {"topic"}
 _CONTROL = frozenset({EventType.HEARTBEAT, EventType.CONNECT, EventType.DISCONNECT})
 _MAX_LABELS = 64
 _MAX_VALUE = 1024  # characters of a label
-_MAX_SUMMARY = 500
-_MOST = 10**100  # of whole numbers as text; Python refuses to write much longer ones
 _MAX_ANNOTATION = 4096
+_MAX_SUMMARY = 500
+_MAX_INTEGER = 10**100  # Python refuses to convert much larger ones to text
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that is wrong, or is not any more.
+    """A problem, firing or resolved.
 
     Args:
-        labels: what it is; without empty ones.
-        annotations: what to tell of it; they do not make it another alert.
-        starts_at: when it began, in seconds since 1970.
+        labels: what identifies it; no value is empty.
+        annotations: information that does not identify it.
+        starts_at: when it started, in seconds since 1970.
         ends_at: when it ended; None while it fires.
-        url: where it comes from.
+        url: a link to its source.
         trace_id: the trace that it belongs to.
     """
 
@@ -61,11 +60,11 @@ class Alert:
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:
-    """Give what identifies a label set: the same for the same labels, in whatever order."""
+    """Return what identifies labels, whatever their order."""
     pairs = sorted(labels.items())
     text = "\xff".join([f"{name}\xfe{value}" for name, value in pairs])
     if text.count("\xff") >= max(len(pairs), 1) or text.count("\xfe") > len(pairs):
-        text = f"\xff{pairs}"  # a label has one of them itself, and could look like two
+        text = f"\xff{pairs}"  # a label contains a separator, and could look like two labels
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
@@ -74,9 +73,9 @@ class LabelRules:
     """Which events are alerts, and what their labels are.
 
     Args:
-        chosen: each label with the metadata entry it is taken from; `topic` and `type` are those of the
-            event. None for the default: both, each scalar entry of the metadata but ids and times, and
-            the entries of `metadata["labels"]`.
+        chosen: for each label, the metadata entry of its value; `topic` and `type` are those of the event.
+            None for the default: `topic`, `type`, each scalar entry of the metadata that is not an id or a
+            time, and the entries of `metadata["labels"]`.
         control: whether HEARTBEAT, CONNECT and DISCONNECT are alerts too.
     """
 
@@ -84,95 +83,91 @@ class LabelRules:
     control: bool = False
 
     def alert_of(self, event: Event) -> Alert | None:
-        """Make an alert of an event; None where it is none."""
+        """Return the alert of an event; None if it is not an alert."""
         labels = self.labels_of(event)
         if labels is None:
             return None
         metadata = event.metadata
-        happened = event.timestamp.timestamp()
+        published = event.timestamp.timestamp()
         resolved = metadata.get("status") == "resolved"
         return Alert(
             labels,
             _annotations(event),
-            _seconds(metadata.get("starts_at"), happened),
-            min(_seconds(metadata.get("ends_at"), happened), happened) if resolved else None,
+            _seconds(metadata.get("starts_at"), published),
+            min(_seconds(metadata.get("ends_at"), published), published) if resolved else None,
             _text(metadata.get("generator_url") or metadata.get("trace_url") or metadata.get("url")),
             _text(metadata.get("trace_id")),
         )
 
-    # On the publisher's way: a walk over the metadata, and nothing else.
+    # This runs in the publisher's call, so it does nothing but read the metadata once.
     def labels_of(self, event: Event) -> dict[str, str] | None:
-        """Give the labels of an event; None where it is no alert."""
+        """Return the labels of an event; None if it is not an alert."""
         if event.type in _CONTROL and not self.control:
             return None
         metadata = event.metadata
-        own = metadata.get("labels")
-        nested: Mapping[Any, Any] = own if isinstance(own, Mapping) else {}
+        entries = metadata.get("labels")
+        nested: Mapping[Any, Any] = entries if isinstance(entries, Mapping) else {}
         if self.chosen is None:
-            found: Iterable[tuple[Any, Any]] = [
+            items: Iterable[tuple[Any, Any]] = [
                 ("topic", event.topic),
                 ("type", event.type.value),
-                *((name, value) for name, value in metadata.items() if name not in _OTHERS),
+                *((name, value) for name, value in metadata.items() if name not in _NOT_LABELS),
                 *nested.items(),
             ]
         else:
-            known = {"type": event.type.value, **metadata, **nested}
-            found = [(label, known.get(entry)) for label, entry in self.chosen.items()]
+            values = {"type": event.type.value, **metadata, **nested}
+            items = [(label, values.get(entry)) for label, entry in self.chosen.items()]
         labels: dict[str, str] = {}
-        for key, value in found:
+        for key, value in items:
             name = key if key.__class__ is str else _text(key)
             text = value if value.__class__ is str else _text(value)
             if not name:
                 continue
             if not text:
-                labels.pop(name, None)  # an empty label is none
+                labels.pop(name, None)  # an empty label is a missing one
             elif name in labels or len(labels) < _MAX_LABELS:
                 labels[name[:_MAX_VALUE]] = text[:_MAX_VALUE]
         return labels
 
 
 def _annotations(event: Event) -> dict[str, str]:
-    given = event.metadata.get("annotations")
-    found: dict[str, str] = {}
-    if isinstance(given, Mapping):
-        for key, value in list(given.items())[:_MAX_LABELS]:
+    entries = event.metadata.get("annotations")
+    annotations: dict[str, str] = {}
+    if isinstance(entries, Mapping):
+        for key, value in list(entries.items())[:_MAX_LABELS]:
             name, text = _text(key), _text(value)
             if name and text:
-                found[name[:_MAX_VALUE]] = text[:_MAX_ANNOTATION]
-    if "summary" not in found and "description" not in found and event.data is not None:
-        found["summary"] = _summary(event)
-    return found
-
-
-def _summary(event: Event) -> str:
-    data = event.data
-    if not isinstance(data, str):
-        data = json.dumps(event.to_dict()["data"], ensure_ascii=False, separators=(", ", ": "))
-    return data if len(data) <= _MAX_SUMMARY else f"{data[:_MAX_SUMMARY]}..."
+                annotations[name[:_MAX_VALUE]] = text[:_MAX_ANNOTATION]
+    if "summary" not in annotations and "description" not in annotations and event.data is not None:
+        data = event.data
+        if not isinstance(data, str):
+            data = json.dumps(event.to_dict()["data"], ensure_ascii=False, separators=(", ", ": "))
+        annotations["summary"] = data if len(data) <= _MAX_SUMMARY else f"{data[:_MAX_SUMMARY]}..."
+    return annotations
 
 
 def _text(value: object) -> str | None:
-    """Give a scalar as text; None for what is none."""
+    """Return a scalar as text; None for anything else."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) or (isinstance(value, int) and abs(value) < _MOST):
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < _MAX_INTEGER):
         return str(value)
     return None
 
 
 def _seconds(value: object, default: float) -> float:
-    """Give a moment in seconds since 1970: a datetime, ISO 8601 text, or seconds."""
+    """Return a time in seconds since 1970, from a datetime, ISO 8601 text, or seconds."""
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value)
         if isinstance(value, datetime):
             return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).timestamp()
         if isinstance(value, (int, float)):
-            datetime.fromtimestamp(value, UTC)  # raises where there is no such moment
+            datetime.fromtimestamp(value, UTC)  # raises if there is no such time
             return float(value)
     except (ValueError, OverflowError, OSError):
         pass

@@ -1,4 +1,4 @@
-"""What a sink decides, as events for whoever wants to know."""
+"""`Audit`: the decisions of an alert sink as events."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.health import origin_for
+from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
-from codomyrmex.integrations.notification.alerts.desk import Suppressed
-from codomyrmex.integrations.notification.alerts.notification import Notification
-from codomyrmex.integrations.notification.alerts.outbox import Outcome
-from codomyrmex.streaming import Event, EventType, Stream, create_event
+from codomyrmex.integrations.notification.alerts.planner import Suppressed
+from codomyrmex.streaming import EventType, Stream, create_event
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.provenance import ORIGIN, marked
 
@@ -18,71 +17,61 @@ _log = Diagnostics(__name__)
 
 
 class Audit:
-    """Publishes what a sink decides; to nobody where there is no stream.
-
-    Args:
-        sink: the sink; it is not sent what is about itself.
-        stream: where to, or None.
-    """
+    """Publishes the decisions of a sink, but not to the sink itself; does nothing without a stream."""
 
     def __init__(self, sink: object, stream: Stream | None) -> None:
         self._origin = {ORIGIN: marked(origin_for(sink))}
         self._stream = stream
 
     def concluded(self, outcome: Outcome) -> None:
-        """Tell what became of a notification."""
-        data = _told(outcome.notification)
+        """Publish the outcome of a notification."""
+        notification = outcome.notification
+        data = {
+            "id": notification.id,
+            "kind": notification.kind.value,
+            "receiver": notification.receiver,
+            "channel": notification.channel,
+            "status": notification.status.value,
+            "reason": notification.reason.value,
+            "route": notification.route_path,
+            "group_key": notification.group_key,
+            "group_labels": dict(notification.group_labels),
+            "firing": notification.firing,
+            "resolved": len(notification.alerts) - notification.firing,
+            "fallback_for": notification.fallback_for,
+        }
         if outcome.error is None:
             self._publish("notified", data)
         else:
             self._publish("failed", {**data, "error": outcome.error}, EventType.ERROR)
 
     def suppressed(self, suppressed: Suppressed) -> None:
-        """Tell that an alert is kept back, and why."""
+        """Publish that an alert is suppressed, and why."""
         self._publish(
             "suppressed",
             {
                 "labels": dict(suppressed.labels),
                 "group_key": suppressed.group_key,
                 "route": suppressed.route_path,
-                "reason": suppressed.why,
+                "reason": suppressed.reason,
                 "by": suppressed.by,
             },
         )
 
     def reloaded(self, config: AlertConfig) -> None:
-        """Tell that another configuration is in force."""
-        receivers = list(config.receivers)
-        self._publish("reloaded", {"file": config.places.file, "receivers": receivers})
+        """Publish that another configuration is in force."""
+        self._publish("reloaded", {"file": config.source_map.file, "receivers": list(config.receivers)})
 
     def reload_failed(self, error: Exception) -> None:
-        """Tell that a configuration was not taken; the one before it stays."""
+        """Publish that a configuration was rejected."""
         problems = [problem.to_dict() for problem in error.problems] if isinstance(error, ConfigError) else []
         self._publish("reload_failed", {"error": str(error), "problems": problems}, EventType.ERROR)
 
-    def _publish(self, what: str, data: dict[str, Any], type: EventType = EventType.MESSAGE) -> None:
+    def _publish(self, name: str, data: dict[str, Any], type: EventType = EventType.MESSAGE) -> None:
         if self._stream is None:
             return
-        event: Event = create_event(data, type, topic=f"alerts.{what}", **self._origin)
+        event = create_event(data, type, topic=f"alerts.{name}", **self._origin)
         try:
             self._stream.publish_nowait(event)
-        except Exception as error:  # noqa: BLE001 - what is told must not disturb the telling
-            _log.warning(what, "event %s could not be published", event.topic, error=error)
-
-
-def _told(notification: Notification) -> dict[str, Any]:
-    firing = notification.firing
-    return {
-        "id": notification.id,
-        "kind": notification.kind.value,
-        "receiver": notification.receiver,
-        "channel": notification.channel,
-        "status": notification.status.value,
-        "reason": notification.reason.value,
-        "route": notification.route_path,
-        "group_key": notification.group_key,
-        "group_labels": dict(notification.group_labels),
-        "firing": firing,
-        "resolved": len(notification.alerts) - firing,
-        "fallback_for": notification.fallback_for,
-    }
+        except Exception as error:  # noqa: BLE001 - the audit must not affect the notifications
+            _log.warning(name, "event %s could not be published", event.topic, error=error)

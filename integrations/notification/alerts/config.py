@@ -1,4 +1,4 @@
-"""The configuration as the engine uses it: settings inherited, names resolved, all of it checked."""
+"""The configuration as the engine uses it: checked, with names resolved and settings inherited."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from pathlib import Path
 from typing import Literal
 
 from codomyrmex.integrations.configuration.matchers import Matcher
-from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList
+from codomyrmex.integrations.configuration.problems import ConfigError, Problem, SourceMap
 from codomyrmex.integrations.configuration.rates import RateLimit
-from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.alert import LabelRules
 from codomyrmex.integrations.notification.alerts.config_file import TestFile
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
+from codomyrmex.integrations.notification.channels import ChannelConfig
 
 OnUnmute = Literal["summary", "drop"]
 
 
 class AlertConfigError(ConfigError):
-    """An alert configuration cannot be used; `problems` has all that was found."""
+    """An alert configuration cannot be used; `problems` holds everything that is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A node of the routing tree, with what it inherits.
+    """A node of the routing tree, with the settings that it inherits.
 
     Args:
-        path: where it stands in the file, such as `route.routes[2]`.
-        matchers: all of them have to hold.
-        continues: whether the siblings after it are tried too when it matches.
+        path: its position in the file, such as `route.routes[2]`.
+        matchers: all must match.
+        continues: whether later siblings are tried after a match.
         receiver: the name of the receiver.
-        group_by: the labels that make groups; None for all labels (`...`).
+        group_by: the labels that define groups; None for all labels (`...`).
         group_wait: seconds before the first notification of a group.
         group_interval: seconds between the ticks of a group, at which it may notify again.
         repeat_interval: seconds after which an unchanged group is notified again, at the next tick.
-        mute: intervals in which nothing is sent; not inherited.
-        active: intervals outside of which nothing is sent; not inherited.
-        on_unmute: `summary` sends what was held once the route is not muted any more.
-        resolve_always: a resolved notice follows each firing one, also through a mute or an inhibition.
+        mute: the intervals in which nothing is sent; not inherited.
+        active: the intervals outside of which nothing is sent; not inherited.
+        on_unmute: `summary` sends what was muted once the route is no longer muted.
+        resolve_always: whether a resolved notification follows each firing one, despite mutes and
+            inhibitions.
         labels: for templates.
-        origins: the path of the node that each setting comes from; no entry for a default.
+        origins: the path of the node that defines each setting; defaults have no entry.
         children: the nodes below.
-        key: the path of matchers, as in Alertmanager's group keys; siblings that are the same are numbered.
-        group_names: what `group_by` names, in order; None for all labels.
+        key: the matchers from the root, as in Alertmanager's group keys; equal siblings are numbered.
+        group_names: `group_by` in order; None for all labels.
     """
 
     path: str
@@ -69,51 +70,24 @@ class Route:
         object.__setattr__(self, "group_names", names)
 
     def walk(self) -> list[Route]:
-        """Give this node and all below, in the order of the file."""
+        """Return this node and all below it, in the order of the file."""
         return [self, *(node for child in self.children for node in child.walk())]
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelConfig:
-    """One channel of a receiver: where to, and how it is written.
-
-    Args:
-        name: the receiver's name and its place there, such as `oncall[0]`.
-        url: an Apprise URL; not shown.
-        send_resolved: whether it is told of resolved alerts.
-        title: a template; the default if None.
-        body: a template; the default if None.
-        format: what the templates give.
-        tags: for Apprise.
-        timeout: seconds for each attempt.
-        rate_limit: how often; what is over goes out as one summary.
-    """
-
-    name: str
-    url: Secret = field(repr=False)
-    send_resolved: bool = True
-    title: str | None = None
-    body: str | None = None
-    format: Literal["text", "markdown", "html"] = "text"
-    tags: tuple[str, ...] = ()
-    timeout: float = 10.0
-    rate_limit: RateLimit | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where notifications go: some channels, and who takes over when all of them have given up."""
+    """A destination of notifications: channels, and the receiver that takes over if all of them fail."""
 
     name: str
     channels: tuple[ChannelConfig, ...] = ()
     fallback: str | None = None
     path: str = ""
-    rate_limit: RateLimit | None = None  # of channels that have none of their own
+    rate_limit: RateLimit | None = None  # of channels without their own
 
 
 @dataclass(frozen=True, slots=True)
 class InhibitRule:
-    """While an alert that matches the source fires, those that match the target are not notified of."""
+    """A rule that suppresses alerts that match the target while one that matches the source fires."""
 
     source: tuple[Matcher, ...]
     target: tuple[Matcher, ...]
@@ -130,14 +104,14 @@ class AlertConfig:
         receivers: by name.
         inhibit_rules: in the order of the file.
         intervals: by name.
-        label_rules: how labels are made of events.
-        resolve_timeout: seconds after which an alert that is not sent again is resolved.
-        max_alerts: how many alerts may be active; more are refused, and that is an alert.
-        trace_url: the address of a trace, with `{trace_id}`.
-        state: the file that keeps silences, the notification log and groups.
+        label_rules: how events become labels.
+        resolve_timeout: seconds after which an alert that is not repeated is resolved.
+        max_alerts: the maximum number of active alerts; more are refused, which is itself an alert.
+        trace_url: the URL of a trace, with `{trace_id}`.
+        state: the file for silences, the notification log and groups.
         tests: the tests of the file.
         notes: what was accepted and is not used.
-        places: where everything stands.
+        source_map: the positions of all values.
     """
 
     route: Route
@@ -151,8 +125,8 @@ class AlertConfig:
     state: Path | None
     tests: tuple[TestFile, ...]
     notes: tuple[Problem, ...]
-    places: ProblemList
+    source_map: SourceMap
 
     def line(self, path: str) -> int | None:
-        """Give the line of what stands at a path, or None where the configuration is no file."""
-        return self.places.position(path)[0]
+        """Return the line of the value at a path; None if the configuration is not a file."""
+        return self.source_map.position(path)[0]

@@ -1,22 +1,18 @@
-"""The configuration as it is written: one struct for each mapping of the file.
+"""The configuration as written: a struct for each mapping of the file, and the registry of channel types.
 
-The words are Alertmanager's. Keys of its configuration that mean nothing here are accepted and noted, so
-that an `alertmanager.yml` loads unchanged.
+The keys are Alertmanager's. Those that are not used here are accepted and noted, so that an
+`alertmanager.yml` loads unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.configuration.matcher_text import parse_with_warning
-from codomyrmex.integrations.configuration.matchers import Matcher
+from codomyrmex.integrations.configuration.matcher_text import MatcherLine
 from codomyrmex.integrations.configuration.rates import RateLimit
-from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.intervals import (
     DayOfMonthRange,
     Location,
@@ -24,8 +20,15 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     WeekdayRange,
     YearRange,
 )
+from codomyrmex.integrations.notification.apprise_channel import AppriseConfig
+from codomyrmex.integrations.notification.channels import ChannelConfig
 
-_ELSEWHERE = "accepted, and not used here"
+# Each key of a receiver that holds channels, with their type. Another type is a file and a line here.
+CHANNEL_TYPES: dict[str, type[ChannelConfig]] = {
+    "apprise_configs": AppriseConfig,
+}
+
+_UNUSED = "accepted, but not used here"
 _GLOBAL_KEYS = """
     http_config jira_api_url mattermost_webhook_url mattermost_webhook_url_file opsgenie_api_key
     opsgenie_api_key_file opsgenie_api_url pagerduty_url rocketchat_api_url rocketchat_token
@@ -42,21 +45,8 @@ _INTEGRATIONS = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class MatcherLine:
-    """One text of `matchers`, which may hold several."""
-
-    expects: ClassVar[str] = 'a matcher like severity="critical"'
-    matchers: Sequence[Matcher]
-    warning: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        return cls(*parse_with_warning(text))
-
-
 class Moment:
-    """A point in time, as ISO 8601 text; UTC where no offset is given."""
+    """A point in time in ISO 8601, in UTC if it has no offset."""
 
     expects: ClassVar[str] = "a time like 2026-11-25T09:00:00Z"
 
@@ -66,7 +56,7 @@ class Moment:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(f"{text!r} is not {cls.expects}") from None
-        if not 1970 <= moment.year < 3000:  # noqa: PLR2004 - what can be reckoned with in seconds
+        if not 1970 <= moment.year < 3000:  # noqa: PLR2004 - the range of time zone data
             raise ValueError(f"{text!r} is not between the years 1970 and 3000")
         return moment
 
@@ -94,29 +84,18 @@ class RouteFile(msgspec.Struct, kw_only=True):
     routes: list[RouteFile] = []
 
 
-class AppriseFile(msgspec.Struct, kw_only=True):
-    """One channel of a receiver."""
-
-    url: Secret = Secret()
-    send_resolved: bool = True
-    title: str | None = None
-    body: str | None = None
-    format: Literal["text", "markdown", "html"] = "text"
-    tags: list[str] = []
-    timeout: Duration = Duration(10)
-    rate_limit: Annotated[RateLimit, RateLimit] | None = None
-
-
 class ReceiverFile(msgspec.Struct, kw_only=True):
-    """Where notifications go."""
+    """A receiver; `plugins` holds its channels."""
 
+    __internal__: ClassVar[frozenset[str]] = frozenset({"plugins"})
+    __plugins__: ClassVar[dict[str, type[ChannelConfig]]] = CHANNEL_TYPES
     __ignored__: ClassVar[_Text] = {
-        f"{name}_configs": f"{name}_configs are accepted for routing; nothing is delivered by them here"
+        f"{name}_configs": f"{name}_configs are accepted for routing, but deliver nothing here"
         for name in _INTEGRATIONS.split()
     }
 
     name: str = ""
-    apprise_configs: list[AppriseFile] = []
+    plugins: list[tuple[str, ChannelConfig]] = []
     fallback: str | None = None
     rate_limit: Annotated[RateLimit, RateLimit] | None = None
 
@@ -124,7 +103,7 @@ class ReceiverFile(msgspec.Struct, kw_only=True):
 class InhibitFile(msgspec.Struct, kw_only=True):
     """An inhibition rule."""
 
-    __ignored__: ClassVar[_Text] = {"name": _ELSEWHERE}
+    __ignored__: ClassVar[_Text] = {"name": _UNUSED}
 
     source_matchers: list[MatcherLine] = []
     source_match: _Text = {}
@@ -136,14 +115,14 @@ class InhibitFile(msgspec.Struct, kw_only=True):
 
 
 class TimeRangeFile(msgspec.Struct, kw_only=True):
-    """Two times of a day."""
+    """A range of times of day."""
 
     start_time: str = ""
     end_time: str = ""
 
 
 class TimeSpecFile(msgspec.Struct, kw_only=True):
-    """One condition on a moment."""
+    """A condition on a point in time."""
 
     times: list[TimeRangeFile] | None = None
     weekdays: list[WeekdayRange] | None = None
@@ -161,9 +140,9 @@ class IntervalFile(msgspec.Struct, kw_only=True):
 
 
 class GlobalFile(msgspec.Struct, kw_only=True):
-    """What holds for all."""
+    """The global settings."""
 
-    __ignored__: ClassVar[_Text] = dict.fromkeys(_GLOBAL_KEYS.split(), _ELSEWHERE)
+    __ignored__: ClassVar[_Text] = dict.fromkeys(_GLOBAL_KEYS.split(), _UNUSED)
 
     resolve_timeout: Duration = Duration(300)
     max_alerts: int = 200_000
@@ -172,14 +151,14 @@ class GlobalFile(msgspec.Struct, kw_only=True):
 
 
 class SilenceStep(msgspec.Struct, kw_only=True):
-    """A silence that a test sets."""
+    """A silence that a test adds."""
 
     matchers: list[MatcherLine] = []
     duration: Duration = Duration(3600)
 
 
 class TestEventFile(msgspec.Struct, kw_only=True):
-    """What happens in a test, and when."""
+    """A step of a test."""
 
     at: Duration = Duration(0)
     labels: _Text | None = None
@@ -190,7 +169,7 @@ class TestEventFile(msgspec.Struct, kw_only=True):
 
 
 class ExpectFile(msgspec.Struct, kw_only=True):
-    """A notification that a test expects; what is left out may be anything."""
+    """A notification that a test expects; a key that is left out matches anything."""
 
     at: Duration = Duration(0)
     receiver: str | None = None
@@ -203,7 +182,7 @@ class ExpectFile(msgspec.Struct, kw_only=True):
 
 
 class TestFile(msgspec.Struct, kw_only=True):
-    """A test of the routing: what happens, and which notifications come of it."""
+    """A test of the routing: its steps and the notifications that it expects."""
 
     name: str = ""
     start: Annotated[datetime, Moment] | None = None
@@ -217,8 +196,8 @@ class ConfigFile(msgspec.Struct, kw_only=True):
     """The whole file."""
 
     __ignored__: ClassVar[_Text] = {
-        "templates": "files of Go templates are not read here",
-        "tracing": _ELSEWHERE,
+        "templates": "Go templates are not supported here",
+        "tracing": _UNUSED,
     }
 
     global_: GlobalFile = msgspec.field(default_factory=GlobalFile, name="global")

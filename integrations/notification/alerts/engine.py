@@ -1,8 +1,14 @@
-"""`AlertEngine`: alerts and the time in, notifications out. No I/O, no clock, no threads.
+"""`AlertEngine`: alerts and times go in, notifications come out. No I/O, no clock, no threads.
 
-The rules are those of Prometheus Alertmanager: groups and their timers, inhibition, silences, time
-intervals, and the notification log that says what each channel was told. `docs/alerts.md` tells where it
-does more. `Book` is what is known, `Desk` decides who is told, `QuietHours` holds what waits for the morning.
+The rules are those of Prometheus Alertmanager; `docs/alerts.md` lists what is added to them. An alert takes
+this way:
+
+1. `AlertEngine.observe` updates an active alert; a new one is routed by `AlertRouter` and put into groups.
+2. At the tick of a group, `AlertEngine.due` lets `NotificationPlanner` pass it through the stages in
+   `stages.py`: inhibition, time intervals, silences, deduplication by the notification log, rate limits.
+3. The caller sends the notification, and reports the result with `delivered` or `failed`.
+
+Everything that is remembered meanwhile is in `EngineState`.
 """
 
 from __future__ import annotations
@@ -11,289 +17,229 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from codomyrmex.integrations.configuration.matchers import Labels
 from codomyrmex.integrations.notification.alerts.alert import Alert, fingerprint
-from codomyrmex.integrations.notification.alerts.book import Book, State
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route
-from codomyrmex.integrations.notification.alerts.desk import Desk, Suppressed
+from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.engine_state import EngineState, SavedState
 from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group
-from codomyrmex.integrations.notification.alerts.notification import Kind, Notification
-from codomyrmex.integrations.notification.alerts.notification_log import LogEntry
-from codomyrmex.integrations.notification.alerts.quiet_hours import QuietHours
-from codomyrmex.integrations.notification.alerts.router import AlertRouter
+from codomyrmex.integrations.notification.alerts.notification import Kind, LogEntry, Notification
+from codomyrmex.integrations.notification.alerts.planner import NotificationPlanner, Suppressed
 from codomyrmex.integrations.notification.alerts.silences import Silence
 
-DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
+# The labels of the alert about alerts that were dropped.
+ALERTS_DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
 
 
 class AlertEngine:
-    """Decides what is notified, to whom and when. The same calls give the same notifications.
+    """Decides which notifications are sent, through which channel and when; the same calls return the same.
 
-    Call `observe` with what happens and `due` at the times that `next_deadline` gives, and say of each
-    notification that `due` gave whether it was `delivered` or has `failed`. All times are in seconds since
-    1970 and do not go back.
+    Call `observe` with alerts and `due` at the times that `next_deadline` returns, and report for each
+    notification that `due` has returned whether it was `delivered` or has `failed`. All times are in seconds
+    since 1970 and do not decrease.
 
     Args:
         config: the configuration.
-        state: what `take_changes` gave before, all of it put together.
+        state: the merged results of `pop_changes`, to continue where another engine has ended.
 
     Attributes:
-        refused: how many alerts were refused because `max_alerts` were active.
+        refused: the number of alerts refused because `max_alerts` were active.
     """
 
-    def __init__(self, config: AlertConfig, state: State | None = None) -> None:
+    def __init__(self, config: AlertConfig, state: SavedState | None = None) -> None:
         self.refused = 0
-        self._book = Book(config)
+        self._state = EngineState(config)
         if state:
-            self._book.restore(state)
-        self._desk = Desk(self._book)
-        self._quiet = QuietHours(self._book, self._desk)
+            self._state.restore(state)
+        self._planner = NotificationPlanner(self._state)
         self._ready: list[Notification] = []
 
     @property
     def config(self) -> AlertConfig:
-        """The configuration that is in force."""
-        return self._book.config
-
-    @property
-    def router(self) -> AlertRouter:
-        """From labels to routes."""
-        return self._book.router
+        """The configuration in force."""
+        return self._state.config
 
     @property
     def silences(self) -> Mapping[str, Silence]:
         """The silences, by id."""
-        return self._book.silences
+        return self._state.silences
 
-    # What happens
+    # 1. Alerts come in
 
-    # An alert that is known costs its fingerprint and one lookup; a new one its routes too.
+    # For an active alert, this costs a fingerprint and a lookup; for a new one, routing too.
     def observe(self, alerts: Iterable[Alert], now: float) -> None:
-        """Take in what happened.
+        """Update the state with alerts.
 
         Args:
-            alerts: in the order in which it happened.
+            alerts: in the order in which they happened.
             now: seconds since 1970.
         """
+        state, config = self._state, self._state.config
         for alert in alerts:
             key = fingerprint(alert.labels)
-            active = self._book.alerts.get(key)
+            active = state.alerts.get(key)
             if active is None and alert.ends_at is not None:
-                active = self._book.of_other_type(alert.labels)
+                active = state.find_other_type(alert.labels)
                 if active is None:
-                    continue  # nobody was told that it fires
+                    continue  # it was never active
                 key = active.fingerprint
             if active is None:
-                if len(self._book.alerts) >= self._book.config.max_alerts and alert.labels != DROPPED:
+                if len(state.alerts) >= config.max_alerts and alert.labels != ALERTS_DROPPED:
                     self._refuse(now)
                     continue
-                self._book.add(key, alert, now)
+                state.add(key, alert, now)
             else:
-                active.update(alert, now, self._book.config.resolve_timeout)
-                if active.left and active.fires(now):  # some groups have done with it
-                    active.left = ()
-                    self._book.enter(active, now)
-            self._book.mark("alert", key)
+                active.update(alert, now, config.resolve_timeout)
+                if active.closed and active.fires(now):  # it fires again
+                    active.closed = ()
+                    state.put_into_groups(active, now)
+            state.mark("alert", key)
 
     def _refuse(self, now: float) -> None:
         self.refused += 1
-        most = self._book.config.max_alerts
-        summary = f"more than {most} alerts are active; {self.refused} new ones were refused"
-        self.observe([Alert(DROPPED, {"summary": summary}, now)], now)
+        limit = self._state.config.max_alerts
+        summary = f"{self.refused} new alerts were refused: more than {limit} are active (max_alerts)"
+        self.observe([Alert(ALERTS_DROPPED, {"summary": summary}, now)], now)
 
-    # What is due
+    # 2. Notifications are due
 
     def next_deadline(self) -> float | None:
-        """Give the moment at which `due` has something to do; None if there is none."""
+        """Return the time at which `due` has something to do; None if there is none."""
         if self._ready:
             return -math.inf
-        moment = min(self._book.next_tick(), self._desk.next_release(), self._quiet.next_check())
-        return None if moment == math.inf else moment
+        planner = self._planner
+        deadline = min(self._state.next_tick(), planner.next_release(), planner.next_mute_check())
+        return None if deadline == math.inf else deadline
 
-    # With nothing due: a look at the top of the heap.
+    # With nothing due, this checks the top of the heap.
     def due(self, now: float) -> list[Notification]:
-        """Give what is to be sent now; each stays under way until it is `delivered` or has `failed`."""
+        """Return what to send now; a notification is in flight until it was `delivered` or has `failed`."""
         due, self._ready = self._ready, []
-        if self._quiet.next_check() <= now:  # before a tick tells of one group alone
-            due += self._quiet.end(now, self._settle)
-        while (group := self._book.take_ticking(now)) is not None:
-            due += self._tick(group, now)
-        due += self._desk.release_due(now)
-        self._book.sweep(now)
+        if self._planner.next_mute_check() <= now:  # first, or a tick would notify about one group alone
+            due += self._planner.end_mutes(now)
+        while (group := self._state.pop_due_group(now)) is not None:
+            due += self._planner.tick(group, now)
+        due += self._planner.release(now)
+        self._state.sweep(now)
         return due
 
-    def _tick(self, group: Group, now: float) -> list[Notification]:
-        group.flushed = True
-        self._book.schedule(group, now + group.route.group_interval)
-        seen = self._desk.look(group, now)
-        due: list[Notification] = []
-        if group.route.on_unmute == "summary":
-            if seen.muted:
-                self._quiet.hold(group, now)
-            elif group.held:
-                due += self._quiet.tell_held(group.route, [group], now)
-        group.resolved_at_tick = {
-            key: group.alerts[key].updated_at for key in sorted(seen.resolved | seen.hidden_resolved)
-        }
-        own = self._book.config.receivers[group.route.receiver].channels
-        group.given_up &= {channel.name for channel in own}  # the others are asked again if these fail
-        for channel in own:
-            due += self._desk.decide(group, channel, seen, now)
-        for channel in self._book.chain(group.route)[len(own) :]:
-            due += self._desk.tell_fallback_of_end(group, channel, seen, now)
-        self._settle(group, now)
-        return due
-
-    # What became of it
+    # 3. Their results
 
     def delivered(self, notification: Notification, now: float) -> None:
-        """Note that a notification was delivered: that channel now knows."""
+        """Record in the notification log that a channel has delivered a notification."""
         for part in notification.parts:
-            group = self._book.groups.get(part.group_key)
-            self._book.note(part.group_key, notification.channel, part.firing, part.resolved, now)
-            if group is None or not self._concludes(group, notification):
+            self._state.record(part.group_key, notification.channel, part.firing, part.resolved, now)
+            group = self._landed(part.group_key, notification)
+            if group is None:
                 continue
-            for key in part.firing:  # what ended while it was under way: the next tick tells of that
+            for key in part.firing:  # if it ended in flight, the next tick notifies about that
                 group.resolved_at_tick.pop(key, None)
             if notification.kind is Kind.QUIET_HOURS:
-                self._quiet.let_go(group, part)
-            self._settle(group, now)
+                self._planner.pending_delivered(group, part)
+            self._state.settle(group, now)
 
     def failed(self, notification: Notification, now: float) -> None:
-        """Note that a channel has given a notification up.
+        """Record that a channel could not deliver a notification.
 
-        The log does not change, so the next tick tries again. If all channels of the receiver have given
-        up, the fallback of the receiver is told at once.
+        The notification log does not change, so the next tick tries again. Once all channels of a receiver
+        have failed, its fallback is notified at once.
         """
         for part in notification.parts:
-            group = self._book.groups.get(part.group_key)
-            if group is None or not self._concludes(group, notification):
+            group = self._landed(part.group_key, notification)
+            if group is None:
                 continue
-            group.given_up.add(notification.channel)
-            self._book.mark("group", group.key)
+            group.failed.add(notification.channel)
+            self._state.mark("group", group.key)
             if notification.kind is Kind.QUIET_HOURS:
-                self._quiet.forget_held(group, now)
-            self._ready += self._fall_back(group, notification, now)
-            self._settle(group, now)
+                self._planner.pending_failed(group, now)
+            self._ready += self._planner.fall_back(group, notification.receiver, now)
+            self._state.settle(group, now)
 
-    def _concludes(self, group: Group, notification: Notification) -> bool:
-        if group.under_way.get(notification.channel) != notification.id:
-            return False  # of before a reload
-        del group.under_way[notification.channel]
-        return True
+    def _landed(self, group_key: str, notification: Notification) -> Group | None:
+        """Return the group if the notification was in flight for it, and is not any more."""
+        group = self._state.groups.get(group_key)
+        if group is None or group.in_flight.get(notification.channel) != notification.id:
+            return None  # the configuration has changed since
+        del group.in_flight[notification.channel]
+        return group
 
-    def _fall_back(self, group: Group, notification: Notification, now: float) -> list[Notification]:
-        receiver = self._book.config.receivers.get(notification.receiver)
-        if receiver is None or receiver.fallback is None:
-            return []
-        if not all(channel.name in group.given_up for channel in receiver.channels):
-            return []
-        seen = self._desk.look(group, now)
-        due: list[Notification] = []
-        for channel in self._book.config.receivers[receiver.fallback].channels:
-            due += self._desk.decide(group, channel, seen, now, fallback_for=receiver.name)
-        return due
-
-    def _settle(self, group: Group, now: float) -> None:
-        """Forget what is resolved once every channel knows, and a group of which nothing is left."""
-        if group.under_way or group.rolled_up:
-            return
-        for key, updated_at in group.resolved_at_tick.items():
-            alert = group.alerts.get(key)
-            if alert is None or alert.updated_at != updated_at or alert.fires(now):
-                continue  # it fires again
-            if not group.given_up or now - alert.ends_at >= group.route.repeat_interval:
-                self._book.leave(alert, group)
-        group.resolved_at_tick = {
-            key: at for key, at in group.resolved_at_tick.items() if key in group.alerts
-        }
-        if not group.alerts and not group.waits:
-            self._book.drop_group(group)
-
-    # What there is
+    # Queries
 
     def alerts(self) -> list[ActiveAlert]:
-        """Give the alerts that are known; not to be changed."""
-        return list(self._book.alerts.values())
+        """Return the active alerts, which must not be modified."""
+        return list(self._state.alerts.values())
 
     def groups(self) -> list[Group]:
-        """Give the groups; not to be changed."""
-        return list(self._book.groups.values())
+        """Return the groups, which must not be modified."""
+        return list(self._state.groups.values())
 
     def log_entry(self, group_key: str, channel: str) -> LogEntry | None:
-        """Give what a channel was told of a group last."""
-        return self._book.log.get((group_key, channel))
+        """Return the last notification that a channel has delivered about a group."""
+        return self._state.log.get((group_key, channel))
 
-    def inhibitor_of(self, labels: Mapping[str, str], now: float) -> ActiveAlert | None:
-        """Give the firing alert that keeps one with these labels back."""
-        found = self._book.inhibitor.inhibitor_of(labels, now)
-        return None if found is None else self._book.alerts[found[0].fingerprint]
+    def inhibitor_of(self, labels: Labels, now: float) -> ActiveAlert | None:
+        """Return the firing alert that inhibits one with these labels."""
+        return self._state.inhibitor.inhibitor_of(labels, now)
 
-    def muted(self, route: Route, now: float) -> tuple[str, str] | None:
-        """Tell whether the time intervals of a route mute it now: `muted` or `not active`, and the names."""
-        return self._book.muted(route, now)
+    def silenced_by(self, labels: Labels, now: float) -> Silence | None:
+        """Return the active silence that matches the labels."""
+        return self._state.silenced_by(labels, now)
 
-    def silenced_by(self, labels: Mapping[str, str], now: float) -> Silence | None:
-        """Give the silence that keeps an alert with these labels back."""
-        return self._book.silenced_by(labels, now)
+    def pop_suppressed(self) -> list[Suppressed]:
+        """Return what was suppressed since the last call; each alert once, until its reason changes."""
+        return self._planner.pop_suppressed()
 
-    def take_suppressed(self) -> list[Suppressed]:
-        """Give what was kept back since the last call; each alert once, until its reason changes."""
-        return self._desk.take_suppressed()
-
-    # What is changed from outside
+    # Changes from outside
 
     def add_silence(self, silence: Silence) -> None:
-        """Add a silence, or put it in the place of the one with its id."""
-        self._book.add_silence(silence)
+        """Add a silence, or replace the one with its id."""
+        self._state.add_silence(silence)
 
     def expire_silence(self, silence_id: str, now: float) -> None:
         """End a silence now.
 
         Raises:
-            KeyError: there is none with this id.
+            KeyError: there is no silence with this id.
         """
-        self._book.expire_silence(silence_id, now)
+        silence = self._state.silences[silence_id]
+        if now < silence.ends_at:
+            self._state.add_silence(silence.ended(now))
 
     def reload(self, config: AlertConfig, now: float) -> None:
-        """Go on with another configuration: groups that it still has keep their timers, and the log stays."""
-        before = self._book.channels
-        self._book.reload(config, now)
-        self._desk.reload(before)
-        self._quiet.reload()
-        self._ready = [each for each in self._ready if each.channel in self._book.channels]
+        """Use another configuration: groups that still exist keep their timers, and the log is kept."""
+        self._state.reload(config, now)
+        self._planner.reload()
+        self._ready = [each for each in self._ready if each.channel in self._state.channels]
 
-    # What is kept
+    # Saving, stopping and starting
 
-    def take_changes(self) -> dict[tuple[str, str], Any]:
-        """Give what has changed since the last call, as built-in types; None for what is gone."""
-        return self._book.take_changes()
+    def pop_changes(self) -> dict[tuple[str, str], Any]:
+        """Return what has changed since the last call, as built-in types; None for what was deleted."""
+        return self._state.pop_changes()
 
-    def forget_changes(self) -> None:
-        """Forget what has changed, where nothing is kept."""
-        self._book.forget_changes()
+    def discard_changes(self) -> None:
+        """Forget what has changed, if nothing is saved."""
+        self._state.discard_changes()
 
-    def hurry(self, now: float) -> None:
-        """Let what has not been told of wait no longer: groups in their group_wait, and what rates hold."""
-        for group in list(self._book.groups.values()):
+    def skip_waits(self, now: float) -> None:
+        """Skip each group_wait and rate limit, before a process ends without saving its state."""
+        for group in self.groups():
             if not group.flushed:
-                self._book.schedule(group, now)
-        self._desk.open_rates()
+                self._state.schedule(group, now)
+        self._state.buckets.clear()
 
     def resume(self, now: float) -> None:
-        """Begin anew after a time in which nobody could tell of anything: it counts for no timeout."""
-        for alert in self._book.alerts.values():
-            if alert.timed:
-                alert.ends_at = max(alert.ends_at, now + self._book.config.resolve_timeout)
-                self._book.mark("alert", alert.fingerprint)
-        for group in list(self._book.groups.values()):
-            if group.flushed and self._is_behind(group, now):
-                self._book.schedule(group, now)
+        """Continue after a restart; the time in between does not count towards `resolve_timeout`."""
+        for alert in self._state.alerts.values():
+            if alert.times_out:
+                alert.ends_at = max(alert.ends_at, now + self._state.config.resolve_timeout)
+                self._state.mark("alert", alert.fingerprint)
+        for group in self.groups():
+            if group.flushed and self._has_undelivered(group, now):
+                self._state.schedule(group, now)
 
-    def _is_behind(self, group: Group, now: float) -> bool:
-        """Tell whether a channel does not know of what fires: it was being told when the process ended."""
-        firing = {key for key, alert in group.alerts.items() if alert.fires(now)}
-        for channel in self._book.config.receivers[group.route.receiver].channels:
-            entry = self._book.log.get((group.key, channel.name))
-            if firing and (entry is None or not firing <= entry.firing):
-                return True
-        return False
+    def _has_undelivered(self, group: Group, now: float) -> bool:
+        """Return whether a notification was in flight when the process ended."""
+        firing = group.firing(now)
+        channels = self._state.own_channels(group.route)
+        entries = [self._state.log.get((group.key, channel.name)) for channel in channels]
+        return bool(firing) and any(entry is None or not firing <= entry.firing for entry in entries)

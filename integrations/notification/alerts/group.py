@@ -1,60 +1,95 @@
-"""What the engine keeps: the alerts that are active, and the groups that they are in."""
+"""`ActiveAlert` and `Group`: active alerts, and the groups of a route that contain them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
+from codomyrmex.integrations.configuration.matchers import Labels, quote_group
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.config import Route
-from codomyrmex.integrations.notification.alerts.notification import NotifiedAlert, Part, Status
+from codomyrmex.integrations.notification.alerts.notification import (
+    LogEntry,
+    NotifiedAlert,
+    Part,
+    Reason,
+    Status,
+)
+from codomyrmex.integrations.notification.channels import ChannelConfig
 
-MAX_HELD = 1_000  # alerts that a group holds for the end of its quiet hours
+MAX_PENDING = 1_000  # alerts that a group keeps for the end of a mute
+_SAVED = (
+    *("labels", "annotations", "starts_at", "ends_at", "times_out", "updated_at", "url", "trace_id"),
+    "closed",
+)
 
 
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """A route that matches some labels, and the group that they belong to there.
+
+    Args:
+        route: the node of the tree, with its settings.
+        group_labels: the labels that define the group.
+        group_key: what identifies the group in the notification log.
+    """
+
+    route: Route
+    group_labels: Mapping[str, str]
+    group_key: str
+
+    @property
+    def receiver(self) -> str:
+        """The name of the receiver."""
+        return self.route.receiver
+
+    @property
+    def path(self) -> str:
+        """The position of the route in the file."""
+        return self.route.path
+
+
+def route_match(route: Route, labels: Labels) -> RouteMatch:
+    """Return the group of labels at a route that matches them."""
+    names = sorted(labels) if route.group_names is None else route.group_names
+    group = {name: value for name in names if (value := labels.get(name))}
+    text = ", ".join([f"{name}={quote_group(value)}" for name, value in group.items()])
+    return RouteMatch(route, group, f"{route.key}:{{{text}}}")
+
+
+@dataclass(slots=True, eq=False)
 class ActiveAlert:
-    """An alert and the groups it is in. There may be 100,000, so it has slots and few of them."""
+    """An alert and the groups it is in. There may be 100,000, so it has few attributes, and slots.
 
-    __slots__ = (
-        "annotations",
-        "ends_at",
-        "fingerprint",
-        "groups",
-        "labels",
-        "left",
-        "starts_at",
-        "timed",
-        "trace_id",
-        "updated_at",
-        "url",
-    )
+    Attributes:
+        times_out: whether it ends when no more events arrive.
+        closed: the keys of groups that have sent its resolution, while others have not.
+    """
 
-    def __init__(self, fingerprint: str, labels: Mapping[str, str]) -> None:
-        self.fingerprint = fingerprint
-        self.labels = labels
-        self.annotations: Mapping[str, str] = {}
-        self.starts_at = math.inf
-        self.ends_at = -math.inf
-        self.timed = True  # it ends because nobody tells of it any more
-        self.updated_at = -math.inf
-        self.url: str | None = None
-        self.trace_id: str | None = None
-        self.groups: tuple[Group, ...] = ()
-        self.left: tuple[str, ...] = ()  # groups that were told of its end, while others are still to be
+    fingerprint: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    starts_at: float = math.inf
+    ends_at: float = -math.inf
+    times_out: bool = True
+    updated_at: float = -math.inf
+    url: str | None = None
+    trace_id: str | None = None
+    groups: tuple[Group, ...] = ()
+    closed: tuple[str, ...] = ()
 
     def fires(self, now: float) -> bool:
-        """Tell whether it fires."""
         return self.ends_at > now
 
     def update(self, alert: Alert, now: float, resolve_timeout: float) -> None:
-        """Take in what is told of it; of what goes on, the earliest beginning stays."""
-        begun = now if alert.starts_at is None else alert.starts_at
+        """Merge a newer alert; while it fires, the earliest start is kept."""
+        started = now if alert.starts_at is None else alert.starts_at
         if alert.ends_at is None or self.starts_at == math.inf:
-            self.starts_at = min(self.starts_at, begun) if self.fires(now) else begun
-        self.timed = alert.ends_at is None
+            self.starts_at = min(self.starts_at, started) if self.fires(now) else started
+        self.times_out = alert.ends_at is None
         self.ends_at = now + resolve_timeout if alert.ends_at is None else min(alert.ends_at, now)
         self.annotations = alert.annotations or self.annotations
         self.url = alert.url or self.url
@@ -62,7 +97,7 @@ class ActiveAlert:
         self.updated_at = now
 
     def as_notified(self, now: float) -> NotifiedAlert:
-        """Give it as it is now."""
+        """Return the alert as it is now."""
         fires = self.fires(now)
         return NotifiedAlert(
             self.fingerprint,
@@ -76,99 +111,112 @@ class ActiveAlert:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types."""
-        names = (
-            "labels",
-            "annotations",
-            "starts_at",
-            "ends_at",
-            "timed",
-            "updated_at",
-            "url",
-            "trace_id",
-            "left",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _SAVED}
 
     @classmethod
     def from_dict(cls, key: str, data: dict[str, Any]) -> ActiveAlert:
-        """Read it back."""
-        alert = cls(key, data["labels"])
-        for name, value in data.items():
-            setattr(alert, name, value)
-        alert.left = tuple(alert.left)
-        return alert
+        return cls(key, **{**data, "closed": tuple(data["closed"])})
 
 
+@dataclass(slots=True, eq=False)
 class Group:
-    """The alerts of a route that share the values of its `group_by` labels."""
+    """The alerts of a route that have the same values of its `group_by` labels.
 
-    __slots__ = (
-        "alerts",
-        "flushed",
-        "given_up",
-        "held",
-        "key",
-        "labels",
-        "next_tick",
-        "resolved_at_tick",
-        "rolled_up",
-        "route",
-        "suppressed",
-        "under_way",
-    )
+    Attributes:
+        flushed: whether it has had a tick.
+        in_flight: the id of the notification that each channel is sending.
+        rate_limited: what the rate limit of each channel does not allow yet.
+        failed: the channels that failed to deliver the last notification.
+        pending: alerts for the summary at the end of a mute.
+        suppressed: why alerts were suppressed at the last tick.
+        resolved_at_tick: the update of each resolved alert; it is deleted once all channels know.
+    """
 
-    def __init__(self, key: str, route: Route, labels: Mapping[str, str], next_tick: float) -> None:
-        self.key = key
-        self.route = route
-        self.labels = labels
-        self.next_tick = next_tick
-        self.flushed = False
-        self.alerts: dict[str, ActiveAlert] = {}
-        self.under_way: dict[str, str] = {}  # channel -> the notification that is being sent
-        self.rolled_up: dict[str, Part] = {}  # channel -> what its rate does not let through yet
-        self.given_up: set[str] = set()  # channels that did not deliver last time
-        self.held: dict[str, NotifiedAlert] = {}  # for the end of the quiet hours
-        self.suppressed: dict[str, str] = {}  # alert -> why it was not notified of, as last told
-        self.resolved_at_tick: dict[str, float] = {}  # alert -> its update; to be forgotten once told
+    key: str
+    route: Route
+    labels: Mapping[str, str]
+    next_tick: float = math.inf
+    flushed: bool = False
+    alerts: dict[str, ActiveAlert] = field(default_factory=dict)
+    in_flight: dict[str, str] = field(default_factory=dict)
+    rate_limited: dict[str, Part] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    pending: dict[str, NotifiedAlert] = field(default_factory=dict)
+    suppressed: dict[str, str] = field(default_factory=dict)
+    resolved_at_tick: dict[str, float] = field(default_factory=dict)
 
     @property
-    def waits(self) -> bool:
-        """Whether something of it is still to be told."""
-        return bool(self.under_way or self.rolled_up or self.held)
+    def is_waiting(self) -> bool:
+        """Whether something about the group is still to be delivered."""
+        return bool(self.in_flight or self.rate_limited or self.pending)
+
+    def firing(self, now: float) -> frozenset[str]:
+        """Return the fingerprints of the alerts that fire."""
+        return frozenset([key for key, alert in self.alerts.items() if alert.fires(now)])
 
     def hold(self, alert: NotifiedAlert) -> None:
-        """Keep an alert for the end of the quiet hours."""
-        if alert.fingerprint in self.held or len(self.held) < MAX_HELD:
-            self.held[alert.fingerprint] = alert
+        """Keep an alert for the end of a mute."""
+        if alert.fingerprint in self.pending or len(self.pending) < MAX_PENDING:
+            self.pending[alert.fingerprint] = alert
 
-    def held_now(self, now: float) -> list[NotifiedAlert]:
-        """Give what is held, as it is now."""
-        current = []
-        for key, alert in self.held.items():
+    def pending_now(self, now: float) -> list[NotifiedAlert]:
+        """Return the pending alerts as they are now, firing ones first."""
+        alerts = []
+        for key, alert in self.pending.items():
             active = self.alerts.get(key)
             if active is not None:
-                current.append(active.as_notified(now))
-            elif alert.status is Status.FIRING:  # it is gone: resolved and forgotten
-                current.append(replace(alert, status=Status.RESOLVED, ends_at=alert.ends_at or now))
+                alerts.append(active.as_notified(now))
+            elif alert.status is Status.FIRING:  # it was resolved and deleted in the meantime
+                alerts.append(replace(alert, status=Status.RESOLVED, ends_at=alert.ends_at or now))
             else:
-                current.append(alert)
-        return sorted(current, key=lambda each: each.status is not Status.FIRING)
+                alerts.append(alert)
+        return sorted(alerts, key=lambda alert: alert.status is not Status.FIRING)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give as built-in types what cannot be found out anew."""
         return {
             "route": self.route.key,
             "labels": dict(self.labels),
             "next_tick": self.next_tick,
             "flushed": self.flushed,
-            "given_up": sorted(self.given_up),
-            "held": msgspec.to_builtins(list(self.held.values())),
+            "failed": sorted(self.failed),
+            "pending": msgspec.to_builtins(list(self.pending.values())),
         }
 
-    def restore(self, data: dict[str, Any]) -> None:
-        """Take back what `to_dict` gave."""
-        self.next_tick = data["next_tick"]
-        self.flushed = data["flushed"]
-        self.given_up = set(data["given_up"])
-        self.held = {each.fingerprint: each for each in msgspec.convert(data["held"], list[NotifiedAlert])}
+    @classmethod
+    def from_dict(cls, key: str, route: Route, data: dict[str, Any]) -> Group:
+        group = cls(key, route, data["labels"], data["next_tick"], data["flushed"])
+        group.failed = set(data["failed"])
+        pending = msgspec.convert(data["pending"], list[NotifiedAlert])
+        group.pending = {alert.fingerprint: alert for alert in pending}
+        return group
+
+
+def reason_to_notify(
+    entry: LogEntry | None,
+    firing: frozenset[str],
+    resolved: frozenset[str],
+    now: float,
+    channel: ChannelConfig,
+    route: Route,
+) -> Reason:
+    """Return why a channel is notified about a group now, by Alertmanager's rules for deduplication.
+
+    `ALL_RESOLVED` is returned without `send_resolved` too: nothing is sent then, but the log is updated.
+
+    Args:
+        entry: the last notification that the channel delivered for the group.
+        firing: the fingerprints that fire.
+        resolved: the fingerprints that are resolved.
+        now: seconds since 1970.
+        channel: the channel.
+        route: the route of the group.
+    """
+    if entry is None:
+        return Reason.FIRST if firing else Reason.NONE
+    if not firing <= entry.firing:
+        return Reason.NEW_ALERTS if entry.firing else Reason.FIRST
+    if not firing:
+        return Reason.ALL_RESOLVED if entry.firing else Reason.NONE
+    if channel.send_resolved and not resolved <= entry.resolved:
+        return Reason.SOME_RESOLVED
+    return Reason.REPEAT if entry.at < now - route.repeat_interval else Reason.NONE

@@ -1,4 +1,4 @@
-"""`load_alert_config`: a file, a text or a mapping into a checked configuration, with all that is wrong."""
+"""`load_alert_config`: a file, a text or a mapping to a checked configuration, or all its problems."""
 
 from __future__ import annotations
 
@@ -10,30 +10,28 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.configuration.environment import ExpansionError, expand
+from codomyrmex.integrations.configuration.environment import ExpansionError, Secret, expand
 from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
-from codomyrmex.integrations.configuration.problems import Problem, ProblemList, at, did_you_mean
+from codomyrmex.integrations.configuration.problems import Problem, ProblemList, SourceMap, at
 from codomyrmex.integrations.configuration.reading import Reader
-from codomyrmex.integrations.configuration.secret import Secret
 from codomyrmex.integrations.notification.alerts.alert import LabelRules
 from codomyrmex.integrations.notification.alerts.config import (
     AlertConfig,
     AlertConfigError,
-    ChannelConfig,
     InhibitRule,
     Receiver,
     Route,
 )
 from codomyrmex.integrations.notification.alerts.config_file import (
-    AppriseFile,
     ConfigFile,
     InhibitFile,
     IntervalFile,
-    MatcherLine,
     ReceiverFile,
     RouteFile,
+    TestFile,
     TimeRangeFile,
     TimeSpecFile,
 )
@@ -43,12 +41,11 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     TimeSpec,
     time_range,
 )
-from codomyrmex.integrations.notification.templates import TemplateError, compile_template
+from codomyrmex.integrations.notification.channels import ChannelConfig
 
 GROUP_BY_ALL = "..."
 _DEFAULTS = {"group_wait": 30.0, "group_interval": 300.0, "repeat_interval": 14_400.0}
-_LONGEST_TEST = 10 * 365 * 86_400.0  # seconds
-_ROUTE_MATCHERS = ("matchers", "match", "match_re")
+_MAX_TEST = 10 * 365 * 86_400.0  # seconds
 
 
 def load_alert_config(
@@ -57,71 +54,71 @@ def load_alert_config(
     """Load a configuration of alert routing.
 
     Args:
-        source: a path, or the YAML text itself (what has a line break or `: ` in it), or a mapping.
-        environ: where `${NAME}` in URLs is looked up; the environment of the process if left out.
+        source: a path, YAML text (recognized by a line break or `: `), or a mapping.
+        environ: the variables for `${NAME}` in URLs; `os.environ` if None.
 
     Raises:
-        AlertConfigError: something is wrong; it has every problem, with file, line and column.
+        AlertConfigError: the configuration is invalid; it holds every problem with its position.
     """
-    return _Loader(source, os.environ if environ is None else environ).load()
+    file: str | None = None
+    words: Mapping[str, str] = {}
+    positions: Mapping[str, tuple[int, int]] = {}
+    yaml_problems: list[Problem] = []
+    if isinstance(source, Mapping):
+        data: Any = source
+    else:
+        if isinstance(source, str) and ("\n" in source or ": " in source):
+            text = source
+        else:
+            file = str(source)
+            text = read_text(Path(source), AlertConfigError)
+        from codomyrmex.integrations.configuration.yaml_text import read_yaml
+
+        yaml = read_yaml(text, file)
+        data, words, positions, yaml_problems = yaml.data, yaml.words, yaml.positions, yaml.problems
+    problems = ProblemList(file, positions)
+    problems.found += yaml_problems
+    if data is None:
+        if not problems.found:
+            problems.add("", "the configuration is empty; a route and receivers are required")
+        raise AlertConfigError(problems.found)
+    return _Loader(problems, words, os.environ if environ is None else environ).load(data)
 
 
 class _Loader:
-    def __init__(
-        self, source: str | os.PathLike[str] | Mapping[str, Any], environ: Mapping[str, str]
-    ) -> None:
+    def __init__(self, problems: ProblemList, words: Mapping[str, str], environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._file: str | None = None
-        words: Mapping[str, str] = {}
-        positions: Mapping[str, tuple[int, int]] = {}
-        broken: list[Problem] = []
-        if isinstance(source, Mapping):
-            self._data: Any = source
-        else:
-            text = self._text(source)
-            from codomyrmex.integrations.configuration.yaml_text import read_yaml
-
-            yaml = read_yaml(text, self._file)
-            self._data, words, positions, broken = yaml.data, yaml.words, yaml.positions, yaml.problems
-        self._problems = ProblemList(self._file, positions)
-        self._problems.found += broken
-        self._notes = ProblemList(self._file, positions)
-        self._reader = Reader(self._problems, self._notes, words)
+        self._problems = problems
+        self._notes = ProblemList(problems.file, problems.positions)
+        self._reader = Reader(problems, self._notes, words)
         self._intervals: dict[str, TimeInterval] = {}
         self._receivers: dict[str, Receiver] = {}
 
-    def _text(self, source: str | os.PathLike[str]) -> str:
-        if isinstance(source, str) and ("\n" in source or ": " in source):
-            return source
-        path = Path(source)
-        self._file = str(path)
-        return read_text(path, AlertConfigError)
-
-    def load(self) -> AlertConfig:
+    def load(self, data: Any) -> AlertConfig:
         problems = self._problems
-        if problems.found and self._data is None:
-            raise AlertConfigError(problems.found)
-        if self._data is None:
-            problems.add("", "the configuration is empty; it needs a route and receivers")
-            raise AlertConfigError(problems.found)
-        file = self._reader.struct(self._data, ConfigFile)
-        self._read_named(file)
+        file = self._reader.struct(data, ConfigFile)
+        for key in ("time_intervals", "mute_time_intervals"):
+            for number, interval in enumerate(getattr(file, key)):
+                self._add_interval(interval, at(key, number))
+        for number, receiver in enumerate(file.receivers):
+            self._add_receiver(receiver, at("receivers", number))
+        for loaded in self._receivers.values():
+            self._check_fallback(loaded)
+        root = data.get("route") if isinstance(data, Mapping) else data
         route = None
-        given = self._data.get("route") if isinstance(self._data, Mapping) else self._data
-        if given is None:
-            problems.add("route", "there is no route; the root of the tree names at least a receiver")
-        elif file.route is not None and isinstance(given, Mapping):
+        if root is None:
+            problems.add("route", "there is no route; a root route with a receiver is required")
+        elif file.route is not None and isinstance(root, Mapping):
             self._check_root(file.route)
-            route = self._route(
-                file.route, "route", None, self._matchers(file.route, "route", _ROUTE_MATCHERS)
-            )
+            route = self._route(file.route, "route", None, self._route_matchers(file.route, "route"))
         rules = tuple(self._rule(rule, at("inhibit_rules", n)) for n, rule in enumerate(file.inhibit_rules))
-        if file.global_.max_alerts < 1:
-            problems.add("global.max_alerts", "expected a number from 1 on")
-        if file.global_.resolve_timeout <= 0:
-            problems.add("global.resolve_timeout", "the resolve timeout is longer than 0 seconds")
-        labels = replace(self._labels(file.labels), control=file.global_.control_events)
-        self._check_tests(file)
+        settings = file.global_
+        if settings.max_alerts < 1:
+            problems.add("global.max_alerts", f"must be at least 1, got {settings.max_alerts}")
+        self._check_positive("global.resolve_timeout", settings.resolve_timeout)
+        label_rules = replace(self._label_rules(file.labels), control=settings.control_events)
+        for number, test in enumerate(file.tests):
+            self._check_test(test, at("tests", number))
         if problems.found or route is None:
             raise AlertConfigError(problems.in_order())
         return AlertConfig(
@@ -129,210 +126,179 @@ class _Loader:
             receivers=self._receivers,
             inhibit_rules=rules,
             intervals=self._intervals,
-            label_rules=labels,
-            resolve_timeout=file.global_.resolve_timeout,
-            max_alerts=file.global_.max_alerts,
-            trace_url=file.global_.trace_url,
-            state=None if file.state is None else Path(self._file or "").parent / file.state,
+            label_rules=label_rules,
+            resolve_timeout=settings.resolve_timeout,
+            max_alerts=settings.max_alerts,
+            trace_url=settings.trace_url,
+            state=None if file.state is None else Path(problems.file or "").parent / file.state,
             tests=tuple(file.tests),
             notes=tuple(self._notes.in_order()),
-            places=ProblemList(self._file, problems.positions),
+            source_map=SourceMap(problems.file, problems.positions),
         )
 
-    def _read_named(self, file: ConfigFile) -> None:
-        """Read what the tree names: intervals and receivers."""
-        for name, intervals in (
-            ("time_intervals", file.time_intervals),
-            ("mute_time_intervals", file.mute_time_intervals),
-        ):
-            for number, interval in enumerate(intervals):
-                self._interval(interval, at(name, number))
-        for number, receiver in enumerate(file.receivers):
-            self._receiver(receiver, at("receivers", number))
-        self._check_fallbacks()
+    def _check_positive(self, path: str, value: float | None) -> None:
+        if value is not None and value <= 0:
+            self._problems.add(path, f"must be greater than 0, got {value}")
 
-    # The tree
+    def _check_receiver(self, path: str, name: str | None) -> None:
+        if name is not None and name not in self._receivers:
+            self._problems.add_undefined(path, "receiver", name, self._receivers)
+
+    # Routes
 
     def _check_root(self, root: RouteFile) -> None:
         add = self._problems.add
         if root.receiver is None and "route.receiver" not in self._problems.positions:
-            add("route", "the root needs a receiver, for what no other route takes")
-        if root.matchers or root.match or root.match_re:
-            name = next(name for name in ("matchers", "match", "match_re") if getattr(root, name))
-            add(
-                at("route", name),
-                "the root takes every alert, so it has no matchers; put them on a route below",
-            )
+            add("route", "the root needs a receiver, for alerts that match no other route")
+        name = next((name for name in ("matchers", "match", "match_re") if getattr(root, name)), None)
+        if name is not None:
+            add(at("route", name), "the root matches every alert; move the matchers to a route below it")
         if root.continue_:
-            add("route.continue", "the root has no siblings to continue with")
+            add("route.continue", "the root has no siblings to continue with; remove `continue`")
         for name in ("mute_time_intervals", "active_time_intervals"):
             if getattr(root, name):
-                add(at("route", name), "the root is never muted; put the interval on a route below")
+                add(at("route", name), "the root is never muted; move the interval to a route below it")
 
     def _route(
-        self, file: RouteFile, path: str, parent: Route | None, matchers: tuple[Matcher, ...], twin: str = ""
+        self,
+        file: RouteFile,
+        path: str,
+        parent: Route | None,
+        matchers: tuple[Matcher, ...],
+        suffix: str = "",
     ) -> Route:
-        add = self._problems.add
         origins = {} if parent is None else dict(parent.origins)
 
         def setting(name: str, default: Any) -> Any:
-            own = getattr(file, name)
-            if own is not None:
+            value = getattr(file, name)
+            if value is not None:
                 origins[name] = path
-                return own
+                return value
             return default if parent is None else getattr(parent, name)
 
-        receiver = setting("receiver", "")
-        if file.receiver is not None and receiver not in self._receivers:
-            add(
-                at(path, "receiver"),
-                f"there is no receiver {receiver!r}{did_you_mean(receiver, self._receivers)}",
-            )
+        self._check_receiver(at(path, "receiver"), file.receiver)
         for name in ("group_interval", "repeat_interval"):
-            if getattr(file, name) == 0:
-                add(at(path, name), f"{name} is longer than 0 seconds")
-        if file.group_by is not None:
-            self._check_group_by(file.group_by, at(path, "group_by"))
-        group_by = None if file.group_by == [GROUP_BY_ALL] else file.group_by
+            self._check_positive(at(path, name), getattr(file, name))
         if file.group_by is None:
-            grouped = () if parent is None else parent.group_by
+            group_by = () if parent is None else parent.group_by
         else:
+            self._check_group_by(file.group_by, at(path, "group_by"))
             origins["group_by"] = path
-            grouped = None if group_by is None else tuple(group_by)
-        key = f"{_text_of(matchers)}{twin}"
-        values = {name: float(setting(name, default)) for name, default in _DEFAULTS.items()}
-        node = {
-            "path": path,
-            "matchers": matchers,
-            "continues": file.continue_,
-            "receiver": receiver,
-            "group_by": grouped,
-            "mute": self._named_intervals(file.mute_time_intervals, at(path, "mute_time_intervals")),
-            "active": self._named_intervals(file.active_time_intervals, at(path, "active_time_intervals")),
-            "on_unmute": setting("on_unmute", "drop"),
-            "resolve_always": setting("resolve_always", default=False),
-            "labels": file.labels if parent is None else {**parent.labels, **file.labels},
-            "origins": origins,
-            "key": key if parent is None else f"{parent.key}/{key}",
-            **values,
-        }
-        this = Route(children=(), **node)
+            group_by = None if file.group_by == [GROUP_BY_ALL] else tuple(file.group_by)
+        key = f"{_text_of(matchers)}{suffix}"
+        route = Route(
+            path=path,
+            matchers=matchers,
+            continues=file.continue_,
+            receiver=setting("receiver", ""),
+            group_by=group_by,
+            mute=self._named_intervals(file.mute_time_intervals, at(path, "mute_time_intervals")),
+            active=self._named_intervals(file.active_time_intervals, at(path, "active_time_intervals")),
+            on_unmute=setting("on_unmute", "drop"),
+            resolve_always=setting("resolve_always", default=False),
+            labels=file.labels if parent is None else {**parent.labels, **file.labels},
+            origins=origins,
+            children=(),
+            key=key if parent is None else f"{parent.key}/{key}",
+            **{name: float(setting(name, default)) for name, default in _DEFAULTS.items()},
+        )
         seen: Counter[str] = Counter()
         children = []
-        for place, child in enumerate(file.routes):
-            where = at(at(path, "routes"), place)
-            below = self._matchers(child, where, _ROUTE_MATCHERS)
-            # Siblings with the same matchers are numbered, else they would share a place in the log.
-            seen[_text_of(below)] += 1
-            count = seen[_text_of(below)]
-            children.append(self._route(child, where, this, below, "" if count == 1 else f"#{count}"))
-        return Route(children=tuple(children), **node)
+        for number, child in enumerate(file.routes):
+            child_path = at(path, "routes", number)
+            child_matchers = self._route_matchers(child, child_path)
+            # Siblings with equal matchers are numbered; otherwise they would share entries of the log.
+            text = _text_of(child_matchers)
+            seen[text] += 1
+            suffix = "" if seen[text] == 1 else f"#{seen[text]}"
+            children.append(self._route(child, child_path, route, child_matchers, suffix))
+        return replace(route, children=tuple(children))
 
     def _check_group_by(self, names: list[str], path: str) -> None:
         for number, name in enumerate(names):
             if names.index(name) < number:
                 self._problems.add(at(path, number), f"{name} is given twice")
             elif not name:
-                self._problems.add(at(path, number), "a label has a name")
+                self._problems.add(at(path, number), "the label name is empty")
         if GROUP_BY_ALL in names and len(names) > 1:
-            self._problems.add(path, "`...` is all labels; it stands alone")
+            self._problems.add(path, "`...` means all labels, so it must be the only item")
 
     def _named_intervals(self, names: list[str], path: str) -> tuple[TimeInterval, ...]:
         for number, name in enumerate(names):
             if name not in self._intervals:
-                near = did_you_mean(name, self._intervals)
-                self._problems.add(at(path, number), f"there is no time interval {name!r}{near}")
+                self._problems.add_undefined(at(path, number), "time interval", name, self._intervals)
         return tuple(self._intervals[name] for name in names if name in self._intervals)
 
+    def _route_matchers(self, file: RouteFile, path: str) -> tuple[Matcher, ...]:
+        return self._matchers(file, path, "matchers", "match", "match_re")
+
+    def _rule(self, file: InhibitFile, path: str) -> InhibitRule:
+        source = self._matchers(file, path, "source_matchers", "source_match", "source_match_re")
+        target = self._matchers(file, path, "target_matchers", "target_match", "target_match_re")
+        return InhibitRule(source, target, tuple(file.equal), path)
+
     def _matchers(
-        self, file: RouteFile | InhibitFile, path: str, names: tuple[str, str, str]
+        self, file: RouteFile | InhibitFile, path: str, lines: str, equal: str, regex: str
     ) -> tuple[Matcher, ...]:
-        lines: list[MatcherLine] = getattr(file, names[0])
-        found = [matcher for line in lines for matcher in line.matchers]
-        for name, op in ((names[1], "="), (names[2], "=~")):
-            for label, value in getattr(file, name).items():
+        matchers = [matcher for line in getattr(file, lines) for matcher in line.matchers]
+        for key, op in ((equal, "="), (regex, "=~")):
+            for label, value in getattr(file, key).items():
                 try:
-                    found.append(Matcher(label, op, value))
+                    matchers.append(Matcher(label, op, value))
                 except MatcherError as error:
-                    self._problems.add(at(at(path, name), label), str(error))
-        return tuple(found)
+                    self._problems.add(at(path, key, label), str(error))
+        return tuple(matchers)
 
     # Receivers
 
-    def _receiver(self, file: ReceiverFile, path: str) -> None:
+    def _add_receiver(self, file: ReceiverFile, path: str) -> None:
         if not file.name:
-            self._problems.add(path, "a receiver has a name")
-            return
-        if file.name in self._receivers:
+            self._problems.add(path, "a receiver must have a name")
+        elif file.name in self._receivers:
             self._problems.add(at(path, "name"), f"there are two receivers named {file.name!r}")
-            return
-        channels = [
-            self._channel(channel, file, number, at(at(path, "apprise_configs"), number))
-            for number, channel in enumerate(file.apprise_configs)
-        ]
-        self._receivers[file.name] = Receiver(
-            file.name, tuple(channels), file.fallback, path, file.rate_limit
-        )
-
-    def _channel(self, file: AppriseFile, receiver: ReceiverFile, number: int, path: str) -> ChannelConfig:
-        url = str(file.url)
-        try:
-            url = expand(url, self._environ)
-        except ExpansionError as error:
-            self._problems.add(at(path, "url"), str(error))
         else:
-            if not url:
-                self._problems.add(path, "a channel has a url, such as json://127.0.0.1:8080/")
-            elif "://" not in url:
-                self._problems.add(
-                    at(path, "url"), "this is no Apprise URL; one begins with a scheme, as in slack://"
-                )
-        for name in ("title", "body"):
-            source = getattr(file, name)
-            if source is not None:
+            channels = tuple(
+                self._channel(channel, channel_path, f"{file.name}[{number}]", file)
+                for number, (channel_path, channel) in enumerate(file.plugins)
+            )
+            self._receivers[file.name] = Receiver(file.name, channels, file.fallback, path, file.rate_limit)
+
+    def _channel(self, channel: ChannelConfig, path: str, name: str, receiver: ReceiverFile) -> ChannelConfig:
+        changes: dict[str, Any] = {"name": name, "rate_limit": channel.rate_limit or receiver.rate_limit}
+        failed = set()
+        for field in channel.__struct_fields__:
+            value = getattr(channel, field)
+            if isinstance(value, Secret):
                 try:
-                    compile_template(source, file.format)
-                except TemplateError as error:
-                    self._problems.add(at(path, name), str(error))
-        if file.timeout <= 0:
-            self._problems.add(at(path, "timeout"), "the timeout is longer than 0 seconds")
-        return ChannelConfig(
-            name=f"{receiver.name}[{number}]",
-            url=Secret(url),
-            send_resolved=file.send_resolved,
-            title=file.title,
-            body=file.body,
-            format=file.format,
-            tags=tuple(file.tags),
-            timeout=file.timeout,
-            rate_limit=file.rate_limit or receiver.rate_limit,
-        )
+                    changes[field] = Secret(expand(value, self._environ))
+                except ExpansionError as error:
+                    failed.add(field)
+                    self._problems.add(at(path, field), str(error))
+        channel = msgspec.structs.replace(channel, **changes)
+        for field, message in channel.problems():
+            if field not in failed:
+                self._problems.add(at(path, field) if field else path, message)
+        return channel
 
-    def _check_fallbacks(self) -> None:
-        for receiver in self._receivers.values():
-            if receiver.fallback is None:
-                continue
-            path = at(receiver.path, "fallback")
-            if receiver.fallback not in self._receivers:
-                near = did_you_mean(receiver.fallback, self._receivers)
-                self._problems.add(path, f"there is no receiver {receiver.fallback!r}{near}")
-                continue
-            seen, here = [receiver.name], receiver.fallback
-            while here in self._receivers and here not in seen:
-                seen.append(here)
-                here = self._receivers[here].fallback or ""
-            if here == receiver.name:
-                self._problems.add(path, f"the fallbacks go round in a circle: {' -> '.join([*seen, here])}")
+    def _check_fallback(self, receiver: Receiver) -> None:
+        path = at(receiver.path, "fallback")
+        self._check_receiver(path, receiver.fallback)
+        names, name = [receiver.name], receiver.fallback or ""
+        while name in self._receivers and name not in names:
+            names.append(name)
+            name = self._receivers[name].fallback or ""
+        if name == receiver.name:
+            self._problems.add(path, f"the fallbacks form a cycle: {' -> '.join([*names, name])}")
 
-    # The rest
+    # Everything else
 
-    def _interval(self, file: IntervalFile, path: str) -> None:
+    def _add_interval(self, file: IntervalFile, path: str) -> None:
         if not file.name:
-            self._problems.add(path, "a time interval has a name")
+            self._problems.add(path, "a time interval must have a name")
         elif file.name in self._intervals:
             self._problems.add(at(path, "name"), f"there are two time intervals named {file.name!r}")
         specs = [
-            self._spec(spec, at(at(path, "time_intervals"), n)) for n, spec in enumerate(file.time_intervals)
+            self._spec(spec, at(path, "time_intervals", n)) for n, spec in enumerate(file.time_intervals)
         ]
         self._intervals.setdefault(file.name, TimeInterval(file.name, tuple(specs)))
 
@@ -341,23 +307,18 @@ class _Loader:
         location = file.location or UTC
         return TimeSpec(times, file.weekdays, file.days_of_month, file.months, file.years, location)
 
-    def _times(self, spans: list[TimeRangeFile], path: str) -> list[TimeRange]:
+    def _times(self, ranges: list[TimeRangeFile], path: str) -> list[TimeRange]:
         times = []
-        for number, span in enumerate(spans):
+        for number, each in enumerate(ranges):
             if at(path, number) in self._reader.unreadable:
                 continue
             try:
-                times.append(time_range(span.start_time, span.end_time))
+                times.append(time_range(each.start_time, each.end_time))
             except ValueError as error:
                 self._problems.add(at(path, number), str(error))
         return times
 
-    def _rule(self, file: InhibitFile, path: str) -> InhibitRule:
-        source = self._matchers(file, path, ("source_matchers", "source_match", "source_match_re"))
-        target = self._matchers(file, path, ("target_matchers", "target_match", "target_match_re"))
-        return InhibitRule(source, target, tuple(file.equal), path)
-
-    def _labels(self, data: Any) -> LabelRules:
+    def _label_rules(self, data: Any) -> LabelRules:
         if data is None:
             return LabelRules()
         if isinstance(data, (list, tuple)):
@@ -366,31 +327,27 @@ class _Loader:
         if not isinstance(chosen, dict):
             return LabelRules()
         if not chosen:
-            self._problems.add("labels", "an alert needs labels; leave this out for the default")
+            self._problems.add("labels", "at least one label is required; remove `labels` for the default")
         return LabelRules(chosen)
 
-    def _check_tests(self, file: ConfigFile) -> None:
-        for number, test in enumerate(file.tests):
-            path = at("tests", number)
-            for place, name in enumerate(test.failing):
-                if name not in self._receivers:
-                    near = did_you_mean(name, self._receivers)
-                    self._problems.add(at(at(path, "failing"), place), f"there is no receiver {name!r}{near}")
-            for place, expected in enumerate(test.expect):
-                if expected.receiver is not None and expected.receiver not in self._receivers:
-                    near = did_you_mean(expected.receiver, self._receivers)
-                    where = at(at(at(path, "expect"), place), "receiver")
-                    self._problems.add(where, f"there is no receiver {expected.receiver!r}{near}")
-            last = max(
-                [*(event.at for event in test.events), *(each.at for each in test.expect), test.until or 0]
+    def _check_test(self, test: TestFile, path: str) -> None:
+        for number, name in enumerate(test.failing):
+            self._check_receiver(at(path, "failing", number), name)
+        for number, expected in enumerate(test.expect):
+            self._check_receiver(at(path, "expect", number, "receiver"), expected.receiver)
+        for number, event in enumerate(test.events):
+            keys = [key for key in ("labels", "event", "silence") if getattr(event, key) is not None]
+            if len(keys) != 1:
+                self._problems.add(
+                    at(path, "events", number), "exactly one of labels, event and silence is required"
+                )
+        length = max(
+            [test.until or 0, *(event.at for event in test.events), *(each.at for each in test.expect)]
+        )
+        if length > _MAX_TEST:
+            self._problems.add(
+                path, f"the test must be at most {Duration(_MAX_TEST)} long, got {Duration(length)}"
             )
-            if last > _LONGEST_TEST:
-                self._problems.add(path, f"a test lasts at most {Duration(_LONGEST_TEST)}")
-            for place, event in enumerate(test.events):
-                given = [name for name in ("labels", "event", "silence") if getattr(event, name) is not None]
-                if len(given) != 1:
-                    where = at(at(path, "events"), place)
-                    self._problems.add(where, "a step has one of labels, event or silence")
 
 
 def _text_of(matchers: tuple[Matcher, ...]) -> str:

@@ -1,4 +1,4 @@
-"""How a notification reads: its title and body, by default or by the templates of a channel."""
+"""`NotificationRenderer`: the title and body of a notification, by default or from a channel's templates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, ChannelConfig
+from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.notification import (
     Kind,
     Notification,
@@ -15,20 +16,25 @@ from codomyrmex.integrations.notification.alerts.notification import (
     Part,
     Reason,
     Status,
-    firing_in,
+    count_firing,
+    pairs,
 )
+from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.event_renderer import Message, one_line, severity_type
 from codomyrmex.integrations.notification.templates import compile_template
-from codomyrmex.integrations.notification.wording import Message, one_line, severity_type
 
 _MAX_ALERTS = 50  # in a body; the others are counted
-_WORST = ("failure", "warning", "info")
+_BY_SEVERITY = ("failure", "warning", "info")
+# Variables of templates that are attributes of the notification.
+_TEXTS = ("receiver", "channel", "status", "reason", "kind", "group_key")
+_MAPPINGS = ("route_labels", "group_labels", "common_labels", "common_annotations")
 
 
-class Wording:
-    """Words the notifications of a configuration.
+class NotificationRenderer:
+    """Renders the notifications of a configuration.
 
-    The default title is made of the labels of the group and of nothing that changes, because services
-    that take messages with the same title for one incident could not resolve it otherwise.
+    The default title consists of the labels of the group only, because services that treat messages with
+    the same title as one incident could not resolve it otherwise.
 
     Args:
         config: the configuration.
@@ -38,14 +44,14 @@ class Wording:
         self._trace_url = config.trace_url
 
     def message(self, notification: Notification, channel: ChannelConfig) -> Message:
-        """Make the message of a notification.
+        """Return the message of a notification.
 
         Args:
-            notification: what is to be told.
-            channel: its templates and format.
+            notification: the notification.
+            channel: the channel, for its templates and format.
 
         Raises:
-            TemplateError: a template does not work with this notification.
+            TemplateError: a template fails with this notification.
         """
         values = {} if channel.title is channel.body is None else self._values(notification)
         title = _title(notification)
@@ -58,20 +64,12 @@ class Wording:
         return Message(title, body, notify_type(notification), channel.format)
 
     def _values(self, notification: Notification) -> dict[str, Any]:
-        """Give a notification to a template: plain values only, nothing that could be called."""
+        """Return the variables of a template: plain values only, nothing that could be called."""
         alerts = [self._alert_values(alert) for alert in notification.alerts]
         return {
-            "receiver": notification.receiver,
-            "channel": notification.channel,
-            "status": notification.status.value,
-            "reason": notification.reason.value,
-            "kind": notification.kind.value,
+            **{name: str(getattr(notification, name)) for name in _TEXTS},
+            **{name: dict(getattr(notification, name)) for name in _MAPPINGS},
             "route": notification.route_path,
-            "route_labels": dict(notification.route_labels),
-            "group_key": notification.group_key,
-            "group_labels": dict(notification.group_labels),
-            "common_labels": dict(notification.common_labels),
-            "common_annotations": dict(notification.common_annotations),
             "fallback_for": notification.fallback_for,
             "title": _title(notification),
             "body": self._body(notification),
@@ -81,16 +79,9 @@ class Wording:
         }
 
     def _alert_values(self, alert: NotifiedAlert) -> dict[str, Any]:
-        return {
-            "status": alert.status.value,
-            "labels": dict(alert.labels),
-            "annotations": dict(alert.annotations),
-            "starts_at": _moment(alert.starts_at),
-            "ends_at": None if alert.ends_at is None else _moment(alert.ends_at),
-            "url": self._link(alert),
-            "trace_id": alert.trace_id,
-            "fingerprint": alert.fingerprint,
-        }
+        ends_at = None if alert.ends_at is None else _moment(alert.ends_at)
+        times = {"starts_at": _moment(alert.starts_at), "ends_at": ends_at}
+        return {**msgspec.to_builtins(alert), **times, "url": self._link(alert)}
 
     def _link(self, alert: NotifiedAlert) -> str | None:
         if alert.trace_id is not None and self._trace_url is not None:
@@ -104,40 +95,39 @@ class Wording:
 
     def _lines(self, notification: Notification) -> Iterator[str]:
         yield _headline(notification)
-        shared_labels, shared_notes = notification.common_labels, notification.common_annotations
-        if len(notification.alerts) > 1:
-            if shared_labels:
-                yield f"In common: {_pairs(shared_labels)}"
-            yield from (f"{name}: {value}" for name, value in shared_notes.items())
-        else:
-            shared_labels, shared_notes = {}, {}
-        left = _MAX_ALERTS
+        labels: Mapping[str, str] = {}
+        annotations: Mapping[str, str] = {}
+        if len(notification.alerts) > 1:  # what all have in common is shown once
+            labels, annotations = notification.common_labels, notification.common_annotations
+            if labels:
+                yield f"In common: {pairs(labels)}"
+            yield from (f"{name}: {value}" for name, value in annotations.items())
+        remaining = _MAX_ALERTS
         for part in notification.parts:
             if len(notification.parts) > 1:
                 yield ""
-                yield f"{_pairs(part.group_labels) or 'all alerts'}: {_counts(part)}"
-            for alert in part.alerts[: max(left, 0)]:
+                yield f"{pairs(part.group_labels) or 'all alerts'}: {_counts(part)}"
+            for alert in part.alerts[: max(remaining, 0)]:
                 yield ""
-                yield from self._alert_lines(alert, shared_labels, shared_notes)
-            left -= len(part.alerts)
-        if left < 0:
+                yield from self._alert_lines(alert, labels, annotations)
+            remaining -= len(part.alerts)
+        if remaining < 0:
             yield ""
-            yield f"and {-left} more"
+            yield f"and {-remaining} more"
 
     def _alert_lines(
-        self, alert: NotifiedAlert, labels: Mapping[str, str], notes: Mapping[str, str]
+        self, alert: NotifiedAlert, labels: Mapping[str, str], annotations: Mapping[str, str]
     ) -> Iterator[str]:
-        began = _shown(alert.starts_at)
         if alert.ends_at is None:
-            yield f"FIRING since {began}"
+            yield f"FIRING since {_shown(alert.starts_at)}"
         else:
             lasted = Duration(max(round(alert.ends_at - alert.starts_at), 0))
             yield f"RESOLVED at {_shown(alert.ends_at)}, after {lasted}"
-        own = {name: value for name, value in alert.labels.items() if labels.get(name) != value}
-        if own:
-            yield f"  {_pairs(own)}"
+        others = {name: value for name, value in alert.labels.items() if labels.get(name) != value}
+        if others:
+            yield f"  {pairs(others)}"
         for name, value in alert.annotations.items():
-            if notes.get(name) != value:
+            if annotations.get(name) != value:
                 yield f"  {name}: {value}"
         link = self._link(alert)
         if link is not None:
@@ -147,56 +137,47 @@ class Wording:
 
 
 def notify_type(notification: Notification) -> str:
-    """Give the type that Apprise knows: the worst severity that fires, or `success`."""
+    """Return the type for Apprise: that of the worst severity that fires, or `success`."""
     firing = [alert for alert in notification.alerts if alert.status is Status.FIRING]
     if not firing:
         return "success"
-    types = {severity_type(alert.labels.get("severity")) or _by_type(alert) for alert in firing}
-    return next(each for each in _WORST if each in types)
+    types = {severity_type(alert.labels.get("severity")) or _type_of(alert) for alert in firing}
+    return next(each for each in _BY_SEVERITY if each in types)
 
 
-def _by_type(alert: NotifiedAlert) -> str:
+def _type_of(alert: NotifiedAlert) -> str:
     return "failure" if alert.labels.get("type") == "error" else "warning"
 
 
 def _title(notification: Notification) -> str:
     if notification.kind is Kind.QUIET_HOURS:
-        return f"{notification.receiver}: what happened in the quiet hours"
+        return f"{notification.receiver}: summary of the quiet hours"
     if notification.kind is Kind.RATE_LIMIT:
         return f"{notification.receiver}: several groups of alerts"
     labels = dict(notification.parts[0].group_labels)
     name = labels.pop("alertname", None)
     if name is None:
-        return _pairs(labels) or f"{notification.receiver}: alerts"
-    return f"{name} ({_pairs(labels)})" if labels else name
+        return pairs(labels) or f"{notification.receiver}: alerts"
+    return f"{name} ({pairs(labels)})" if labels else name
 
 
 def _headline(notification: Notification) -> str:
     counts = _counts(notification.parts[0])
     if len(notification.parts) > 1:
         firing = notification.firing
-        counts = f"{_count(firing, 'FIRING')}, {_count(len(notification.alerts) - firing, 'RESOLVED')}"
-        counts = f"{len(notification.parts)} groups: {counts}"
+        resolved = len(notification.alerts) - firing
+        counts = f"{len(notification.parts)} groups: {firing} FIRING, {resolved} RESOLVED"
     elif notification.reason is Reason.REPEAT:
         counts = f"{counts} (still)"
     if notification.fallback_for is not None:
-        counts = f"{counts} (to you because {notification.fallback_for} could not be reached)"
+        counts = f"{counts} (sent here because {notification.fallback_for} could not be reached)"
     return counts
 
 
 def _counts(part: Part) -> str:
-    firing = firing_in(part.alerts)
-    resolved = len(part.alerts) - firing
-    shown = [_count(number, what) for number, what in ((firing, "FIRING"), (resolved, "RESOLVED")) if number]
-    return ", ".join(shown)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}"
-
-
-def _pairs(labels: Mapping[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in labels.items())
+    firing = count_firing(part.alerts)
+    counts = ((firing, "FIRING"), (len(part.alerts) - firing, "RESOLVED"))
+    return ", ".join(f"{number} {status}" for number, status in counts if number)
 
 
 def _moment(seconds: float) -> datetime:

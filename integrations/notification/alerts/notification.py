@@ -1,4 +1,4 @@
-"""`Notification`: what the engine wants to have sent, and why."""
+"""`Notification`: what is sent through a channel and why; and the entries of the notification log."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 
 class Reason(StrEnum):
-    """Why a group is notified of; the six of Alertmanager's notification log."""
+    """Why a notification is sent, in the words of Alertmanager's notification reasons."""
 
     FIRST = "first notification"
-    NEW_ALERTS = "new alerts"
+    NEW_ALERTS = "new alerts added"
     SOME_RESOLVED = "some alerts resolved"
     ALL_RESOLVED = "all alerts resolved"
-    REPEAT = "repeat interval"
-    NONE = "nothing to tell"
+    REPEAT = "repeat interval elapsed"
+    NONE = "none"
 
 
 class Kind(StrEnum):
-    """What a notification is made of."""
+    """What caused a notification."""
 
-    GROUP = "group"  # one group, at its tick
-    QUIET_HOURS = "quiet_hours"  # what a route held while it was muted
-    RATE_LIMIT = "rate_limit"  # what was over the rate of a channel
+    GROUP = "group"  # the tick of one group
+    QUIET_HOURS = "quiet_hours"  # the end of a mute, on a route with `on_unmute: summary`
+    RATE_LIMIT = "rate_limit"  # a rate limit that allows sending again
 
 
 class Status(StrEnum):
-    """Whether something is wrong."""
+    """The status of an alert, a group or a notification."""
 
     FIRING = "firing"
     RESOLVED = "resolved"
@@ -38,7 +38,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotifiedAlert:
-    """An alert as it was when a notification was made. Times are in seconds since 1970."""
+    """An alert as it was when a notification was created. Times are in seconds since 1970."""
 
     fingerprint: str
     status: Status
@@ -50,7 +50,7 @@ class NotifiedAlert:
     trace_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types, as Alertmanager's web hook has it."""
+        """Return the alert with the keys of Alertmanager's webhook, and `traceId`."""
         return {
             "status": self.status.value,
             "labels": dict(self.labels),
@@ -65,15 +65,15 @@ class NotifiedAlert:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a notification says of one group.
+    """What a notification contains about one group.
 
     Args:
-        group_key: the group.
-        group_labels: its labels.
-        reason: why.
-        alerts: those it tells of, firing ones first.
-        firing: the fingerprints that the log has as firing once it is delivered.
-        resolved: the same of those that are resolved.
+        group_key: the key of the group.
+        group_labels: the labels of the group.
+        reason: why the notification is sent for this group.
+        alerts: the alerts that are shown, firing ones first.
+        firing: the fingerprints that the log records as firing after delivery.
+        resolved: the fingerprints that the log records as resolved after delivery.
     """
 
     group_key: str
@@ -89,15 +89,15 @@ class Notification:
     """Something to send through one channel.
 
     Args:
-        id: unique for an engine.
-        kind: what it is made of.
+        id: unique within an engine.
+        kind: what caused it.
         receiver: the name of the receiver.
         channel: the name of the channel, such as `oncall[0]`.
-        route_path: where the route stands in the file.
+        route_path: the position of the route in the file.
         route_labels: the labels of the route, for templates.
-        parts: for each group what there is to say; one if it is of the kind `group`.
+        parts: one for each group; exactly one for the kind `group`.
         made_at: seconds since 1970.
-        fallback_for: the receiver that has given up, if this one takes over.
+        fallback_for: the receiver that failed, if this one is its fallback.
     """
 
     id: str
@@ -123,22 +123,22 @@ class Notification:
 
     @property
     def firing(self) -> int:
-        """How many of the alerts fire; the others are resolved."""
-        return firing_in(self.alerts)
+        """The number of firing alerts; the others are resolved."""
+        return count_firing(self.alerts)
 
     @property
     def reason(self) -> Reason:
-        """Why; that of the first part."""
+        """The reason of the first part."""
         return self.parts[0].reason
 
     @property
     def group_key(self) -> str:
-        """The group; of several, the keys in a row."""
+        """The key of the group; of several groups, their keys joined by commas."""
         return ", ".join(part.group_key for part in self.parts)
 
     @property
     def group_labels(self) -> Mapping[str, str]:
-        """The labels of the group; of several, those that they have in common."""
+        """The labels of the group; of several groups, those that they have in common."""
         return common([part.group_labels for part in self.parts])
 
     @cached_property
@@ -152,7 +152,7 @@ class Notification:
         return common([alert.annotations for alert in self.alerts])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types, with the keys of Alertmanager's web hook (version 4) and some more."""
+        """Return the keys of Alertmanager's webhook (version 4) and some more, as built-in types."""
         return {
             "version": "4",
             "groupKey": self.group_key,
@@ -173,19 +173,49 @@ class Notification:
         }
 
 
-def firing_in(alerts: Iterable[NotifiedAlert]) -> int:
-    """Count the alerts that fire."""
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """An entry of the notification log: the last notification of a group that a channel delivered.
+
+    Args:
+        firing: the fingerprints that were firing.
+        resolved: the fingerprints that were resolved.
+        at: when it was delivered, in seconds since 1970.
+        expires: when the entry may be deleted.
+    """
+
+    firing: frozenset[str]
+    resolved: frozenset[str]
+    at: float
+    expires: float
+
+    def to_dict(self) -> dict[str, Any]:
+        sets = {"firing": sorted(self.firing), "resolved": sorted(self.resolved)}
+        return {**sets, "at": self.at, "expires": self.expires}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(frozenset(data["firing"]), frozenset(data["resolved"]), data["at"], data["expires"])
+
+
+def count_firing(alerts: Iterable[NotifiedAlert]) -> int:
+    """Return how many alerts fire."""
     return sum(alert.status is Status.FIRING for alert in alerts)
 
 
-def common(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Give what some mappings have in common."""
-    if not each:
+def pairs(labels: Mapping[str, str]) -> str:
+    """Return labels as text, like `alertname=disk host=a`."""
+    return " ".join(f"{name}={value}" for name, value in labels.items())
+
+
+def common(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the items that all mappings have in common."""
+    if not mappings:
         return {}
-    first, *others = each
+    first, *others = mappings
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 def iso(seconds: float) -> str:
-    """Give a moment as ISO 8601 text in UTC, to the millisecond."""
+    """Return a time as ISO 8601 text in UTC, with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,11 +1,10 @@
-"""Recorded events through a configuration in virtual time, and the difference between two."""
+"""`replay` and `compare`: recorded events in virtual time, and how two configurations differ."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ class Comparison:
     """What two configurations would have sent.
 
     Args:
-        same: what both would.
-        only_old: what only the first would.
-        only_new: what only the second would.
+        same: what both would have sent.
+        only_old: what only the first one would have sent.
+        only_new: what only the second one would have sent.
     """
 
     same: list[Sent]
@@ -32,7 +31,6 @@ class Comparison:
     only_new: list[Sent]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types."""
         return {
             name: [sent_as_dict(sent) for sent in getattr(self, name)]
             for name in ("same", "only_old", "only_new")
@@ -40,13 +38,13 @@ class Comparison:
 
 
 def read_events(path: str | os.PathLike[str]) -> list[Event]:
-    """Read recorded events, one as JSON in each line, and give them in the order of their time.
+    """Return recorded events, in the order of their time.
 
     Args:
-        path: the file, with lines such as `Event.to_dict` gives.
+        path: a file of JSON lines, each like the result of `Event.to_dict`.
 
     Raises:
-        ConfigError: the file cannot be read, or lines are no events; with each line.
+        ConfigError: the file cannot be read, or lines are not events; it lists each such line.
     """
     name = str(path)
     try:
@@ -59,70 +57,68 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        column = None
         try:
             events.append(Event.from_dict(json.loads(line)))
+            continue
         except json.JSONDecodeError as error:
-            problems.append(
-                Problem(f"this is no JSON: {error.msg}", file=name, line=number, column=error.colno)
-            )
+            message, column = f"this is not JSON: {error.msg}", error.colno
         except EventDecodeError as error:
-            problems.append(Problem(f"this is no event: {error}", file=name, line=number))
+            message = f"this is not an event: {error}"
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-            problems.append(Problem(f"this cannot be read: {error}", file=name, line=number))
+            message = f"this cannot be read: {error}"
+        problems.append(Problem(message, file=name, line=number, column=column))
     if problems:
         raise ConfigError(problems)
     return sorted(events, key=lambda event: event.timestamp)
 
 
 def replay(config: AlertConfig, events: Iterable[Event]) -> list[Sent]:
-    """Give what a configuration would have sent for events, and after them until all of it was resolved.
+    """Return what a configuration would have sent for events, until all their alerts were resolved.
 
     Args:
         config: the configuration.
         events: in the order of their time.
     """
-    happenings = [
+    alerts = [
         (event.timestamp.timestamp(), alert)
         for event in events
         if (alert := config.label_rules.alert_of(event)) is not None
     ]
-    if not happenings:
+    if not alerts:
         return []
     slowest = max(route.group_wait + route.group_interval for route in config.route.walk())
-    return simulate(config, happenings, happenings[-1][0] + config.resolve_timeout + 2 * slowest)
+    return simulate(config, alerts, alerts[-1][0] + config.resolve_timeout + 2 * slowest)
 
 
 def compare(old: Iterable[Sent], new: Iterable[Sent]) -> Comparison:
-    """Give the difference of what two configurations would have sent."""
-    old, new = list(old), list(new)
-    in_both = Counter(map(_key, old)) & Counter(map(_key, new))
-    same, only_old = _part(old, in_both)
-    _, only_new = _part(new, in_both)
+    """Compare what two configurations would have sent."""
+    unmatched: dict[Hashable, list[Sent]] = {}
+    for sent in new:
+        unmatched.setdefault(_key(sent), []).append(sent)
+    same: list[Sent] = []
+    only_old: list[Sent] = []
+    for sent in old:
+        candidates = unmatched.get(_key(sent))
+        if candidates:
+            candidates.pop(0)
+        (only_old if candidates is None else same).append(sent)
+        if candidates == []:
+            del unmatched[_key(sent)]
+    only_new = sorted((sent for each in unmatched.values() for sent in each), key=lambda sent: sent.at)
     return Comparison(same, only_old, only_new)
 
 
-def _part(sent: list[Sent], in_both: Counter[Any]) -> tuple[list[Sent], list[Sent]]:
-    left = in_both.copy()
-    both: list[Sent] = []
-    alone: list[Sent] = []
-    for each in sent:
-        key = _key(each)
-        left[key] -= 1
-        (both if left[key] >= 0 else alone).append(each)
-    return both, alone
-
-
-def _key(sent: Sent) -> Any:
-    """Give what somebody who gets it would see; not the names in the file."""
+def _key(sent: Sent) -> Hashable:
+    """Return what a recipient sees; not the names in the file."""
     notification = sent.notification
     alerts = frozenset((alert.fingerprint, alert.status) for alert in notification.alerts)
     return sent.at, notification.receiver, notification.status, alerts
 
 
 def sent_as_dict(sent: Sent) -> dict[str, Any]:
-    """Give it as built-in types."""
+    """Return a notification as built-in types."""
     notification = sent.notification
-    firing = notification.firing
     return {
         "at": iso(sent.at),
         "receiver": notification.receiver,
@@ -132,7 +128,7 @@ def sent_as_dict(sent: Sent) -> dict[str, Any]:
         "kind": notification.kind.value,
         "route": notification.route_path,
         "group_labels": dict(notification.group_labels),
-        "firing": firing,
-        "resolved": len(notification.alerts) - firing,
+        "firing": notification.firing,
+        "resolved": len(notification.alerts) - notification.firing,
         "alerts": [dict(alert.labels) for alert in notification.alerts],
     }

@@ -1,4 +1,4 @@
-"""Silences: what is not notified of for some time, because somebody says so."""
+"""`Silence`: suppresses matching alerts for some time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEPT_FOR = 120 * 3600.0  # seconds that an expired silence is kept, as by Alertm
 
 
 class SilenceState(StrEnum):
-    """What a silence does at a moment."""
+    """The state of a silence at some time."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -23,18 +23,18 @@ class SilenceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """While it is active, alerts that match all of its matchers are not notified of.
+    """Suppresses the alerts that match all of its matchers while it is active.
 
     Args:
-        matchers: at least one of them does not take an empty label.
+        matchers: at least one of them must not match an empty value.
         starts_at: seconds since 1970.
-        ends_at: the same.
-        created_by: who says so.
-        comment: why.
-        id: made automatically.
+        ends_at: seconds since 1970.
+        created_by: the person who has created it.
+        comment: the reason.
+        id: generated if left out.
 
     Raises:
-        ValueError: it would match everything, or ends before it starts.
+        ValueError: it would match every alert, or ends before it starts.
     """
 
     matchers: Sequence[Matcher]
@@ -47,28 +47,26 @@ class Silence:
     def __post_init__(self) -> None:
         if all(matcher.holds("") for matcher in self.matchers):
             raise ValueError(
-                "a silence has a matcher that an empty label does not meet, else it takes every alert"
+                "a silence must not match every alert; add a matcher that an empty value does not match"
             )
         if not self.starts_at < self.ends_at:
-            raise ValueError("a silence ends after it starts")
+            raise ValueError("ends_at: must be after starts_at")
 
     def state(self, now: float) -> SilenceState:
-        """Tell what it does now."""
         if now < self.starts_at:
             return SilenceState.PENDING
         return SilenceState.ACTIVE if now < self.ends_at else SilenceState.EXPIRED
 
     def silences(self, labels: Labels, now: float) -> bool:
-        """Tell whether it is active and matches."""
+        """Return whether it is active and matches."""
         return self.starts_at <= now < self.ends_at and matches_all(self.matchers, labels)
 
     def ended(self, now: float) -> Self:
-        """Give it as one that ends now; of one that has not begun, a moment of it is left."""
-        start = min(self.starts_at, now - 1)
-        return replace(self, starts_at=start, ends_at=now)
+        """Return a copy that ends now; if it has not started yet, the copy starts a second ago."""
+        return replace(self, starts_at=min(self.starts_at, now - 1), ends_at=now)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types; `from_dict` is the inverse."""
+        """Return built-in types, from which `from_dict` creates an equal silence."""
         return {
             "id": self.id,
             "matchers": [[each.name, each.op.value, each.value] for each in self.matchers],
@@ -80,13 +78,12 @@ class Silence:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read it back.
+        """Return the silence that `to_dict` was called on.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the data are not those of a silence.
         """
         try:
-            fields = {**data, "matchers": tuple(Matcher(*each) for each in data["matchers"])}
-            return cls(**fields)
+            return cls(**{**data, "matchers": tuple(Matcher(*each) for each in data["matchers"])})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this is no silence: {error}") from None
+            raise ValueError(f"not a silence: {error}") from None

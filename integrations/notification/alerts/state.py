@@ -1,12 +1,12 @@
-"""`StateFile`: keeps in SQLite what an engine knows, so that a killed process goes on where it was."""
+"""`StateFile`: the state of an engine in SQLite, so that a process continues where a killed one stopped."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from codomyrmex.streaming.forks import renew_in_children
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there is no lock then
+except ImportError:  # on Windows, where the file is not locked
     fcntl = None  # type: ignore[assignment]
 
 _VERSION = 1
@@ -24,8 +24,8 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
-# In a child process: databases of its parent. They are kept, as SQLite says not to close them there.
-_of_parents: list[sqlite3.Connection] = []
+# The connections of the parent process: SQLite forbids closing them in a child.
+_inherited: list[sqlite3.Connection] = []
 
 
 class StateError(DeliveryError):
@@ -33,166 +33,132 @@ class StateError(DeliveryError):
 
 
 class StateFile:
-    """The state of an alert engine in a file; used from one thread.
+    """The state of an alert engine in a file; it is used from one thread. All methods raise `StateError`.
 
-    What is saved survives the end of the process at any moment, though not that of the machine: SQLite
-    writes ahead without waiting for the disk, so after a power failure the last seconds can be missing,
-    and their notifications are sent again.
+    What is saved survives a crash of the process at any time. After a power failure the last seconds may be
+    missing, because SQLite's write-ahead log does not wait for the disk; their notifications are repeated.
 
     Args:
-        path: the file; made if there is none.
-
-    Raises:
-        StateError: it cannot be opened, or is no state file.
+        path: the file; it is created if it does not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._lock: int | None = None
-        self._seen = -1
-        try:
+        self._data_version = -1
+        with self._errors("cannot be opened"):
             self._database = sqlite3.connect(
                 self.path, timeout=5, isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as error:
-            raise self._error("cannot be opened", error) from None
         try:
-            self._begin()
-        except sqlite3.Error as error:
+            with self._errors(
+                "is not a state file of alerts or is damaged; move it away to start without it"
+            ):
+                self._initialize()
+        except StateError:
             self._database.close()
-            raise self._error(
-                "is no state file of alerts, or is damaged; move it away to begin anew", error
-            ) from None
+            raise
         renew_in_children(self)
 
     def after_fork(self) -> None:
-        """Leave it to the parent process, whose lock must not last as long as this one."""
-        _of_parents.append(self._database)
+        """Leave the database and the lock to the parent process."""
+        _inherited.append(self._database)
         self._unlock()
 
-    def _begin(self) -> None:
+    def _initialize(self) -> None:
         run = self._database.execute
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=NORMAL")
         [version] = run("PRAGMA user_version").fetchone()
         if version == _VERSION:
-            return  # nothing is written, as the disk may be full and others may be writing
+            return  # without writing: the disk may be full, or another process may be writing
         if version != 0:
-            raise sqlite3.DatabaseError(f"it has the format {version}, this program knows {_VERSION}")
+            raise sqlite3.DatabaseError(f"the format is {version}, expected {_VERSION}")
         run(_SCHEMA)
         run(f"PRAGMA user_version={_VERSION}")
 
     def claim(self) -> None:
-        """Say that this process sends by this state. Silences can be set without.
-
-        Raises:
-            StateError: another process does, or it cannot be locked.
-        """
+        """Lock the state for this process, which sends notifications. Silences do not need the lock."""
         if fcntl is None:
             return
         try:
-            self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._lock or 0, 20).decode(errors="replace").strip() or "unknown"
+            with self._errors("cannot be locked"):
+                self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    holder = os.read(self._lock, 20).decode(errors="replace").strip() or "unknown"
+                    raise StateError(
+                        f"the state file {self.path} is in use by process {holder}; "
+                        "each process that sends notifications needs its own"
+                    ) from None
+        except StateError:
             self._unlock()
-            raise StateError(
-                f"the state file {self.path} is in use by the process {holder}; "
-                "each process that sends needs a state file of its own"
-            ) from None
-        except OSError as error:
-            self._unlock()
-            raise self._error("cannot be locked", error) from None
-        with suppress(OSError):  # on a full disk the lock holds all the same
+            raise
+        with suppress(OSError):  # on a full disk the lock holds anyway
             os.truncate(self._lock, 0)
             os.write(self._lock, f"{os.getpid()}\n".encode())
 
     def load(self) -> dict[tuple[str, str], Any]:
-        """Give all that is kept, for `AlertEngine(config, state)`.
-
-        Raises:
-            StateError: it cannot be read.
-        """
-        try:
+        """Return the state, for `AlertEngine(config, state)`."""
+        with self._errors("cannot be read"):
             rows = self._database.execute("SELECT kind, key, value FROM state").fetchall()
             return {(kind, json.loads(key)): json.loads(value) for kind, key, value in rows}
-        except (sqlite3.Error, ValueError) as error:
-            raise self._error("cannot be read", error) from None
 
     def save(self, changes: Mapping[tuple[str, str], Any]) -> None:
-        """Save what `AlertEngine.take_changes` gave, all of it or nothing.
-
-        Raises:
-            StateError: it cannot be written, as on a full disk.
-        """
-        # Keys as JSON too: SQLite takes no text that UTF-8 cannot say, and labels come from outside.
-        gone = [(kind, json.dumps(key)) for (kind, key), value in changes.items() if value is None]
-        rows = [
-            (kind, json.dumps(key), json.dumps(value))
-            for (kind, key), value in changes.items()
-            if value is not None
-        ]
-        run = self._database
-        try:
-            run.execute("BEGIN IMMEDIATE")
-            run.executemany("DELETE FROM state WHERE kind = ? AND key = ?", gone)
-            run.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", rows)
-            run.execute("COMMIT")
-        except sqlite3.Error as error:
-            if run.in_transaction:
-                run.execute("ROLLBACK")
-            raise self._error("cannot be written", error) from None
+        """Save changes of the state in one transaction; the value None removes a key."""
+        # Keys are JSON too: labels may contain lone surrogates, which SQLite does not accept.
+        rows = [(kind, json.dumps(key), value) for (kind, key), value in changes.items()]
+        removed = [(kind, key) for kind, key, value in rows if value is None]
+        saved = [(kind, key, json.dumps(value)) for kind, key, value in rows if value is not None]
+        with self._errors("cannot be written"):
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany("DELETE FROM state WHERE kind = ? AND key = ?", removed)
+                self._database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", saved)
+                self._database.execute("COMMIT")
+            except sqlite3.Error:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     def silences(self) -> list[Silence]:
-        """Give the silences, the latest to end first.
-
-        Raises:
-            StateError: they cannot be read.
-        """
-        try:
+        """Return the silences, the last to end first."""
+        with self._errors("cannot be read"):
             rows = self._database.execute("SELECT value FROM state WHERE kind = 'silence'").fetchall()
-            found = [Silence.from_dict(json.loads(value)) for (value,) in rows]
-        except (sqlite3.Error, ValueError) as error:
-            raise self._error("cannot be read", error) from None
-        return sorted(found, key=lambda silence: -silence.ends_at)
+            silences = [Silence.from_dict(json.loads(value)) for (value,) in rows]
+        return sorted(silences, key=lambda silence: -silence.ends_at)
 
     def add_silence(self, silence: Silence) -> None:
-        """Add a silence. A running sink with this state sees it within seconds.
-
-        Raises:
-            StateError: it cannot be written.
-        """
+        """Add a silence; a running sink with this state applies it within seconds."""
         self.save({("silence", silence.id): silence.to_dict()})
 
     def expire_silence(self, silence_id: str, now: float) -> Silence:
-        """End a silence now, and give it.
+        """Expire a silence now, and return it.
 
         Raises:
-            KeyError: there is none with this id.
-            ValueError: it has ended before.
-            StateError: it cannot be written.
+            KeyError: there is no silence with this id.
+            ValueError: the silence has expired already.
         """
         silence = next((each for each in self.silences() if each.id == silence_id), None)
         if silence is None:
             raise KeyError(silence_id)
         if silence.state(now) is SilenceState.EXPIRED:
-            raise ValueError(f"the silence {silence_id} has ended before")
-        ended = silence.ended(now)
-        self.add_silence(ended)
-        return ended
+            raise ValueError(f"silence {silence_id} has expired already")
+        expired = silence.ended(now)
+        self.add_silence(expired)
+        return expired
 
     def changed_by_others(self) -> bool:
-        """Tell whether another process has written since the last call."""
-        try:
+        """Return whether another process has written since the last call."""
+        with self._errors("cannot be read"):
             [version] = self._database.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as error:
-            raise self._error("cannot be read", error) from None
-        changed = self._seen not in {-1, version}
-        self._seen = version
+        changed = self._data_version not in {-1, version}
+        self._data_version = version
         return changed
 
     def close(self) -> None:
-        """Close it, and let other processes send by it."""
+        """Close the file, and unlock it for other processes."""
         self._database.close()
         self._unlock()
 
@@ -201,5 +167,9 @@ class StateFile:
             os.close(self._lock)
             self._lock = None
 
-    def _error(self, what: str, error: Exception) -> StateError:
-        return StateError(f"the state file {self.path} {what}: {error}")
+    @contextmanager
+    def _errors(self, problem: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise StateError(f"the state file {self.path} {problem}: {error}") from None

@@ -1,34 +1,32 @@
-"""What there is to see of a running engine: its groups, with what each channel knows."""
+"""`GroupView`: a group of a running engine, with what each channel was notified about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import Any
 
+from codomyrmex.integrations.notification.alerts.engine import AlertEngine
+from codomyrmex.integrations.notification.alerts.group import Group
 from codomyrmex.integrations.notification.alerts.notification import NotifiedAlert, Status, iso
-
-if TYPE_CHECKING:
-    from codomyrmex.integrations.notification.alerts.engine import AlertEngine
-    from codomyrmex.integrations.notification.alerts.group import Group
 
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """A group as it is at a moment. Times are in seconds since 1970.
+    """A group at a point in time. Times are in seconds since 1970.
 
     Args:
-        key: what names it.
-        receiver: who is told.
-        route: the path of its route in the file.
-        labels: what its alerts have in common.
+        key: identifies the group.
+        receiver: the name of the receiver.
+        route: the path of the route in the file.
+        labels: the labels that its alerts have in common.
         status: FIRING if any alert fires.
-        alerts: firing ones first.
-        suppressed: why alerts are kept back, by their fingerprints, as of the last tick.
-        next_tick: when it may be told of next.
-        told: when each channel was told last.
-        under_way: the channels that are being told now.
-        given_up: the channels that could not be told last time.
+        alerts: the firing ones first.
+        suppressed: why alerts are suppressed, by their fingerprints, as of the last tick.
+        next_tick: when the next notification may be sent.
+        notified: when each channel was last notified.
+        in_flight: the channels with a notification in flight.
+        failed: the channels whose last notification failed.
     """
 
     key: str
@@ -39,29 +37,24 @@ class GroupView:
     alerts: Sequence[NotifiedAlert]
     suppressed: Mapping[str, str]
     next_tick: float
-    told: Mapping[str, float]
-    under_way: Sequence[str]
-    given_up: Sequence[str]
+    notified: Mapping[str, float]
+    in_flight: Sequence[str]
+    failed: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as built-in types."""
+        """Return the view as built-in types."""
         return {
-            "key": self.key,
-            "receiver": self.receiver,
-            "route": self.route,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
             "labels": dict(self.labels),
             "status": self.status.value,
             "alerts": [alert.to_dict() for alert in self.alerts],
-            "suppressed": dict(self.suppressed),
             "next_tick": iso(self.next_tick),
-            "told": {channel: iso(at) for channel, at in self.told.items()},
-            "under_way": list(self.under_way),
-            "given_up": list(self.given_up),
+            "notified": {channel: iso(at) for channel, at in self.notified.items()},
         }
 
 
 def views_of(engine: AlertEngine, now: float) -> list[GroupView]:
-    """Give the groups of an engine as they are now, firing ones first."""
+    """Return the groups of an engine, firing ones first."""
     views = [_view(engine, group, now) for group in engine.groups()]
     return sorted(views, key=lambda view: (view.status is not Status.FIRING, view.receiver, view.key))
 
@@ -70,7 +63,7 @@ def _view(engine: AlertEngine, group: Group, now: float) -> GroupView:
     alerts = [alert.as_notified(now) for alert in group.alerts.values()]
     alerts.sort(key=lambda alert: (alert.status is not Status.FIRING, alert.starts_at))
     channels = [channel.name for channel in engine.config.receivers[group.route.receiver].channels]
-    told = {name: entry.at for name in channels if (entry := engine.log_entry(group.key, name)) is not None}
+    entries = {name: engine.log_entry(group.key, name) for name in channels}
     return GroupView(
         key=group.key,
         receiver=group.route.receiver,
@@ -80,7 +73,7 @@ def _view(engine: AlertEngine, group: Group, now: float) -> GroupView:
         alerts=alerts,
         suppressed=dict(group.suppressed),
         next_tick=group.next_tick,
-        told=told,
-        under_way=sorted(group.under_way),
-        given_up=sorted(group.given_up),
+        notified={name: entry.at for name, entry in entries.items() if entry is not None},
+        in_flight=sorted(group.in_flight),
+        failed=sorted(group.failed),
     )

@@ -1,9 +1,9 @@
-// The alerts by group, and why each goes where it goes.
+// The alerts by group, and how each is routed.
 
 import { chips } from "./chips.js";
 import { show } from "./details.js";
-import { $, h, mark, setText, sync } from "./dom.js";
-import { badge, tellChanges } from "./sections.js";
+import { $, h, setText, showStatus, sync } from "./dom.js";
+import { badge, announceChanges } from "./sections.js";
 import { get } from "./session.js";
 import { offerSilence } from "./silences.js";
 import { momentOf, plural } from "./words.js";
@@ -13,20 +13,20 @@ export function showAlerts(alerts, problem, mayAct) {
   if ($("alerts").hidden) return;
   const groups = alerts.groups ?? [];
   const silences = new Map((alerts.silences ?? []).map((silence) => [silence.id, silence]));
-  tellChanges("group", groups.map((group) => [group.key, group.status, `${group.status}: ${nameOf(group)}`]));
+  announceChanges("group", groups.map((group) => [group.key, group.status, `${group.status}: ${nameOf(group)}`]));
   const shown = groups.map(({ next_tick: _, ...group }) => ({
     ...group,
     mayAct,
-    alerts: group.alerts.map((alert) => ({ ...alert, kept: keptBack(alert.suppressed, silences) })),
+    alerts: group.alerts.map((alert) => ({ ...alert, suppression: suppressionText(alert.suppressed, silences) })),
   }));
   sync($("group-list"), shown, (group) => group.key, groupItem);
-  setText($("alerts-more"), alerts.others ? `and ${plural(alerts.others, "group")} more` : "");
-  mark($("alerts"), groups.length, problem);
+  setText($("alerts-more"), alerts.others ? `and ${plural(alerts.others, "more group")}` : "");
+  showStatus($("alerts"), groups.length, problem);
 }
 
 const nameOf = (group) => Object.values(group.labels).join(" ") || "all alerts";
 
-function keptBack(suppressed, silences) {
+function suppressionText(suppressed, silences) {
   if (suppressed === null) return null;
   const silence = silences.get(suppressed.by);
   if (silence) {
@@ -39,12 +39,12 @@ function keptBack(suppressed, silences) {
 }
 
 function groupItem(group) {
-  const told = Object.entries(group.told).map(([channel, at]) => `${channel} told at ${momentOf(at)}`);
+  const notified = Object.entries(group.notified).map(([channel, time]) => `${channel} notified at ${momentOf(time)}`);
   const notes = [
-    ...told,
-    group.under_way.length > 0 && `now telling ${group.under_way.join(", ")}`,
-    group.given_up.length > 0 && `gave up on ${group.given_up.join(", ")}`,
-    told.length + group.under_way.length + group.given_up.length === 0 && "nobody was told yet",
+    ...notified,
+    group.in_flight.length > 0 && `notifying ${group.in_flight.join(", ")}`,
+    group.failed.length > 0 && `failed to notify ${group.failed.join(", ")}`,
+    notified.length + group.in_flight.length + group.failed.length === 0 && "not notified yet",
   ].filter(Boolean);
   const labels = Object.keys(group.labels).length ? chips(group.labels) : h("span", { class: "muted" }, "all alerts");
   return h(
@@ -55,16 +55,16 @@ function groupItem(group) {
       { class: "group-head" },
       badge(group.status),
       labels,
-      h("span", { class: "receiver" }, h("span", { "aria-label": "goes to" }, "→ "), group.receiver),
+      h("span", { class: "receiver" }, h("span", { "aria-label": "routed to" }, "→ "), group.receiver),
     ),
     h("p", { class: "muted" }, notes.join(" · ")),
     h("ul", { class: "alert-list" }, ...group.alerts.map((alert) => alertItem(alert, group))),
-    group.others > 0 && h("p", { class: "muted" }, `and ${plural(group.others, "alert")} more`),
+    group.others > 0 && h("p", { class: "muted" }, `and ${plural(group.others, "more alert")}`),
   );
 }
 
 function alertItem(alert, group) {
-  const said = alert.annotations.summary ?? alert.annotations.description ?? Object.values(alert.annotations)[0];
+  const text = alert.annotations.summary ?? alert.annotations.description ?? Object.values(alert.annotations)[0];
   const part = alert.fingerprint;
   return h(
     "li",
@@ -73,23 +73,23 @@ function alertItem(alert, group) {
       "button",
       { type: "button", class: "alert", data: { part }, on: { click: () => explain(alert, group) } },
       h("span", { class: "alert-line" }, alert.status !== group.status && badge(alert.status), chips(alert.labels, group.labels)),
-      h("span", { class: "said" }, said ?? "", " ", h("span", { class: "muted" }, `since ${momentOf(alert.startsAt)}`)),
-      alert.kept && h("span", { class: "kept" }, alert.kept),
+      h("span", { class: "text" }, /^[[{]/.test(text ?? "") ? h("code", {}, text) : text, " ", h("span", { class: "muted" }, `since ${momentOf(alert.startsAt)}`)),
+      alert.suppression && h("span", { class: "suppression" }, alert.suppression),
     ),
     group.mayAct &&
-      !alert.kept &&
+      !alert.suppression &&
       h("button", { type: "button", class: "small", data: { part: `silence ${part}` }, on: { click: () => offerSilence(alert.labels) } }, "Silence"),
   );
 }
 
-// Why
+// How an alert is routed
 
 async function explain(alert, group) {
   const title = alert.labels.alertname ?? nameOf(group);
-  show(title, h("p", { class: "muted" }, "Asking"));
+  show(title, h("p", { class: "muted" }, "Loading…"));
   try {
     const found = await get(`api/explain?fingerprint=${encodeURIComponent(alert.fingerprint)}`);
-    show(title, ...alertFacts(alert), h("h3", {}, `Goes to ${found.receivers.join(", ")}`), tree(found.root));
+    show(title, ...alertFacts(alert), h("h3", {}, `Routed to ${found.receivers.join(", ")}`), tree(found.root));
   } catch (error) {
     show(title, ...alertFacts(alert), h("p", { class: "error", role: "alert" }, error.message));
   }
@@ -102,32 +102,32 @@ function alertFacts(alert) {
 
 const tree = (root) => h("ul", { class: "tree" }, node(root));
 
-function node(seen) {
-  const line = seen.line === null ? "" : `, line ${seen.line}`;
-  const state = seen.taken ? "taken" : seen.matched ? "passed" : "left";
+function node(route) {
+  const line = route.line === null ? "" : `, line ${route.line}`;
+  const state = route.match ? "match" : route.matched ? "passed" : "other";
   return h(
     "li",
     { data: { state } },
-    h("p", {}, h("strong", {}, `${seen.path}${line}`), `: ${seen.why}`),
-    ...seen.matchers.map((each) => h("p", { class: each.holds ? "holds" : "fails" }, matcherText(each))),
-    seen.taken && taken(seen.taken),
-    seen.children.length > 0 && h("ul", {}, ...seen.children.map(node)),
+    h("p", {}, h("strong", {}, `${route.path}${line}`), `: ${route.why}`),
+    ...route.matchers.map((each) => h("p", { class: each.holds ? "holds" : "fails" }, matcherText(each))),
+    route.match && match(route.match),
+    route.children.length > 0 && h("ul", {}, ...route.children.map(node)),
   );
 }
 
 function matcherText({ matcher, value, missing, holds }) {
-  const is = missing ? "there is no such label" : `it is ${JSON.stringify(value)}`;
-  return `${matcher} ${holds ? "holds" : "does not hold"}: ${is}`;
+  const actual = missing ? "the label is missing" : `the value is ${JSON.stringify(value)}`;
+  return `${matcher} ${holds ? "matches" : "does not match"}: ${actual}`;
 }
 
-function taken({ receiver, group_labels: labels, settings, notes }) {
+function match({ receiver, group_labels: labels, settings, notes }) {
   const from = ({ path, line }) => (path === null ? "default" : `${path}${line === null ? "" : `, line ${line}`}`);
   const rows = settings.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, each.value), h("td", { class: "muted" }, from(each))));
   return h(
     "div",
-    { class: "taken" },
-    h("p", {}, "Goes to ", h("strong", {}, receiver), Object.keys(labels).length ? " in the group " : "", chips(labels)),
-    ...notes.map((note) => h("p", { class: "kept" }, note)),
+    { class: "match" },
+    h("p", {}, "Routed to ", h("strong", {}, receiver), Object.keys(labels).length ? " in group " : "", chips(labels)),
+    ...notes.map((note) => h("p", { class: "suppression" }, note)),
     h("table", {}, h("tbody", {}, ...rows)),
   );
 }

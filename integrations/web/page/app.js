@@ -1,51 +1,51 @@
-// The page: what comes from the server goes to its sections.
+// The page: passes on what the server sends to the sections.
 
 import { showAlerts } from "./alerts.js";
 import { $, h, setText, sync } from "./dom.js";
 import { EventList } from "./event_list.js";
 import { Feed } from "./feed.js";
-import { lately, showBreakers, showNotifications, showSinks, showTopics } from "./sections.js";
+import { recentRate, showBreakers, showNotifications, showSinks, showTopics } from "./sections.js";
 import { get, token } from "./session.js";
 import { onChange, showSilences } from "./silences.js";
 import { momentOf, momentOfId, plural, rate, span } from "./words.js";
 
-const EVERY = 1000; // ms between two looks at what is not an event
-const HIDDEN = 10_000; // the same where nobody looks
+const INTERVAL = 1000; // ms between requests for everything but events
+const HIDDEN_INTERVAL = 10_000; // the same while the page is hidden
 
 const list = new EventList();
 let locked = false;
-let next = null;
-let asking = false;
-let again = false;
-let tried = null; // the form that gave a token which was not tried yet
+let timer = null;
+let loading = false;
+let reload = false; // load again as soon as the current request is done
+let submitted = null; // the form whose token has not been tried yet
 
 // Events
 
 const feed = new Feed({
   onFrames: (frames) => frames.length && list.add(frames),
-  onConnect: tellMissed,
+  onConnect: showGap,
   onState(state, text) {
     $("connection").dataset.state = state;
     setText($("connection-text"), text);
   },
 });
 
-function tellMissed({ resumed, replayed, first_available: available, away, first }) {
+function showGap({ resumed, replayed, first_available: available, away, first }) {
   if (first || away === null) return;
-  const gone = `after ${span(away)}`;
+  const reconnected = `Reconnected after ${span(away)}`;
   if (resumed) {
-    const came = replayed ? `${plural(replayed, "event")} that came meanwhile follow${replayed === 1 ? "s" : ""}` : "nothing was missed";
-    list.addGap(`Connected again ${gone}: ${came}`);
-    notice(`Connected again ${gone}: ${replayed ? `${plural(replayed, "event")} came meanwhile and ${replayed === 1 ? "is" : "are"} shown.` : "nothing was missed."}`);
+    const missed = replayed ? `${plural(replayed, "missed event")} loaded` : "no events were missed";
+    list.addGap(`${reconnected}: ${missed}`);
+    showNotice(`${reconnected}: ${missed}.`);
     return;
   }
-  const since = momentOfId(available);
-  const oldest = available ? `the oldest that the server still has is ${since ? `of ${momentOf(since)}` : available}` : "the server has none of before";
-  list.addGap(`Connected again ${gone}: events may be missing here`);
-  notice(`Connected again ${gone}, but events may be missing: ${oldest}.`);
+  const time = momentOfId(available);
+  const oldest = available ? `the oldest event on the server is ${time ? `from ${momentOf(time)}` : available}` : "the server has no earlier events";
+  list.addGap(`${reconnected}: events may be missing here`);
+  showNotice(`${reconnected}, but events may be missing: ${oldest}.`);
 }
 
-function notice(text) {
+function showNotice(text) {
   $("notice").hidden = false;
   setText($("notice-text"), text);
 }
@@ -54,15 +54,15 @@ $("notice-close").addEventListener("click", () => {
   $("notice").hidden = true;
 });
 
-// All else
+// Everything but events
 
-async function look() {
-  clearTimeout(next);
-  again = asking;
-  if (asking) return;
-  asking = true;
-  const form = tried;
-  tried = null;
+async function load() {
+  clearTimeout(timer);
+  reload = loading;
+  if (loading) return;
+  loading = true;
+  const form = submitted;
+  submitted = null;
   try {
     showState(await get("api/state"), form);
     document.body.classList.remove("stale");
@@ -70,13 +70,13 @@ async function look() {
     document.body.classList.add("stale");
     if (error.status === 401) lock(form);
   }
-  asking = false;
-  if (again) look();
-  else if (!locked) next = setTimeout(look, document.hidden ? HIDDEN : EVERY);
+  loading = false;
+  if (reload) load();
+  else if (!locked) timer = setTimeout(load, document.hidden ? HIDDEN_INTERVAL : INTERVAL);
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || locked || look());
-onChange(look);
+document.addEventListener("visibilitychange", () => document.hidden || locked || load());
+onChange(load);
 
 function showState(state, form) {
   if (locked) unlock();
@@ -94,10 +94,10 @@ function showState(state, form) {
 }
 
 function showFigures({ topics, alerts, breakers, sinks }) {
-  const figures = [{ name: "events a second", value: rate(lately(topics.counts)), to: "topics" }];
+  const figures = [{ name: "events per second", value: rate(recentRate(topics.counts)), to: "topics" }];
   if (alerts?.groups) {
     const firing = alerts.groups.reduce((sum, group) => sum + group.firing, 0);
-    figures.push({ name: firing === 1 ? "alert fires" : "alerts fire", value: String(firing), to: "alerts", bad: firing > 0 });
+    figures.push({ name: firing === 1 ? "alert firing" : "alerts firing", value: String(firing), to: "alerts", bad: firing > 0 });
   }
   if (breakers) {
     const open = breakers.filter(({ state }) => ["open", "forced_open", "ejected"].includes(state)).length;
@@ -105,7 +105,7 @@ function showFigures({ topics, alerts, breakers, sinks }) {
   }
   if (sinks) {
     const failing = sinks.filter(({ state }) => state === "open" || state === "retrying").length;
-    figures.push({ name: failing === 1 ? "sink fails" : "sinks fail", value: String(failing), to: "sinks", bad: failing > 0 });
+    figures.push({ name: failing === 1 ? "sink failing" : "sinks failing", value: String(failing), to: "sinks", bad: failing > 0 });
   }
   sync($("figures"), figures, (figure) => figure.to, ({ name, value, to, bad }) =>
     h("li", {}, h("a", { href: `#${to}`, class: bad ? "bad" : "", data: { part: to } }, h("strong", {}, value), ` ${name}`)),
@@ -130,7 +130,7 @@ function unlock() {
 
 function refuse(form) {
   token.forget();
-  setText(form.querySelector(".error"), "This is not the right token.");
+  setText(form.querySelector(".error"), "Wrong token.");
   form.querySelector("input").focus();
 }
 
@@ -141,10 +141,10 @@ for (const form of document.querySelectorAll(".token-form")) {
     token.set(field.value.trim());
     field.value = "";
     setText(form.querySelector(".error"), "");
-    tried = form;
-    look();
+    submitted = form;
+    load();
   });
 }
 
-look();
+load();
 feed.run();

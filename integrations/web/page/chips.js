@@ -1,9 +1,9 @@
-// Labels, each with its value.
+// Labels with their values.
 
 import { h } from "./dom.js";
 
-export function chips(labels, without = {}) {
-  const shown = Object.entries(labels ?? {}).filter(([name, value]) => without[name] !== value);
+export function chips(labels, omitted = {}) {
+  const shown = Object.entries(labels ?? {}).filter(([name, value]) => omitted[name] !== value);
   return h(
     "span",
     { class: "chips" },

@@ -1,4 +1,4 @@
-// One thing in full, over the page.
+// The dialog that shows an event or an alert in full.
 
 import { $, h } from "./dom.js";
 
@@ -7,7 +7,7 @@ $("details").addEventListener("click", (event) => {
   if (event.target === $("details")) $("details").close();
 });
 
-/** Show something in the dialog; the focus goes back to where it was when it is closed. */
+/** Show something in the dialog; closing it restores the focus. */
 export function show(title, ...content) {
   $("details-title").textContent = title;
   $("details-body").replaceChildren(...content);
@@ -20,11 +20,11 @@ export function showEvent(raw) {
   const topic = typeof event.metadata.topic === "string" ? event.metadata.topic : "(no topic)";
   show(
     topic,
-    facts({ Type: event.type, Time: event.timestamp, Id: event.id }),
+    facts({ Type: event.type, Time: event.timestamp, ID: event.id }),
     h("h3", {}, "Data"),
-    code(JSON.parse(raw, exactly).data),
+    code(JSON.parse(raw, exactNumber).data),
     h("h3", {}, "Metadata"),
-    code(JSON.parse(raw, exactly).metadata),
+    code(JSON.parse(raw, exactNumber).metadata),
   );
 }
 
@@ -35,8 +35,8 @@ export function facts(values) {
 
 const code = (value) => h("pre", { tabindex: "0" }, JSON.stringify(value, null, 2));
 
-/** Keep numbers as they were written: JavaScript would round large ones. */
-function exactly(_, value, context) {
+/** Keep numbers as they were sent, because JavaScript rounds large ones. */
+function exactNumber(_, value, context) {
   const lossy = typeof value === "number" && context?.source && JSON.rawJSON && String(value) !== context.source;
   return lossy ? JSON.rawJSON(context.source) : value;
 }

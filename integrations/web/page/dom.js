@@ -1,15 +1,15 @@
-// Making elements, and keeping lists of them as they should be. Text stays text: nothing here takes HTML.
+// Creating and updating elements. Text is never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export const $ = (id) => document.getElementById(id);
 
-/** Make an element: h("button", { class: "x", on: { click } }, "text", otherElement). */
+/** Create an element: h("button", { class: "x", on: { click } }, "text", otherElement). */
 export function h(name, properties = {}, ...children) {
   return fill(document.createElement(name), properties, children);
 }
 
-/** Make an element of an image. */
+/** Create an SVG element. */
 export function svg(name, properties = {}, ...children) {
   return fill(document.createElementNS(SVG, name), properties, children);
 }
@@ -30,44 +30,44 @@ function fill(element, properties, children) {
   return element;
 }
 
-/** Set a text if it is another one, as what is set again is read out again. */
+/** Set a text if it has changed; screen readers would read an unchanged text again. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const kept = new WeakMap();
+const rendered = new WeakMap();
 
-/** Have an element for each item, in order; one whose item is the same is left alone. */
+/** Show an element for each item, in order; elements of unchanged items stay. */
 export function sync(parent, items, keyOf, build) {
-  const before = kept.get(parent) ?? new Map();
+  const before = rendered.get(parent) ?? new Map();
   const after = new Map();
   for (const item of items) {
     const key = keyOf(item);
-    const same = JSON.stringify(item);
+    const json = JSON.stringify(item);
     const old = before.get(key);
     if (after.has(key)) continue;
-    if (old?.same === same) {
+    if (old?.json === json) {
       after.set(key, old);
       continue;
     }
     const element = build(item);
-    if (old) takeOver(old.element, element);
-    after.set(key, { element, same });
+    if (old) replace(old.element, element);
+    after.set(key, { element, json });
   }
   for (const [key, { element }] of before) if (after.get(key)?.element !== element) element.remove();
-  kept.set(parent, after);
-  let place = [...parent.children].find((child) => !child.matches("thead")) ?? null;
+  rendered.set(parent, after);
+  let next = [...parent.children].find((child) => !child.matches("thead")) ?? null;
   for (const { element } of after.values()) {
-    if (element === place) place = place.nextElementSibling;
-    else parent.insertBefore(element, place);
+    if (element === next) next = next.nextElementSibling;
+    else parent.insertBefore(element, next);
   }
 }
 
-/** What is open stays open, and what has the focus keeps it. */
-function takeOver(old, element) {
+/** Replace an element, keeping open details and the focus. */
+function replace(old, element) {
   for (const open of old.querySelectorAll("details[open]")) {
-    const same = element.querySelector(`details[data-part="${CSS.escape(open.dataset.part)}"]`);
-    if (same) same.open = true;
+    const details = element.querySelector(`details[data-part="${CSS.escape(open.dataset.part)}"]`);
+    if (details) details.open = true;
   }
   const focused = old.contains(document.activeElement) ? document.activeElement : null;
   old.replaceWith(element);
@@ -77,15 +77,15 @@ function takeOver(old, element) {
   }
 }
 
-/** Say something to who does not see the page. */
+/** Announce texts to screen readers. */
 export function announce(texts) {
   if (texts.length) $("announcer").textContent = texts.join(". ");
 }
 
-/** Show what went wrong with a section, and whether it is empty. */
-export function mark(section, count, problem) {
-  const said = section.querySelector(".problem");
-  said.hidden = !problem;
-  setText(said, problem ? `This could not be asked: ${problem}` : "");
+/** Show the problem of a section, and whether the section is empty. */
+export function showStatus(section, count, problem) {
+  const message = section.querySelector(".problem");
+  message.hidden = !problem;
+  setText(message, problem ? `Not available: ${problem}` : "");
   section.querySelector(".empty").hidden = count > 0 || Boolean(problem);
 }

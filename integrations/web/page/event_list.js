@@ -1,4 +1,4 @@
-// The list of events: few rows however many events there are, drawn at most some times a second.
+// The list of events: a limited number of rows, drawn at most ten times per second.
 
 import { $, h, setText } from "./dom.js";
 import { showEvent } from "./details.js";
@@ -7,16 +7,16 @@ import { patternProblem } from "./topics.js";
 import { number, timeOf } from "./words.js";
 
 const ROWS = 200;
-const SHORTEST = 100; // ms between two drawings
-const SUMMARY = 300; // characters
+const MIN_DELAY = 100; // ms before drawing
+const MAX_SUMMARY = 300; // characters
 
 export class EventList {
   #store = new EventStore();
   #list = $("event-list");
-  #drawn = 0; // the number of the newest event that is drawn, or was left out by the filter
-  #paused = null; // what the store had seen when it was paused
-  #planned = false;
-  #pause = SHORTEST;
+  #drawn = 0; // the number of the newest event that is drawn or filtered out
+  #pausedAt = null; // the number of events at the time of the pause
+  #scheduled = false;
+  #delay = MIN_DELAY;
 
   constructor() {
     $("pause").addEventListener("click", () => this.#togglePause());
@@ -29,38 +29,38 @@ export class EventList {
 
   add(frames) {
     for (const frame of frames) this.#store.addFrame(frame);
-    this.#plan();
+    this.#schedule();
   }
 
   addGap(text) {
     this.#store.addGap(text);
-    this.#plan();
+    this.#schedule();
   }
 
   // Drawing
 
-  #plan() {
-    if (this.#planned) return;
-    this.#planned = true;
-    setTimeout(() => requestAnimationFrame(() => this.#draw()), this.#pause);
+  #schedule() {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setTimeout(() => requestAnimationFrame(() => this.#draw()), this.#delay);
   }
 
   #draw() {
     const began = performance.now();
-    this.#planned = false;
-    if (this.#paused === null) {
-      const fresh = this.#store.newest(ROWS, this.#drawn);
+    this.#scheduled = false;
+    if (this.#pausedAt === null) {
+      const items = this.#store.newest(ROWS, this.#drawn);
       this.#drawn = this.#store.seen;
-      this.#put(fresh);
+      this.#put(items);
     }
-    this.#tell();
-    // Where drawing is dear it is done less often, so that there is time for the rest.
-    this.#pause = Math.min(500, Math.max(SHORTEST, 4 * (performance.now() - began)));
+    this.#showCount();
+    // Slow drawing is done less often, so that the page stays responsive.
+    this.#delay = Math.min(500, Math.max(MIN_DELAY, 4 * (performance.now() - began)));
   }
 
-  #put(fresh) {
-    if (!fresh.length) return;
-    this.#list.prepend(...fresh.map(row));
+  #put(items) {
+    if (!items.length) return;
+    this.#list.prepend(...items.map(row));
     const focused = document.activeElement;
     while (this.#list.children.length > ROWS) this.#list.lastElementChild.remove();
     if (focused?.closest(".event") && !focused.isConnected) this.#rows().at(-1)?.focus();
@@ -71,24 +71,24 @@ export class EventList {
     this.#list.replaceChildren();
     this.#put(this.#store.newest(ROWS));
     this.#drawn = this.#store.seen;
-    this.#tell();
+    this.#showCount();
   }
 
-  #tell() {
+  #showCount() {
     const { size, matching } = this.#store;
-    const filtered = matching < size ? `${number(matching)} of ${number(size)} match` : `${number(size)} kept`;
-    const waiting = this.#paused === null ? 0 : this.#store.seen - this.#paused;
-    setText($("event-count"), size ? filtered + (waiting ? `, ${number(waiting)} came meanwhile` : "") : "");
+    const filtered = matching < size ? `${number(matching)} of ${number(size)} match` : `${number(size)} loaded`;
+    const waiting = this.#pausedAt === null ? 0 : this.#store.seen - this.#pausedAt;
+    setText($("event-count"), size ? filtered + (waiting ? `, ${number(waiting)} new` : "") : "");
     const none = $("event-none");
     none.hidden = this.#list.children.length > 0;
-    setText(none, size ? "No event passes the filter." : "No events yet.");
+    setText(none, size ? "No events match the filter." : "No events yet.");
   }
 
   #togglePause() {
-    this.#paused = this.#paused === null ? this.#store.seen : null;
-    $("pause").setAttribute("aria-pressed", String(this.#paused !== null));
-    setText($("pause"), this.#paused === null ? "Pause" : "Resume");
-    this.#plan();
+    this.#pausedAt = this.#pausedAt === null ? this.#store.seen : null;
+    $("pause").setAttribute("aria-pressed", String(this.#pausedAt !== null));
+    setText($("pause"), this.#pausedAt === null ? "Pause" : "Resume");
+    this.#schedule();
   }
 
   #readFilter() {
@@ -102,7 +102,7 @@ export class EventList {
     this.#redraw();
   }
 
-  // The keyboard: the list is one stop, the arrows move in it
+  // The keyboard: the list is one tab stop; arrow keys move within it
 
   #rows() {
     return [...this.#list.querySelectorAll("button")];
@@ -120,8 +120,8 @@ export class EventList {
     if (step === undefined) return;
     event.preventDefault();
     const rows = this.#rows();
-    const now = rows.indexOf(document.activeElement);
-    rows[Math.min(rows.length - 1, Math.max(0, now + step))]?.focus();
+    const current = rows.indexOf(document.activeElement);
+    rows[Math.min(rows.length - 1, Math.max(0, current + step))]?.focus();
   }
 
   #open(button) {
@@ -148,5 +148,5 @@ function row(item) {
 function summary(raw) {
   const { data } = JSON.parse(raw);
   const text = typeof data === "string" ? data : data === null ? "" : JSON.stringify(data);
-  return text.length > SUMMARY ? `${text.slice(0, SUMMARY)}…` : text;
+  return text.length > MAX_SUMMARY ? `${text.slice(0, MAX_SUMMARY)}…` : text;
 }

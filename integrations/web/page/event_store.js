@@ -1,9 +1,9 @@
-// The events that the page has: the newest ones, within bounds, and those that pass the filter.
+// The newest events, up to a limit, and which of them match the filter.
 
 import { matches } from "./topics.js";
 
-const MOST = 10_000;
-const MOST_CHARACTERS = 30_000_000;
+const MAX_EVENTS = 10_000;
+const MAX_CHARACTERS = 30_000_000;
 
 export class EventStore {
   #items = [];
@@ -23,18 +23,18 @@ export class EventStore {
     this.#add({ type: frame.event, topic, time: timestamp, raw: frame.data, gap: null });
   }
 
-  /** Note that there was a break here. */
+  /** Mark an interruption. */
   addGap(text) {
     this.#add({ type: "", topic: null, time: null, raw: "", gap: text });
   }
 
   #add(item) {
     item.number = this.seen += 1;
-    item.passes = this.#passes(item);
-    this.matching += item.passes;
+    item.matches = this.#matches(item);
+    this.matching += item.matches;
     this.#characters += item.raw.length;
     this.#items.push(item);
-    while (this.size > MOST || (this.#characters > MOST_CHARACTERS && this.size > 1)) this.#dropOldest();
+    while (this.size > MAX_EVENTS || (this.#characters > MAX_CHARACTERS && this.size > 1)) this.#dropOldest();
   }
 
   #dropOldest() {
@@ -42,8 +42,8 @@ export class EventStore {
     this.#items[this.#start] = undefined;
     this.#start += 1;
     this.#characters -= oldest.raw.length;
-    this.matching -= oldest.passes;
-    if (this.#start > MOST) {
+    this.matching -= oldest.matches;
+    if (this.#start > MAX_EVENTS) {
       this.#items = this.#items.slice(this.#start);
       this.#start = 0;
     }
@@ -52,14 +52,14 @@ export class EventStore {
   set filter({ pattern, type, text }) {
     this.#filter = { pattern, type, text: text.toLowerCase() };
     this.matching = 0;
-    for (let place = this.#start; place < this.#items.length; place += 1) {
-      const item = this.#items[place];
-      item.passes = this.#passes(item);
-      this.matching += item.passes;
+    for (let index = this.#start; index < this.#items.length; index += 1) {
+      const item = this.#items[index];
+      item.matches = this.#matches(item);
+      this.matching += item.matches;
     }
   }
 
-  #passes(item) {
+  #matches(item) {
     if (item.gap !== null) return true;
     const { pattern, type, text } = this.#filter;
     return (
@@ -69,14 +69,14 @@ export class EventStore {
     );
   }
 
-  /** Give those that pass and came after a number, newest first, so many at most. */
-  newest(most, after = 0) {
-    const found = [];
-    for (let place = this.#items.length - 1; place >= this.#start && found.length < most; place -= 1) {
-      const item = this.#items[place];
+  /** Return the newest matching events with a number above `after`, newest first. */
+  newest(limit, after = 0) {
+    const items = [];
+    for (let index = this.#items.length - 1; index >= this.#start && items.length < limit; index -= 1) {
+      const item = this.#items[index];
       if (item.number <= after) break;
-      if (item.passes) found.push(item);
+      if (item.matches) items.push(item);
     }
-    return found;
+    return items;
   }
 }

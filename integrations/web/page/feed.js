@@ -1,27 +1,27 @@
-// The events as the server sends them. Not an EventSource, as that sends no token and hides why it is refused.
+// The event stream. An EventSource cannot send a token and hides why it is refused.
 
 import { headers } from "./session.js";
 
-const SILENCE = 45_000; // ms after which a connection is taken for dead; the server gives a sign each 15 s
-const LONGEST = 10_000;
+const TIMEOUT = 45_000; // ms without data after which a connection is lost; the server sends heartbeats every 15 s
+const MAX_DELAY = 10_000; // ms
 
-/** Takes a text apart into frames (WHATWG HTML, section 9.2). */
+/** Parses a text into frames (WHATWG HTML, section 9.2). */
 export class Frames {
-  #rest = "";
+  #incomplete = "";
   #frame = { id: null, event: "message", data: [], retry: null };
 
   push(text) {
-    const found = [];
-    const lines = (this.#rest + text).split("\n");
-    this.#rest = lines.pop();
-    for (const line of lines) this.#take(line.endsWith("\r") ? line.slice(0, -1) : line, found);
-    return found;
+    const frames = [];
+    const lines = (this.#incomplete + text).split("\n");
+    this.#incomplete = lines.pop();
+    for (const line of lines) this.#addLine(line.endsWith("\r") ? line.slice(0, -1) : line, frames);
+    return frames;
   }
 
-  #take(line, found) {
+  #addLine(line, frames) {
     const frame = this.#frame;
     if (line === "") {
-      if (frame.data.length) found.push({ ...frame, data: frame.data.join("\n") });
+      if (frame.data.length) frames.push({ ...frame, data: frame.data.join("\n") });
       this.#frame = { id: null, event: "message", data: [], retry: null };
       return;
     }
@@ -36,16 +36,16 @@ export class Frames {
   }
 }
 
-/** Reads the events, and connects again by itself for as long as there is hope. */
+/** Reads the events and reconnects after interruptions. */
 export class Feed {
   #lastId = "";
-  #tries = 0;
+  #failures = 0;
   #abort = null;
   #wake = null;
   #lostAt = null;
   #retry = null;
 
-  /** onFrames gets frames; onConnect what the server says of what was missed; onState how it is. */
+  /** onFrames gets frames, onConnect the report on missed events, onState the state of the connection. */
   constructor({ onFrames, onConnect, onState }) {
     this.onFrames = onFrames;
     this.onConnect = onConnect;
@@ -56,31 +56,31 @@ export class Feed {
 
   async run() {
     for (;;) {
-      let wait = null;
+      let delay = null;
       try {
         await this.#read();
         this.#lost(null);
       } catch (error) {
         this.#lost(error);
-        if (error.status === 401) wait = LONGEST; // or until there is a token
+        if (error.status === 401) delay = MAX_DELAY; // or until the user enters a token
       }
-      wait ??= this.#retry ?? Math.min(LONGEST, 500 * 2 ** this.#tries) * (0.7 + 0.6 * Math.random());
+      delay ??= this.#retry ?? Math.min(MAX_DELAY, 500 * 2 ** this.#failures) * (0.7 + 0.6 * Math.random());
       this.#retry = null;
-      this.#tries += 1;
-      await this.#sleep(wait);
-      this.onState("waiting", "Connecting again");
+      this.#failures += 1;
+      await this.#sleep(delay);
+      this.onState("waiting", "Reconnecting");
     }
   }
 
-  /** Wait no longer. */
+  /** Reconnect now. */
   wake() {
     this.#wake?.();
   }
 
   #lost(error) {
     this.#lostAt ??= Date.now();
-    const why = error?.status ? `: ${error.message}` : "";
-    this.onState(error?.status === 401 ? "locked" : "lost", `Connection lost${why}`);
+    const reason = error?.status ? `: ${error.message}` : "";
+    this.onState(error?.status === 401 ? "locked" : "lost", `Connection lost${reason}`);
   }
 
   #sleep(ms) {
@@ -96,12 +96,12 @@ export class Feed {
   }
 
   async #read() {
-    // Who asks for what came after an event that is unknown gets all that the server has: at first, that is wanted.
-    const asked = encodeURIComponent(this.#lastId || "start");
+    // At first an unknown id is sent, because the server then replays all events that it has.
+    const lastId = encodeURIComponent(this.#lastId || "start");
     this.#abort = new AbortController();
-    let timer = setTimeout(() => this.#abort.abort(), SILENCE);
+    let timer = setTimeout(() => this.#abort.abort(), TIMEOUT);
     try {
-      const response = await fetch(`api/events?last_event_id=${asked}`, {
+      const response = await fetch(`api/events?last_event_id=${lastId}`, {
         headers: { Accept: "text/event-stream", ...headers() },
         cache: "no-store",
         signal: this.#abort.signal,
@@ -113,7 +113,7 @@ export class Feed {
         const { done, value } = await reader.read();
         if (done) return;
         clearTimeout(timer);
-        timer = setTimeout(() => this.#abort.abort(), SILENCE);
+        timer = setTimeout(() => this.#abort.abort(), TIMEOUT);
         this.#deliver(frames.push(value));
       }
     } finally {
@@ -138,19 +138,19 @@ export class Feed {
     this.onFrames(events);
   }
 
-  #connected(told) {
+  #connected(report) {
     const away = this.#lostAt === null ? null : (Date.now() - this.#lostAt) / 1000;
-    this.#tries = 0;
+    this.#failures = 0;
     this.#lostAt = null;
     this.onState("live", "Live");
-    this.onConnect({ ...told, away, first: this.#lastId === "" });
+    this.onConnect({ ...report, away, first: this.#lastId === "" });
   }
 }
 
-// A stream may have events of this type too; those are whole events, with an id in their data.
+// Published events can have this type too; unlike notices they have metadata.
 function isNotice(frame, name) {
-  const told = JSON.parse(frame.data);
-  return typeof told === "object" && told !== null && name in told && !("metadata" in told);
+  const data = JSON.parse(frame.data);
+  return typeof data === "object" && data !== null && name in data && !("metadata" in data);
 }
 
 async function refusal(response) {

@@ -1,32 +1,32 @@
-// Topics, sinks, circuit breakers and notifications, as the server last told of them.
+// Topics, sinks, circuit breakers and notifications.
 
 import { band, chart, drawChart } from "./charts.js";
-import { $, announce, h, mark, setText, sync } from "./dom.js";
+import { $, announce, h, setText, showStatus, sync } from "./dom.js";
 import { chips } from "./chips.js";
-import { about, momentOf, number, plural, rate, timeOf } from "./words.js";
+import { compact, momentOf, number, plural, rate, timeOf } from "./words.js";
 
-const RECENT = 5; // seconds that a rate is taken over
-const BAND = 15; // minutes
+const RATE_SECONDS = 5;
+const BAND_MINUTES = 15;
 
-export const lately = (counts) => counts.slice(-RECENT).reduce((sum, count) => sum + count, 0) / RECENT;
+export const recentRate = (counts) => counts.slice(-RATE_SECONDS).reduce((sum, count) => sum + count, 0) / RATE_SECONDS;
 
-// Topics: the rows stay, only their numbers and pictures change
+// Topics: rows are kept, and only their numbers and charts change
 
 const rows = new Map();
 
 export function showTopics(topics) {
   const list = $("topic-list");
   const all = { topic: "all topics", counts: topics.counts, total: topics.total, all: true };
-  const wanted = [all, ...topics.shown];
+  const topicsShown = [all, ...topics.shown];
   const used = new Set();
-  for (const each of wanted) {
+  for (const each of topicsShown) {
     const key = each.all ? 0 : each.topic === null ? 1 : `:${each.topic}`;
     const row = rows.get(key) ?? topicRow(each);
     rows.set(key, row);
     used.add(key);
     drawChart(row.image, each.counts);
-    setText(row.rate, rate(lately(each.counts)));
-    row.rate.title = `${plural(each.total, "event")} in all, ${number(Math.max(...each.counts))} a second at most`;
+    setText(row.rate, rate(recentRate(each.counts)));
+    row.rate.title = `${plural(each.total, "event")} in total, at most ${number(Math.max(...each.counts))} per second`;
     if (list.children[used.size - 1] !== row.element) list.insertBefore(row.element, list.children[used.size - 1] ?? null);
   }
   for (const [key, row] of rows) {
@@ -34,7 +34,7 @@ export function showTopics(topics) {
     row.element.remove();
     rows.delete(key);
   }
-  setText($("topics-more"), topics.others ? `and ${plural(topics.others, "quieter topic")}` : "");
+  setText($("topics-more"), topics.others ? `and ${plural(topics.others, "more topic")}` : "");
 }
 
 function topicRow({ topic, all }) {
@@ -46,39 +46,38 @@ function topicRow({ topic, all }) {
 
 // Sinks
 
-const SINK_WORDS = { ok: "ok", retrying: "retrying", open: "left alone", closed: "closed" };
+const SINK_WORDS = { ok: "ok", retrying: "retrying", open: "circuit open", closed: "closed" };
 
 export function showSinks(sinks, problem) {
   $("sinks").hidden = sinks === null || sinks === undefined;
   if ($("sinks").hidden) return;
   const key = (sink) => JSON.stringify([sink.of, sink.name]);
-  tellChanges("sink", sinks.map((sink) => [key(sink), sink.state, `Sink ${sink.name} is ${SINK_WORDS[sink.state] ?? sink.state}`]));
+  announceChanges("sink", sinks.map((sink) => [key(sink), sink.state, `Sink ${sink.name} is ${SINK_WORDS[sink.state] ?? sink.state}`]));
   const shown = sinks.map(({ oldest_age: age, last_success: _, ...sink }) => ({ ...sink, late: age >= 5 ? Math.round(age) : 0 }));
   sync($("sink-table"), shown, key, sinkBody);
   $("sink-table").hidden = sinks.length === 0;
-  mark($("sinks"), sinks.length, problem);
+  showStatus($("sinks"), sinks.length, problem);
 }
 
 function sinkBody(sink) {
   const dropped = Object.entries(sink.dropped);
   const total = dropped.reduce((sum, [, count]) => sum + count, 0);
   const of = sink.of === null ? null : h("span", { class: "muted" }, ` of ${sink.of}`);
-  const waiting = sink.queued + sink.in_flight;
-  const queue = sink.capacity ? `${number(waiting)} / ${about(sink.capacity)}` : "–";
+  const queued = sink.queued + sink.in_flight;
+  const queue = sink.capacity ? `${number(queued)} / ${compact(sink.capacity)}` : "–";
   const cells = [queue, ...[sink.delivered, sink.retried, total, sink.dead].map(number)];
   const bad = [false, false, sink.retried > 0, total > 0, sink.dead > 0];
-  const name = h("th", { scope: "rowgroup", colspan: 5 }, badge(sink.state, SINK_WORDS[sink.state]), " ", h("span", { class: "name" }, sink.name), of);
+  const name = h("th", { scope: "row", class: "name" }, badge(sink.state, SINK_WORDS[sink.state]), " ", h("span", {}, sink.name), of);
   const notes = [
     sink.last_error && `Last error: ${sink.last_error}`,
     total > 0 && `Dropped: ${dropped.map(([reason, count]) => `${reason} ${number(count)}`).join(", ")}`,
-    sink.late > 0 && `The oldest event waits for ${sink.late} s`,
+    sink.late > 0 && `Oldest event: queued for ${sink.late} s`,
   ].filter(Boolean);
   return h(
     "tbody",
     {},
-    h("tr", {}, name),
-    h("tr", {}, ...cells.map((cell, place) => h("td", { class: bad[place] ? "number bad" : "number" }, cell))),
-    notes.length > 0 && h("tr", {}, h("td", { class: "note", colspan: 5 }, ...notes.map((note) => h("p", {}, note)))),
+    h("tr", {}, name, ...cells.map((cell, index) => h("td", { class: bad[index] ? "number bad" : "number" }, cell))),
+    notes.length > 0 && h("tr", {}, h("td", { class: "note", colspan: 6 }, ...notes.map((note) => h("p", {}, note)))),
   );
 }
 
@@ -88,10 +87,10 @@ export function showBreakers(breakers, problem, now) {
   $("breakers").hidden = breakers === null || breakers === undefined;
   if ($("breakers").hidden) return;
   const key = (each) => JSON.stringify([each.source, each.service, each.breaker]);
-  tellChanges("breaker", breakers.map((each) => [key(each), each.state, `Circuit breaker ${each.breaker} is ${words(each.state)}`]));
-  const minute = Math.floor(now / 10) * 10; // the band moves on every ten seconds
+  announceChanges("breaker", breakers.map((each) => [key(each), each.state, `Circuit breaker ${each.breaker} is ${words(each.state)}`]));
+  const minute = Math.floor(now / 10) * 10; // the band is redrawn every ten seconds
   sync($("breaker-list"), breakers.map((each) => ({ ...each, minute })), key, tile);
-  mark($("breakers"), breakers.length, problem);
+  showStatus($("breakers"), breakers.length, problem);
 }
 
 const words = (state) => (state ?? "unknown").replaceAll("_", " ");
@@ -100,16 +99,16 @@ function tile(each) {
   const changes = each.history.length ? each.history : each.state === null ? [] : [[each.since, each.state]];
   const facts = [
     each.failures !== null && plural(each.failures, "failure"),
-    each.rejected > 0 && `${number(each.rejected)} refused`,
-    each.opened_last_hour > 0 && `opened ${number(each.opened_last_hour)}× this hour`,
+    each.rejected > 0 && `${number(each.rejected)} rejected`,
+    each.opened_last_hour > 0 && `opened ${each.opened_last_hour === 1 ? "once" : `${number(each.opened_last_hour)} times`} in the last hour`,
   ].filter(Boolean);
-  const where = each.service === null ? each.source : `${each.service}, ${each.source}`;
+  const where = each.service === null ? each.source : `${each.service} · ${each.source}`;
   return h(
     "li",
     { class: "tile", data: { state: each.state ?? "unknown" } },
     h("p", { class: "name" }, each.breaker),
     h("p", {}, badge(each.state ?? "unknown", words(each.state)), h("span", { class: "muted" }, ` since ${momentOf(each.since)}`)),
-    band(changes, each.minute * 1000 + 10_000, BAND),
+    h("div", { title: `State in the last ${BAND_MINUTES} minutes` }, band(changes, each.minute * 1000 + 10_000, BAND_MINUTES)),
     h("p", { class: "muted" }, [where, ...facts].join(" · ")),
     each.reason && h("p", { class: "reason" }, each.reason),
     h(
@@ -127,7 +126,7 @@ export function showNotifications(events, problem) {
   $("notifications").hidden = events === null || events === undefined;
   if ($("notifications").hidden) return;
   sync($("notification-list"), events, (event) => event.id, notification);
-  mark($("notifications"), events.length, problem);
+  showStatus($("notifications"), events.length, problem);
 }
 
 function notification(event) {
@@ -143,21 +142,21 @@ function notification(event) {
     const state = what === "failed" ? "failed" : data.status;
     return line(state, what === "failed" ? "failed" : data.status, to, detail, chips(data.group_labels), error);
   }
-  if (what === "suppressed") return line("suppressed", "kept back", h("strong", {}, data.reason), " ", chips(data.labels));
-  if (what === "reloaded") return line("ok", "reloaded", data.file ?? "the configuration");
-  if (what === "reload_failed") return line("failed", "not reloaded", h("p", { class: "reason" }, data.error));
+  if (what === "suppressed") return line("suppressed", "suppressed", h("strong", {}, data.reason), " ", chips(data.labels));
+  if (what === "reloaded") return line("ok", "reloaded", data.file ?? "configuration");
+  if (what === "reload_failed") return line("failed", "reload failed", h("p", { class: "reason" }, data.error));
   return line("unknown", what, JSON.stringify(data));
 }
 
-// What is common
+// Shared
 
 export const badge = (state, word) => h("span", { class: "badge", data: { state } }, word ?? state);
 
-const known = new Map();
+const previous = new Map();
 
-/** Say which of some things has another state than before; items are [key, state, text]. */
-export function tellChanges(kind, items) {
-  const before = known.get(kind);
-  known.set(kind, new Map(items.map(([key, state]) => [key, state])));
+/** Announce which items have changed their state; items are [key, state, text]. */
+export function announceChanges(kind, items) {
+  const before = previous.get(kind);
+  previous.set(kind, new Map(items.map(([key, state]) => [key, state])));
   if (before) announce(items.filter(([key, state]) => before.get(key) !== state).slice(0, 5).map(([, , text]) => text));
 }

@@ -1,4 +1,4 @@
-// The token, for as long as the tab is open, and requests that carry it.
+// The token, kept while the tab is open, and requests that carry it.
 
 const KEY = "codomyrmex-token";
 
@@ -17,11 +17,11 @@ export const token = {
 };
 
 export function headers() {
-  const given = token.get();
-  return given ? { Authorization: `Bearer ${encodeHeader(given)}` } : {};
+  const value = token.get();
+  return value ? { Authorization: `Bearer ${encodeHeader(value)}` } : {};
 }
 
-// A header holds no other characters; a token that has some is wrong anyway.
+// Headers cannot hold other characters; a token with such characters is wrong anyway.
 const encodeHeader = (text) => text.replace(/[^\x20-\x7e]/g, "?");
 
 export async function get(path) {
@@ -30,8 +30,8 @@ export async function get(path) {
 
 export async function post(path, form) {
   const body = JSON.stringify(form);
-  const sent = { "Content-Type": "application/json", ...headers() };
-  return read(await fetch(path, { method: "POST", headers: sent, body, cache: "no-store" }));
+  const sentHeaders = { "Content-Type": "application/json", ...headers() };
+  return read(await fetch(path, { method: "POST", headers: sentHeaders, body, cache: "no-store" }));
 }
 
 async function read(response) {

@@ -1,4 +1,4 @@
-// Silences, and the form to add one.
+// Silences and the form for adding one.
 
 import { $, announce, h, setText, sync } from "./dom.js";
 import { badge } from "./sections.js";
@@ -6,11 +6,11 @@ import { post, token } from "./session.js";
 import { momentOf } from "./words.js";
 
 const FIELDS = ["matchers", "duration", "created_by", "comment"];
-const EXPIRED = 5; // shown of those that are over
+const MAX_EXPIRED = 5; // expired silences shown
 
 let changed = () => {};
 
-/** Have a function called when something was done. */
+/** Set the function that is called after each change. */
 export function onChange(callback) {
   changed = callback;
 }
@@ -19,8 +19,8 @@ export function showSilences(alerts, { actions, may_act: mayAct }) {
   $("silences").hidden = alerts === null || alerts === undefined;
   if ($("silences").hidden) return;
   const all = alerts.silences ?? [];
-  const over = all.filter((silence) => silence.state === "expired").slice(0, EXPIRED);
-  const shown = [...all.filter((silence) => silence.state !== "expired"), ...over];
+  const expired = all.filter((silence) => silence.state === "expired").slice(0, MAX_EXPIRED);
+  const shown = [...all.filter((silence) => silence.state !== "expired"), ...expired];
   sync($("silence-list"), shown.map((silence) => ({ ...silence, mayAct })), (silence) => silence.id, item);
   $("silences").querySelector(".empty").hidden = shown.length > 0;
   $("silence-token").hidden = !actions || mayAct;
@@ -33,7 +33,7 @@ function item(silence) {
   const end = `${silence.state === "expired" ? "ended" : "until"} ${momentOf(silence.ends_at * 1000)}`;
   const button = h(
     "button",
-    { type: "button", class: "small", data: { part: "expire" }, "aria-label": `Expire the silence of ${matchers}`, on: { click: () => expire(silence) } },
+    { type: "button", class: "small", data: { part: "expire" }, "aria-label": `Expire the silence ${matchers}`, on: { click: () => expire(silence) } },
     "Expire",
   );
   return h(
@@ -44,7 +44,7 @@ function item(silence) {
   );
 }
 
-/** Fill the form for an alert, and go there. */
+/** Fill in the form for an alert and scroll to it. */
 export function offerSilence(labels) {
   const name = (text) => (/^[a-zA-Z_:][a-zA-Z0-9_:]*$/.test(text) ? text : JSON.stringify(text));
   $("silence-matchers").value = Object.entries(labels).map(([label, value]) => `${name(label)}=${JSON.stringify(value)}`).join(", ");
@@ -55,11 +55,11 @@ export function offerSilence(labels) {
 $("silence-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = Object.fromEntries(FIELDS.map((name) => [name, $(`silence-${name}`).value]));
-  tell({});
+  showProblems({});
   await act("api/silences", form, () => {
     $("silence-matchers").value = "";
     $("silence-comment").value = "";
-    announce(["The silence was added"]);
+    announce(["Silence added"]);
   });
 });
 
@@ -68,20 +68,20 @@ $("forget-token").addEventListener("click", () => {
   changed();
 });
 
-const expire = (silence) => act("api/silences/expire", { id: silence.id }, () => announce(["The silence was expired"]));
+const expire = (silence) => act("api/silences/expire", { id: silence.id }, () => announce(["Silence expired"]));
 
 async function act(path, form, done) {
   try {
     await post(path, form);
     done();
   } catch (error) {
-    tell(Object.keys(error.problems ?? {}).length ? error.problems : { "": error.message });
+    showProblems(Object.keys(error.problems ?? {}).length ? error.problems : { "": error.message });
   }
   changed();
 }
 
-/** Show what is wrong beside the field that it concerns. */
-function tell(problems) {
+/** Show each problem beside its field. */
+function showProblems(problems) {
   for (const name of FIELDS) {
     setText($(`silence-${name}-error`), problems[name] ?? "");
     $(`silence-${name}`).setAttribute("aria-invalid", String(name in problems));

@@ -1,24 +1,24 @@
-// Topic patterns, with the rules of the stream: tokens between dots; `*` is one, `>` at the end one or more.
-// A lone `*` is everything, also what has no topic.
+// Topic patterns: tokens separated by dots; `*` matches one token, `>` at the end one or more.
+// `*` alone matches everything, including events without a topic.
 
-/** Say what is wrong with a pattern, or give null. */
+/** Return the problem of a pattern, or null. */
 export function patternProblem(pattern) {
   const tokens = pattern.split(".");
-  if (tokens.includes("")) return "A pattern has no empty part between its dots.";
-  if (tokens.slice(0, -1).includes(">")) return "A > stands only at the end of a pattern.";
+  if (tokens.includes("")) return "The pattern has an empty part.";
+  if (tokens.slice(0, -1).includes(">")) return "> is allowed only at the end of a pattern.";
   return null;
 }
 
 export function matches(pattern, topic) {
   if (pattern === "*") return true;
   if (topic === null) return false;
-  const wanted = pattern.split(".");
-  const given = topic.split(".");
-  if (wanted.at(-1) === ">") {
-    wanted.pop();
-    if (given.length <= wanted.length) return false;
-  } else if (given.length !== wanted.length) {
+  const patternTokens = pattern.split(".");
+  const tokens = topic.split(".");
+  if (patternTokens.at(-1) === ">") {
+    patternTokens.pop();
+    if (tokens.length <= patternTokens.length) return false;
+  } else if (tokens.length !== patternTokens.length) {
     return false;
   }
-  return wanted.every((token, place) => token === "*" || token === given[place]);
+  return patternTokens.every((token, index) => token === "*" || token === tokens[index]);
 }

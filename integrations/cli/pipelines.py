@@ -1,0 +1,276 @@
+"""`codomyrmex-streaming run` and `check`: the command line of `codomyrmex.integrations.pipelines`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.cli.arguments import AsJson
+from codomyrmex.integrations.cli.output import (
+    PROBLEMS,
+    discard_stdout,
+    fail,
+    plural,
+    print_json,
+    print_message,
+    print_problems,
+    printable,
+    reporting_errors,
+    stderr,
+)
+from codomyrmex.integrations.configuration.files import stamp_of
+from codomyrmex.integrations.configuration.problems import ConfigError
+from codomyrmex.integrations.delivery.errors import DeliveryError
+from codomyrmex.integrations.delivery.health import SinkReport
+from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.pipelines.config import PipelineConfig, load_pipeline_config
+from codomyrmex.integrations.pipelines.pipeline import Pipeline
+from codomyrmex.integrations.pipelines.report import PipelineReport
+
+_WATCH_INTERVAL = 1.0  # seconds between two looks at the file
+_PROGRESS_INTERVAL = 0.5
+
+ConfigFile = Annotated[Path, typer.Argument(help="The file of the pipeline.", metavar="CONFIG")]
+
+
+def check(config: ConfigFile, *, as_json: AsJson = False) -> None:
+    """Check the file of a pipeline and the alert files that it names.
+
+    All problems are shown with file, line and column. Exit code 1 if there are any.
+    """
+    with reporting_errors(as_json=as_json):
+        loaded = load_pipeline_config(config)
+    if as_json:
+        print_json({"ok": True, "errors": [], "notes": [note.to_dict() for note in loaded.notes]})
+        return
+    print_problems(stderr(), loaded.notes, "note", "cyan")
+    parts = {"source": loaded.sources, "processor": loaded.steps, "sink": loaded.sinks}
+    counts = ", ".join(plural(len(found), word) for word, found in parts.items())
+    print_message(f"{config}: {counts}, no problems")
+
+
+def run(
+    config: ConfigFile,
+    *,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option(help="Load the file again when it changes.")] = True,
+    drain: Annotated[
+        float | None, typer.Option(help="Seconds to deliver queued events at the end.", min=0)
+    ] = None,
+) -> None:
+    """Run a pipeline until its sources end or it is stopped.
+
+    SIGTERM and Ctrl-C stop it: queued events are delivered and a report is printed. SIGHUP and changes of
+    the file load it again; a file with mistakes changes nothing. Exit code 0 if nothing was lost.
+    """
+    with reporting_errors(as_json=as_json):
+        loaded = load_pipeline_config(config)
+    try:
+        with _tuned_process():
+            report = asyncio.run(_Run(loaded, watch=watch, drain=drain).run())
+    except KeyboardInterrupt:  # before the signal handlers were set
+        raise typer.Exit(PROBLEMS) from None
+    except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
+        fail(f"the pipeline cannot start: {_reason(error)}", as_json=as_json)
+    if as_json:
+        events_on_stdout = any(_uses_stdout(part.config) for part in loaded.sinks)
+        result = {"ok": report.complete, **report.to_dict()}
+        typer.echo(json.dumps(result, indent=2), err=events_on_stdout)
+    else:
+        _print_report(report)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+    if not report.complete:
+        raise typer.Exit(PROBLEMS)
+
+
+@contextmanager
+def _tuned_process() -> Iterator[None]:
+    """Collect garbage rarely, and do not log the losses that the report shows."""
+    logger = logging.getLogger("codomyrmex.integrations.delivery.attachment")
+    thresholds = gc.get_threshold()
+    logger.addFilter(_is_not_in_the_report)
+    gc.freeze()  # imported modules live until the end
+    gc.set_threshold(50_000, 20, 50)  # many events are created, and none are in reference cycles
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_in_the_report)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+class _Run:
+    """A pipeline with signal handlers, a watched file and a line of progress."""
+
+    def __init__(self, config: PipelineConfig, *, watch: bool, drain: float | None) -> None:
+        self._pipeline = Pipeline(config)
+        self._path = config.path
+        self._watch = watch
+        self._drain = drain
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def run(self) -> PipelineReport:
+        _on_signal("SIGTERM", self._stop.set)
+        _on_signal("SIGINT", self._stop.set)
+        _on_signal("SIGHUP", self._reload.set)
+        pipeline = self._pipeline
+        if not await self._unless_stopped(pipeline.start()):
+            return pipeline.report()
+        for name, url in pipeline.urls().items():
+            print_message(f"{name}: {url}")
+        tasks = [asyncio.create_task(_show_progress(pipeline)), asyncio.create_task(self._reload_on_demand())]
+        try:
+            ended = await self._unless_stopped(pipeline.wait())
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not ended:
+            print_message("stopping; press Ctrl-C again to drop queued events")
+        self._stop.clear()
+        await self._unless_stopped(pipeline.aclose(self._drain))
+        return pipeline.report()
+
+    async def _unless_stopped(self, coroutine: Coroutine[Any, Any, object]) -> bool:
+        """Await a coroutine, or cancel it when the run is stopped; return whether it completed."""
+        task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self._stop.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                return False
+        task.result()  # raises what the coroutine raised
+        return True
+
+    async def _reload_on_demand(self) -> None:
+        stamp = stamp_of(self._path)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_INTERVAL):
+                    await self._reload.wait()
+            now = stamp_of(self._path)
+            changed = self._watch and now is not None and now != stamp
+            if not (changed or self._reload.is_set()):
+                continue
+            self._reload.clear()
+            stamp = now or stamp
+            try:
+                await self._pipeline.reload()
+            except ConfigError as error:
+                print_problems(stderr(), error.problems, "error", "red")
+                print_message("the pipeline continues unchanged", "yellow")
+            except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
+                print_message(f"not all parts of the new pipeline could start: {_reason(error)}", "red")
+            else:
+                print_message(f"{self._path} was loaded again")
+
+
+def _on_signal(name: str, call: Callable[[], Any]) -> None:
+    number = getattr(signal, name, None)
+    if number is None:  # Windows has no SIGHUP
+        return
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
+        asyncio.get_running_loop().add_signal_handler(number, call)
+
+
+def _reason(error: Exception) -> str:
+    """Return in a sentence why something cannot be opened."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return reason if error.filename is None else f"{error.filename}: {reason}"
+    return str(error) if isinstance(error, (MissingExtraError, DeliveryError)) else describe(error)
+
+
+def _is_not_in_the_report(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("events were not delivered")
+
+
+# Progress
+
+
+async def _show_progress(pipeline: Pipeline) -> None:
+    """Show a line of progress on stderr until cancelled; nothing if that is not a terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        return
+    received, at = pipeline.received, time.monotonic()
+    with console.status("starting", spinner="dots") as status:
+        while True:
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+            now = time.monotonic()
+            rate = (pipeline.received - received) / (now - at)
+            received, at = pipeline.received, now
+            status.update(", ".join(_progress(pipeline, rate)))
+
+
+def _progress(pipeline: Pipeline, rate: float) -> Iterator[str]:
+    yield f"{plural(pipeline.received, 'event')}, {rate:,.0f} per second"
+    sinks = pipeline.health().sinks
+    queued = sum(sink.queued + sink.in_flight for sink in sinks.values())
+    if queued:
+        yield f"{queued:,} queued"
+    dropped = sum(sum(sink.dropped.values()) + sink.dead for sink in sinks.values())
+    if dropped:
+        yield f"[red]{dropped:,} dropped[/red]"
+    failing = [name for name, sink in sinks.items() if sink.state not in {"ok", "closed"}]
+    if failing:
+        yield f"[yellow]failing: {', '.join(failing)}[/yellow]"
+
+
+# Report
+
+
+def _uses_stdout(sink: Any) -> bool:
+    return getattr(sink, "path", None) == "-" or getattr(sink, "output", None) == "stdout"
+
+
+def _print_report(report: PipelineReport) -> None:
+    print_message(f"{plural(report.received, 'event')} received, {report.published:,} sent to the sinks")
+    for source_and_reason, count in report.skipped.items():
+        print_message(f"  {source_and_reason}: {count:,}", "yellow")
+    for name, reason in report.source_errors.items():
+        print_message(f"  {name}: ended early: {printable(reason)}", "red")
+    for name, count in report.filtered.items():
+        print_message(f"  {name}: {count:,} filtered out")
+    for name, count in report.failed.items():
+        print_message(f"  {name}: {count:,} lost because the step failed", "red")
+    if report.added:
+        print_message(f"  {report.added:,} added by steps that returned several events for one")
+    if report.lost:
+        print_message(f"  {report.lost:,} lost because the drain timeout expired", "red")
+    for name, sink in report.delivery.sinks.items():
+        not_exported = report.not_exported[name]
+        style = "" if sink.complete and not not_exported else "red"
+        print_message(f"  {name}: {', '.join(_outcomes(sink, not_exported))}", style)
+
+
+def _outcomes(sink: SinkReport, not_exported: int) -> Iterator[str]:
+    yield f"{plural(sink.delivered, 'event')} delivered"
+    if sink.retried:
+        yield f"{sink.retried:,} retried"
+    if sink.given_up:
+        yield f"{sink.given_up:,} failed"
+    for reason, count in sink.dropped.items():
+        if count:
+            yield f"{count:,} dropped ({reason.replace('_', ' ')})"
+    if sink.lost:
+        yield f"{sink.lost:,} lost because the drain timeout expired"
+    if not_exported:
+        yield f"{not_exported:,} of them not accepted by the collector"

@@ -1,0 +1,72 @@
+"""`ConfigSource`: loads the configuration of an alert sink, and detects changes of its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codomyrmex.integrations.configuration.files import Stamp, stamp_of
+from codomyrmex.integrations.configuration.problems import Problem, did_you_mean
+from codomyrmex.integrations.delivery.sink import Sink
+from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
+from codomyrmex.integrations.notification.alerts.loading import load_alert_config
+from codomyrmex.integrations.notification.channels import ApplicationChannel
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | AlertConfig
+
+
+class ConfigSource:
+    """Loads the configuration of an alert sink; the arguments are those of `AlertSink`."""
+
+    def __init__(
+        self, source: Source, channels: Mapping[str, Sink | Iterable[Sink]] | None, *, watch: bool
+    ) -> None:
+        self._source = source
+        self._watch = watch
+        self._path: Path | None = None
+        self._stamp: Stamp | None = None
+        self._channels: dict[str, list[Sink]] = {}
+        for receiver, sinks in (channels or {}).items():
+            self._channels[receiver] = [sinks] if isinstance(sinks, Sink) else list(sinks)
+            for sink in self._channels[receiver]:
+                if not isinstance(sink, Sink):
+                    raise TypeError(f"channels: {receiver!r} must have a Sink, got {type(sink).__name__}")
+
+    def load(self, current: AlertConfig | None = None) -> AlertConfig:
+        """Load the configuration, which must have the state file of the current one."""
+        self._stamp = self._read_stamp()
+        source = self._source
+        config = source if isinstance(source, AlertConfig) else load_alert_config(source)
+        if self._path is None and config.source_map.file is not None:
+            self._path = Path(config.source_map.file)
+            self._stamp = self._read_stamp()
+        if current is not None and config.state != current.state:
+            raise _error(config, "state", "the state file cannot change while it is in use; restart instead")
+        receivers = dict(config.receivers)
+        for name, sinks in self._channels.items():
+            receiver = receivers.get(name)
+            if receiver is None:
+                hint = did_you_mean(name, receivers)
+                raise _error(
+                    config, "receivers", f"channels are given for an unknown receiver {name!r}{hint}"
+                )
+            added = [
+                ApplicationChannel(name=f"{name}[{number}]", sink=sink, rate_limit=receiver.rate_limit)
+                for number, sink in enumerate(sinks, len(receiver.channels))
+            ]
+            receivers[name] = replace(receiver, channels=(*receiver.channels, *added))
+        return replace(config, receivers=receivers)
+
+    def has_changed(self) -> bool:
+        """Return whether the file has changed since it was loaded; a missing file has not."""
+        return self._read_stamp() not in {None, self._stamp}
+
+    def _read_stamp(self) -> Stamp | None:
+        return stamp_of(self._path) if self._watch and self._path is not None else None
+
+
+def _error(config: AlertConfig, path: str, message: str) -> AlertConfigError:
+    return AlertConfigError([Problem(message, path, config.source_map.file, config.line(path))])

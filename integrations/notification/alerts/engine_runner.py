@@ -1,0 +1,249 @@
+"""`EngineRunner`: runs the engine, its state file and the rendering of notifications on one thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
+from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
+from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.engine import ALERTS_DROPPED, AlertEngine
+from codomyrmex.integrations.notification.alerts.messages import NotificationRenderer, notify_type
+from codomyrmex.integrations.notification.alerts.notification import Notification, Status
+from codomyrmex.integrations.notification.alerts.planner import Suppressed
+from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
+from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.daemon_calls import DaemonCalls
+from codomyrmex.integrations.notification.event_renderer import Message
+from codomyrmex.integrations.notification.templates import TemplateError
+from codomyrmex.streaming import Clock, Event, EventType, create_event
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = Diagnostics(__name__)
+
+
+class Step(NamedTuple):
+    """The result of a step of the engine.
+
+    Attributes:
+        notifications: what to send, with the event for its channel.
+        suppressed: the alerts that were suppressed.
+        deadline: when the next step is due, in seconds since 1970; None if nothing is pending.
+    """
+
+    notifications: list[tuple[Notification, Event]]
+    suppressed: list[Suppressed]
+    deadline: float | None
+
+
+def _on_thread(
+    method: Callable[Concatenate[EngineRunner, P], T],
+) -> Callable[Concatenate[EngineRunner, P], Coroutine[Any, Any, T]]:
+    """Make a method awaitable: it runs on the thread of the engine."""
+
+    @wraps(method)
+    async def call(runner: EngineRunner, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await runner.call(lambda: method(runner, *args, **kwargs))
+
+    return call
+
+
+class EngineRunner:
+    """Runs the engine and its state file on a thread, one call after another.
+
+    A call is not interrupted when its caller is cancelled.
+    """
+
+    def __init__(self, config: AlertConfig, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._calls = DaemonCalls(f"alerts {name}", 1)
+        self._lock = asyncio.Lock()
+        self._unsaved: dict[tuple[str, str], Any] = {}
+        self._file: StateFile | None = None
+        self._engine: AlertEngine
+        self._use(config)
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function on the thread."""
+
+        async def run() -> T:
+            async with self._lock:
+                return await self._calls.run(function, *args)
+
+        return await shielded(run())
+
+    @_on_thread
+    def open(self) -> None:
+        """Create the engine from the state file.
+
+        Raises:
+            StateError: the state file cannot be used.
+        """
+        path = self._config.state
+        if path is None:
+            self._engine = AlertEngine(self._config)
+            return
+        file = StateFile(path)
+        try:
+            file.claim()
+            file.changed_by_others()  # from now on
+            state = file.load()
+            try:
+                self._engine = AlertEngine(self._config, state)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                message = f"the state file {path} is damaged, {reason}; move it away to start without it"
+                raise StateError(message) from error
+        except BaseException:
+            file.close()
+            raise
+        self._engine.resume(self._clock.time())
+        self._file = file
+
+    async def close(self) -> None:
+        """Save the state, close the state file, and end the thread."""
+        try:
+            await self._close_file()
+        finally:
+            self._calls.close()
+
+    @_on_thread
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._save()
+            self._file.close()
+
+    @_on_thread
+    def step(self, batch: Batch, outcomes: Iterable[Outcome]) -> Step:
+        """Pass events and outcomes of notifications to the engine, save its state, and return what is due."""
+        engine, now = self._engine, self._clock.time()
+        alerts = list(self._alerts(batch.events))
+        if batch.dropped:
+            summary = f"sink {self._name} dropped {batch.dropped} events: its buffer was full"
+            alerts.append(Alert({**ALERTS_DROPPED, "sink": self._name}, {"summary": summary}, now))
+        engine.observe(alerts, now)
+        for notification, error in outcomes:
+            (engine.delivered if error is None else engine.failed)(notification, now)
+        due = engine.due(now)
+        # Saved before they are sent: the next process knows about them even if this one ends here.
+        self._save()
+        notifications = [(each, event) for each in due if (event := self._event(each, now)) is not None]
+        return Step(notifications, engine.pop_suppressed(), engine.next_deadline())
+
+    @_on_thread
+    def query(self, function: Callable[[AlertEngine], T]) -> T:
+        """Call a function with the engine, and save what it changed."""
+        result = function(self._engine)
+        self._save()
+        return result
+
+    @_on_thread
+    def reload(self, config: AlertConfig) -> None:
+        """Continue with another configuration."""
+        self._engine.reload(config, self._clock.time())
+        self._use(config)
+        self._save()
+
+    @_on_thread
+    def sync_silences(self) -> bool:
+        """Add the silences of other processes; return whether the state file has changed."""
+        try:
+            if self._file is None or not self._file.changed_by_others():
+                return False
+            silences = self._file.silences()
+        except StateError as error:
+            _log.warning(
+                "silences", "sink %s cannot read the silences of other processes: %s", self._name, error
+            )
+            return False
+        for silence in silences:
+            if self._engine.silences.get(silence.id) != silence:
+                self._engine.add_silence(silence)
+        return True
+
+    @_on_thread
+    def flush_pending(self) -> None:
+        """Make pending notifications due now, unless a state file keeps them for the next process."""
+        if self._file is None:
+            self._engine.skip_waits(self._clock.time())
+
+    def _use(self, config: AlertConfig) -> None:
+        self._config = config
+        self._renderer = NotificationRenderer(config)
+        receivers = config.receivers.values()
+        self._channels = {channel.name: channel for each in receivers for channel in each.channels}
+
+    def _alerts(self, events: Iterable[Event]) -> Iterator[Alert]:
+        for event in events:
+            try:
+                alert = self._config.label_rules.alert_of(event)
+            except Exception as error:  # noqa: BLE001 - data can be anything, and must not affect other events
+                _log.warning("event", "event %s cannot become an alert: %s", event.id, describe(error))
+            else:
+                if alert is not None:
+                    yield alert
+
+    def _save(self) -> None:
+        if self._file is None:
+            self._engine.discard_changes()
+            return
+        self._unsaved.update(self._engine.pop_changes())
+        if not self._unsaved:
+            return
+        try:
+            self._file.save(self._unsaved)
+            self._unsaved = {}
+        except StateError as error:  # retried at the next step
+            _log.warning("save", "sink %s continues without saving its state: %s", self._name, error)
+
+    def _event(self, notification: Notification, now: float) -> Event | None:
+        """Return the event for the channel; None if the notification cannot be rendered and has failed."""
+        try:
+            message = self._message(notification, self._channels[notification.channel])
+            return create_event(
+                notification.to_dict(),
+                EventType.ERROR if notification.status is Status.FIRING else EventType.MESSAGE,
+                title=message.title,
+                body=message.body,
+                format=message.format,
+                notify_type=message.type,
+                status=notification.status.value,
+                receiver=notification.receiver,
+                channel=notification.channel,
+            )
+        except Exception as error:  # noqa: BLE001 - it must not affect other notifications
+            _log.warning("render", "sink %s cannot render a notification", self._name, error=error)
+            self._engine.failed(notification, now)
+            return None
+
+    def _message(self, notification: Notification, channel: ChannelConfig) -> Message:
+        """Render a notification, with the default templates if those of the channel fail."""
+        try:
+            return self._renderer.message(notification, channel)
+        except TemplateError as error:
+            _log.warning(channel.name, "a template of channel %s failed: %s", channel.name, error)
+            message = self._renderer.message(notification, ChannelConfig(name=channel.name))
+            body = f"{message.body}\n\n(a template of this channel failed: {error})"
+            return Message(message.title, body, notify_type(notification), "text")
+
+
+def shielded(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """Start a task that is not cancelled together with its caller."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(retrieve_error)
+    return asyncio.shield(task)
+
+
+def retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Mark the error of a task as retrieved; otherwise asyncio logs it if the caller is gone."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,196 @@
+"""What is known about the internals of Apprise, which reports only whether a notification was sent.
+
+To learn why it was not, the name `requests` in the module of a plugin is replaced by a proxy, which records
+the responses during our own calls. The log lines of these calls are silenced, as they contain the URL.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+from inspect import isasyncgenfunction, isgeneratorfunction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from codomyrmex.integrations.delivery.sink import is_async
+
+# Where Apprise stores a function under `@notify`, since 1.9.0 at least.
+_FUNCTION = "_CustomNotifyPluginWrapper__send"
+
+# The loggers that show the URL or what it is turned into. A filter of a logger does not apply to its
+# children, so each is listed.
+_LOGGERS = (
+    "apprise",
+    "urllib3.connection",
+    "urllib3.connectionpool",
+    "urllib3.util.retry",
+    "requests_oauthlib.oauth1_auth",
+    "oauthlib.oauth1.rfc5849",
+)
+_LOGGED_STATUS = re.compile(r"\berror=([1-5][0-9]{2})\b")
+_METHODS = frozenset({"delete", "get", "head", "options", "patch", "post", "put", "request"})
+_CONNECTION_ERRORS = ("ConnectionError", "Timeout", "ChunkedEncodingError")  # of `requests`
+_MAX_RETRY_AFTER = 86_400.0  # seconds
+
+
+def one_attempt(apprise: Any, service: Any) -> Callable[..., Any]:
+    """Return a function that sends a notification once, in the thread that calls it.
+
+    Since 2.0 a service converts the format itself, and `Apprise` calls it on shared threads. Before that,
+    `Apprise` converts the format, and calls a single service directly.
+    """
+    service.retry, service.wait, service.optional = 0, 0.0, False
+    if hasattr(service, "resolve_format"):
+        return service.notify  # type: ignore[no-any-return]
+    alone = apprise.Apprise()
+    alone.add(service)
+    return alone.notify  # type: ignore[no-any-return]
+
+
+def find_false_success(service: Any) -> str | None:
+    """Return why nothing would arrive at a target although Apprise reports success; None if it may."""
+    kind = type(service)
+    is_syslog = kind.__module__ == "apprise.plugins.syslog"
+    if is_syslog and sys.platform == "linux" and not Path("/dev/log").exists():
+        return "there is no /dev/log, so no message would arrive"
+    function = getattr(kind, _FUNCTION, None)
+    if is_async(function) or isasyncgenfunction(function):
+        return "the function under @notify is an `async def`, which Apprise never awaits; use a plain `def`"
+    if isgeneratorfunction(function):
+        return "the function under @notify contains a `yield`, so Apprise would never run it"
+    return None
+
+
+# Responses of HTTP servers
+
+
+class Response(NamedTuple):
+    """The outcome of one HTTP request."""
+
+    status: int | None = None
+    retry_after: float | None = None  # seconds
+    error: str | None = None  # the class of the exception, if there was no response
+    connection_failed: bool = False  # or timed out
+
+    def __str__(self) -> str:
+        return self.error or f"status {self.status}"
+
+
+_responses: ContextVar[list[Response] | None] = ContextVar("responses during a call", default=None)
+
+
+@contextmanager
+def recorded_responses() -> Iterator[list[Response]]:
+    """Yield a list that collects the responses to the requests of watched services in this context."""
+    responses: list[Response] = []
+    token = _responses.set(responses)
+    try:
+        yield responses
+    finally:
+        _responses.reset(token)
+
+
+def watch_requests(service: object) -> None:
+    """Record the responses to a service if its plugin is one of Apprise's own and uses `requests`."""
+    for kind in type(service).__mro__:
+        module: Any = sys.modules.get(kind.__module__)
+        requests = getattr(module, "requests", None)
+        if kind.__module__.startswith("apprise.") and isinstance(requests, ModuleType):
+            module.requests = _RequestsProxy(requests)  # idempotent, so it needs no lock
+
+
+class _RequestsProxy:
+    """Stands in for the module `requests`; attributes that are set, as by `mock.patch`, are set there."""
+
+    __slots__ = ("_module",)
+
+    def __init__(self, module: ModuleType) -> None:
+        object.__setattr__(self, "_module", module)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._module, name)
+        responses = _responses.get()
+        if responses is None or name not in _METHODS:
+            return value
+        return partial(_record, responses, self._module, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._module, name)
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        module: ModuleType = self._module
+        return vars(module)
+
+
+def _record(
+    responses: list[Response], requests: ModuleType, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        response = call(*args, **kwargs)
+    except Exception as error:
+        connection_errors = tuple(getattr(requests.exceptions, name) for name in _CONNECTION_ERRORS)
+        failed = isinstance(error, connection_errors)
+        responses.append(Response(error=type(error).__name__, connection_failed=failed))
+        raise
+    wait = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+    responses.append(Response(response.status_code, wait))
+    return response
+
+
+def parse_retry_after(header: str | None, now: datetime) -> float | None:
+    """Return the seconds of a `Retry-After` (RFC 9110, section 10.2.3), at most a day; None if invalid."""
+    if header is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]+\s*", header, re.ASCII):
+        seconds = float(header)
+    else:
+        try:
+            date = parsedate_to_datetime(header)
+        except (TypeError, ValueError):
+            return None
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
+
+
+# Log lines
+
+_statuses: ContextVar[list[int] | None] = ContextVar("statuses in the log of a call", default=None)
+
+
+@contextmanager
+def silenced() -> Iterator[list[int]]:
+    """Silence the log lines of a call, and yield a list that collects the HTTP statuses in them.
+
+    Only lines from this context are silenced: other users of Apprise keep theirs.
+    """
+    for logger in map(logging.getLogger, _LOGGERS):
+        if _reject_silenced not in logger.filters:  # replaced, as another thread may be iterating over it
+            logger.filters = [*logger.filters, _reject_silenced]
+    statuses: list[int] = []
+    token = _statuses.set(statuses)
+    try:
+        yield statuses
+    finally:
+        _statuses.reset(token)
+
+
+def _reject_silenced(record: logging.LogRecord) -> bool:
+    """Reject the records of silenced calls, in the thread that logs them."""
+    statuses = _statuses.get()
+    if statuses is None:
+        return True
+    with suppress(Exception):  # a record whose arguments do not fit its message has no status
+        statuses += map(int, _LOGGED_STATUS.findall(record.getMessage()))
+    return False

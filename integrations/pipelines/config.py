@@ -1,0 +1,224 @@
+"""`load_pipeline_config`: reads the file of a pipeline and reports every problem in it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from codomyrmex.integrations.configuration.environment import expand
+from codomyrmex.integrations.configuration.files import read_text
+from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
+from codomyrmex.integrations.configuration.reading import Reader
+from codomyrmex.integrations.configuration.yaml_text import read_yaml
+from codomyrmex.integrations.pipelines.parts import Context, FieldError, SinkConfig
+
+# A new type of source, step or sink is a class in a file of its own and one line in one of these tables.
+
+
+class PartTypes(Mapping[str, type[Any]]):
+    """The settings class of each type, imported on first use.
+
+    Args:
+        paths: `module:class`, by the `type` in a pipeline file.
+    """
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self._paths = paths
+
+    def __getitem__(self, name: str) -> type[Any]:
+        module, _, attribute = self._paths[name].partition(":")
+        found: type[Any] = getattr(import_module(f".{module}", __package__), attribute)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+SOURCES = PartTypes(
+    {
+        "stdin": "line_sources:Stdin",
+        "file": "line_sources:File",
+        "http": "server_sources:Http",
+        "sse": "server_sources:Sse",
+        "envoy_outlier_log": "server_sources:EnvoyOutlierLogFile",
+    }
+)
+STEPS = PartTypes(
+    {
+        "filter": "steps:Filter",
+        "redact": "steps:Redact",
+        "set": "steps:Set",
+        "sample": "steps:Sample",
+        "rate_limit": "steps:RateLimited",
+        "python": "steps:Python",
+    }
+)
+SINKS = PartTypes(
+    {
+        "structlog": "sinks:Structlog",
+        "jsonl": "sinks:Jsonl",
+        "alerts": "sinks:Alerts",
+        "dashboard": "sinks:Dashboard",
+        "sse": "sinks:SseServer",
+        "opentelemetry": "otlp:OpenTelemetry",
+    }
+)
+
+
+class PipelineConfigError(ConfigError):
+    """A pipeline cannot run; `problems` holds everything that was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A source, step or sink of a pipeline. Equal parts are the same part.
+
+    Args:
+        name: the name in reports and logs, such as `stdin[0]`.
+        config: its settings.
+        shows: the parts that it shows and depends on.
+        position: its index in its section of the file.
+    """
+
+    name: str
+    config: Any
+    shows: tuple[Part, ...] = ()
+    position: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """The configuration of a pipeline; returned by `load_pipeline_config`.
+
+    Args:
+        path: the file.
+        sources: in the order of the file, like the others.
+        steps: the `processors` of the file.
+        sinks: where events go.
+        notes: settings that are accepted but not used.
+    """
+
+    path: Path
+    sources: tuple[Part, ...]
+    steps: tuple[Part, ...]
+    sinks: tuple[Part, ...]
+    notes: tuple[Problem, ...]
+
+
+class _File(msgspec.Struct):
+    """The sections of the file."""
+
+    sources: Any = None
+    processors: Any = None
+    sinks: Any = None
+
+
+def load_pipeline_config(
+    path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None
+) -> PipelineConfig:
+    """Load the file of a pipeline and check that each part can be built.
+
+    Args:
+        path: the file.
+        environ: the values of `${NAME}`; the environment of the process by default.
+
+    Raises:
+        PipelineConfigError: the file has mistakes; all of them, with file, line and column.
+        MissingExtraError: a package that a part needs is not installed.
+    """
+    return _Loader(Path(path), os.environ if environ is None else environ).load()
+
+
+class _Loader:
+    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
+        self._path = path
+        self._environ = environ
+        yaml = read_yaml(read_text(path, PipelineConfigError), str(path))
+        self._data = yaml.data
+        self._problems = ProblemList(str(path), yaml.positions)
+        self._problems.found += yaml.problems
+        self._notes = ProblemList(str(path), yaml.positions)
+        self._reader = Reader(self._problems, self._notes, yaml.words)
+        self._context = Context(path.parent)
+
+    def load(self) -> PipelineConfig:
+        problems = self._problems
+        if self._data is None and not problems.found:
+            problems.add("", "the file is empty; sources and sinks are required")
+        file = self._reader.struct(self._data, _File)
+        sources = self._parts("sources", file.sources, SOURCES)
+        steps = self._parts("processors", file.processors, STEPS)
+        sinks = self._parts("sinks", file.sinks, SINKS)
+        if isinstance(self._data, Mapping):
+            for section, data in (("sources", file.sources), ("sinks", file.sinks)):
+                if not data:
+                    problems.add(section, "at least one is required")
+        self._check_names(sinks)
+        stdins = [part for part in sources if part.name.startswith("stdin[")]
+        for part in stdins[1:]:
+            problems.add(at("sources", part.position), "only one source can read the standard input")
+        if problems.found:
+            raise PipelineConfigError(problems.in_order())
+        alerts = tuple(part for part in sinks if _type_of(file.sinks, part.position) == "alerts")
+        sinks = tuple(replace(part, shows=alerts) if part.config.shows_alerts else part for part in sinks)
+        notes = [*self._notes.in_order(), *self._context.notes]
+        return PipelineConfig(self._path, sources, steps, sinks, tuple(notes))
+
+    def _parts(self, section: str, data: Any, types: PartTypes) -> tuple[Part, ...]:
+        if isinstance(data, list):
+            data = [self._expand(item, at(section, index)) for index, item in enumerate(data)]
+        parts = []
+        for path, config in self._reader.tagged(data, types, section):
+            position = int(path[len(section) + 1 : -1])
+            name = getattr(config, "name", None) or f"{_type_of(data, position)}[{position}]"
+            if not any(problem.path.startswith(f"{path}.") for problem in self._problems.found):
+                self._try(config, name, path)
+            parts.append(Part(name, config, position=position))
+        return tuple(parts)
+
+    def _try(self, config: Any, name: str, path: str) -> None:
+        """Build a part to find out whether it can be; nothing is opened."""
+        build = config.bind if isinstance(config, SinkConfig) else config.build
+        try:
+            build(name, self._context)
+        except FieldError as error:
+            self._problems.add(at(path, error.field), error.problem)
+        except (ValueError, TypeError) as error:
+            self._problems.add(path, str(error))
+        except ConfigError as error:
+            self._problems.found += error.problems
+
+    def _expand(self, value: Any, path: str) -> Any:
+        """Replace `${NAME}` in the texts of a mapping; leave out the values that cannot be expanded."""
+        if not isinstance(value, dict):
+            return value
+        expanded = {}
+        for key, item in value.items():
+            try:
+                expanded[key] = expand(item, self._environ) if isinstance(item, str) else item
+            except ValueError as error:
+                self._problems.add(at(path, str(key)), str(error))
+            else:
+                expanded[key] = self._expand(expanded[key], at(path, str(key)))
+        return expanded
+
+    def _check_names(self, sinks: tuple[Part, ...]) -> None:
+        counts = Counter(part.name for part in sinks)
+        for part in sinks:
+            if counts[part.name] > 1:
+                message = f"{counts[part.name]} sinks have the name {part.name!r}; names must be unique"
+                self._problems.add(at("sinks", part.position), message)
+
+
+def _type_of(data: Any, position: int) -> str:
+    kind: str = data[position]["type"]
+    return kind

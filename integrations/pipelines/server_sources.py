@@ -1,0 +1,162 @@
+"""The sources `http`, `sse` and `envoy_outlier_log`: events from other programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import aclosing
+from typing import Any
+
+from codomyrmex.integrations.configuration.environment import Secret
+from codomyrmex.integrations.pipelines.line_sources import check_files, file_path, position_path
+from codomyrmex.integrations.pipelines.parts import (
+    Address,
+    Context,
+    PartConfig,
+    Push,
+    Server,
+    Size,
+    Source,
+    Token,
+    Topic,
+)
+from codomyrmex.streaming import Event, InMemoryStream
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+_log = Diagnostics(__name__)
+
+
+class Http(PartConfig, frozen=True):
+    """Events that are posted over HTTP."""
+
+    listen: Address = Address("127.0.0.1", 8080)
+    token: Token | None = None
+    rate: float | None = None
+    max_bytes: Size = Size(1_048_576)
+    topic: Topic = Topic("http")
+    metadata: dict[str, Any] = {}
+
+    def build(self, name: str, _: Context) -> Source:
+        return HttpSource(name, self)
+
+
+class HttpSource(Source):
+    """Serves an address that accepts events. A post is answered when its events have gone to the sinks."""
+
+    def __init__(self, name: str, config: Http) -> None:
+        from codomyrmex.integrations.web.ingest import event_ingest
+
+        super().__init__(name)
+        self._metadata = {"topic": str(config.topic), **config.metadata}
+        self._stream = InMemoryStream(buffer_size=1)
+        app = event_ingest(self._stream, max_bytes=config.max_bytes, rate=config.rate)
+        self.server = Server(lambda: app, config.listen, config.token)
+        self._push: asyncio.Future[Push] | None = None
+
+    async def open(self) -> None:
+        self._push = asyncio.get_running_loop().create_future()
+        await self._stream.subscribe(self._receive)
+        await self.server.open()
+
+    async def _receive(self, event: Event) -> None:
+        assert self._push is not None  # noqa: S101 - open was called
+        push = await asyncio.shield(self._push)  # a post that comes before `run` waits for it
+        await push([event.replace(metadata={**self._metadata, **event.metadata})])
+
+    async def run(self, push: Push) -> None:
+        assert self._push is not None  # noqa: S101 - open was called
+        self._push.set_result(push)
+        await self.finishing.wait()
+
+    async def aclose(self) -> None:
+        await self.server.aclose()  # posts in progress are answered
+
+
+class Sse(PartConfig, frozen=True):
+    """Events of another server, over server-sent events."""
+
+    url: Secret = Secret()
+    token: Secret | None = None
+    topic: Topic | None = None
+    metadata: dict[str, Any] = {}
+
+    def build(self, name: str, _: Context) -> Source:
+        return _SseSource(name, self)
+
+
+class _SseSource(Source):
+    def __init__(self, name: str, config: Sse) -> None:
+        from codomyrmex.integrations.web.sse_client import EventSource
+
+        super().__init__(name)
+        self._metadata = config.metadata
+        self._gaps = 0
+        self._client = EventSource(
+            config.url, topic=config.topic, token=config.token, on_status=self._on_change
+        )
+
+    async def run(self, push: Push) -> None:
+        async with self._client, aclosing(self._client.events()) as events:
+            while (event := await self.unless_finishing(anext(events, None))) is not None:
+                await push([event.replace(metadata={**self._metadata, **event.metadata})])
+
+    def skipped(self) -> dict[str, int]:
+        return {"invalid events": self._client.invalid, "gaps that the server could not fill": self._gaps}
+
+    def _on_change(self, what: str, details: Any) -> None:
+        if what == "lost":
+            message = "source %s: connection lost (%s), trying again in %.1f s"
+            _log.warning(self.name, message, self.name, details["why"], details["seconds"])
+        elif what == "missed":
+            self._gaps += 1
+            _log.warning(
+                f"{self.name} missed",
+                "source %s: events were missed: the server no longer has all events since the last one",
+                self.name,
+            )
+
+
+class EnvoyOutlierLogFile(PartConfig, frozen=True):
+    """Envoy's log of hosts that are ejected and restored."""
+
+    path: str = ""
+    position: str | None = None
+    from_start: bool = False
+
+    def build(self, name: str, context: Context) -> Source:
+        return _EnvoySource(name, self, context)
+
+
+class _EnvoySource(Source):
+    def __init__(self, name: str, config: EnvoyOutlierLogFile, context: Context) -> None:
+        super().__init__(name)
+        self._path = file_path(config.path, context)
+        self._position = position_path(config.position, self._path, context)
+        self._from_start = config.from_start
+        self._feed: Any = None
+
+    async def open(self) -> None:
+        check_files(self._path, self._position, must_exist=False)
+
+    async def run(self, push: Push) -> None:
+        from codomyrmex.integrations.service_mesh.envoy_outlier_log import EnvoyOutlierLog
+
+        loop, stream = asyncio.get_running_loop(), InMemoryStream(buffer_size=1)
+
+        def wait_for_push(event: Event) -> None:  # on the thread of the feed
+            asyncio.run_coroutine_threadsafe(_awaited(push([event])), loop).result()
+
+        await stream.subscribe(wait_for_push)
+        self._feed = EnvoyOutlierLog(self._path, stream, position=self._position, from_start=self._from_start)
+        self._feed.start()
+        try:
+            await self.finishing.wait()
+        finally:
+            await asyncio.to_thread(self._feed.close)
+
+    def skipped(self) -> dict[str, int]:
+        return {} if self._feed is None else {"invalid lines": self._feed.invalid}
+
+
+async def _awaited(pushing: Awaitable[None]) -> None:
+    await pushing

@@ -1,0 +1,234 @@
+"""The types of steps, each a function from an event to an event or None, and `Steps`, which applies them."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from importlib import import_module
+from inspect import isawaitable
+from typing import Annotated, Any, ClassVar
+
+from codomyrmex.integrations.configuration.matcher_text import MatcherLine
+from codomyrmex.integrations.configuration.matchers import Matcher
+from codomyrmex.integrations.configuration.rates import RateLimit, TokenBucket
+from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, LazyTraceback, describe
+from codomyrmex.integrations.logging_monitoring.redaction import DEFAULT_KEYS, redact
+from codomyrmex.integrations.pipelines.config import Part
+from codomyrmex.integrations.pipelines.fields import condition, template, text_of
+from codomyrmex.integrations.pipelines.parts import Context, FieldError, Step, StepConfig, Topic
+from codomyrmex.streaming import Event, EventType
+from codomyrmex.streaming.chain import FLAT_MAP, MAP, SINK, Chain
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+_MAX_BUCKETS = 10_000
+
+_log = Diagnostics(__name__)
+
+
+class Filter(StepConfig, frozen=True):
+    """Keeps the events that have a topic and meet all matchers."""
+
+    topic: Topic = Topic("*")
+    matchers: list[MatcherLine] = []
+
+    def build(self, _name: str, _context: Context) -> Step:
+        matchers: list[Matcher] = [matcher for line in self.matchers for matcher in line.matchers]
+        holds = condition(self.topic, matchers)
+        if holds is None:
+            return lambda event: event
+        return lambda event: event if holds(event) else None
+
+
+class Redact(StepConfig, frozen=True):
+    """Replaces secrets: the usual ones, and those that are named here."""
+
+    keys: list[str] = []
+    patterns: list[str] = []
+
+    def build(self, _name: str, _context: Context) -> Step:
+        return redact([*DEFAULT_KEYS, *self.keys], [*DEFAULT_PATTERNS, *self.patterns])
+
+
+class Set(StepConfig, frozen=True):
+    """Sets entries of the metadata, with `{data.status}` replaced, and whether the event is an error."""
+
+    metadata: dict[str, Any] = {}
+    error: bool | None = None
+
+    def build(self, _name: str, _context: Context) -> Step:
+        values = {name: template(value) for name, value in self.metadata.items()}
+        error_type = None if self.error is None else EventType.ERROR if self.error else EventType.MESSAGE
+
+        def set_metadata(event: Event) -> Event:
+            added = {name: value(event) for name, value in values.items()}
+            return event.replace(type=error_type or event.type, metadata={**event.metadata, **added})
+
+        return set_metadata
+
+
+class Sample(StepConfig, frozen=True):
+    """Keeps a share of the events; with `by`, all or none of those with the same value."""
+
+    share: float = 1.0
+    by: str | None = None
+
+    def build(self, _name: str, _context: Context) -> Step:
+        share, by = self.share, self.by
+        if not 0 <= share <= 1:
+            raise FieldError("share", f"must be from 0 to 1, got {share}")
+        if by is None:
+            return lambda event: event if random.random() < share else None  # noqa: S311 - not a secret
+        limit = round(share * 2**32)
+        return lambda event: event if zlib.crc32(text_of(event, by).encode()) < limit else None
+
+
+class RateLimited(StepConfig, frozen=True):
+    """Keeps as many events as a rate allows; with `by`, for each value separately."""
+
+    rate: Annotated[RateLimit, RateLimit] | None = None
+    by: str | None = None
+
+    def build(self, _name: str, _context: Context) -> Step:
+        if self.rate is None:
+            raise FieldError("rate", "is required, such as 100/1s")
+        rate, by = self.rate, self.by
+        buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+        def limit(event: Event) -> Event | None:
+            key = "" if by is None else text_of(event, by)
+            bucket = buckets.get(key)
+            if bucket is None:
+                bucket = buckets[key] = TokenBucket(rate.count, rate.seconds)
+                if len(buckets) > _MAX_BUCKETS:
+                    buckets.popitem(last=False)
+            else:
+                buckets.move_to_end(key)
+            return event if bucket.try_acquire(time.monotonic()) else None
+
+        return limit
+
+
+class Python(StepConfig, frozen=True):
+    """Calls a function, plain or async, that returns an event, several, or None."""
+
+    kind: ClassVar[str] = FLAT_MAP
+    function: str = ""
+
+    def build(self, _name: str, context: Context) -> Step:
+        module, colon, name = self.function.partition(":")
+        if not (module and colon and name):
+            raise FieldError("function", f"must be package.module:function, got {self.function!r}")
+        folder = str(context.folder.resolve())
+        if folder not in sys.path:
+            sys.path.append(folder)  # last, so that no module beside a pipeline hides an installed one
+        try:
+            found: Any = import_module(module)
+            for attribute in name.split("."):
+                found = getattr(found, attribute)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the module may raise anything
+            raise FieldError("function", f"{self.function} cannot be imported: {describe(error)}") from None
+        if not callable(found):
+            raise FieldError("function", f"{self.function} is not callable, it is {type(found).__name__}")
+        step: Callable[[Event], Any] = found
+        return step
+
+
+class Steps:
+    """The steps of a pipeline.
+
+    Args:
+        publish: sends an event to the sinks; returns what to await, if it has to wait.
+
+    Attributes:
+        apply: applies the steps to an event and publishes the result; returns what to await, or None.
+        added: events that steps returned in addition.
+        published: events that were published.
+        filtered: events that were dropped on purpose, by step.
+        failed: events that were lost because a step raised, by step.
+    """
+
+    def __init__(self, publish: Callable[[Event], Awaitable[None] | None]) -> None:
+        self.added = self.published = 0
+        self.filtered: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self._publish = publish
+        self._steps: list[tuple[Part, Step]] = []
+        self.use(self._steps)
+
+    def build(self, parts: Iterable[Part], context: Context) -> list[tuple[Part, Step]]:
+        """Build steps; those that exist already are kept, with their state."""
+        existing = list(self._steps)
+        steps = []
+        for part in parts:
+            same = next((each for each in existing if each[0].config == part.config), None)
+            if same is not None:
+                existing.remove(same)
+            steps.append((part, part.config.build(part.name, context) if same is None else same[1]))
+        return steps
+
+    def use(self, steps: list[tuple[Part, Step]]) -> None:
+        """Apply these steps from now on."""
+        chain = Chain()
+        for part, step in steps:
+            if part.config.kind == FLAT_MAP:
+                chain.add(FLAT_MAP, self._flat_map(part.name, step))
+            else:
+                chain.add(MAP, self._map(part.name, step))
+        chain.add(SINK, self._count_and_publish)
+        self._steps = steps
+        self.apply = chain.apply
+
+    # Failures are handled here and not by the chain, because messages of errors may contain secrets.
+
+    def _map(self, name: str, step: Step) -> Callable[[Event], Event | None]:
+        def apply(event: Event) -> Event | None:
+            try:
+                result: Event | None = step(event)
+            except Exception as error:  # noqa: BLE001 - a failing step loses only this event
+                self._fail(name, event, error)
+                return None
+            if result is None:
+                self.filtered[name] += 1
+            return result
+
+        return apply
+
+    def _flat_map(self, name: str, step: Step) -> Callable[[Event], Awaitable[list[Event]]]:
+        async def apply(event: Event) -> list[Event]:
+            try:
+                result = step(event)
+                events = _as_events(await result if isawaitable(result) else result)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._fail(name, event, error)
+                return []
+            if not events:
+                self.filtered[name] += 1
+            self.added += max(len(events) - 1, 0)
+            return events
+
+        return apply
+
+    def _fail(self, name: str, event: Event, error: Exception) -> None:
+        self.failed[name] += 1
+        message = "%s failed on event %s: %s\n%s"
+        _log.warning(name, message, name, event.id, describe(error), LazyTraceback(error))
+
+    def _count_and_publish(self, event: Event) -> Awaitable[None] | None:
+        self.published += 1
+        return self._publish(event)
+
+
+def _as_events(result: Any) -> list[Event]:
+    if result is None:
+        return []
+    if isinstance(result, Event):
+        return [result]
+    events = list(result) if isinstance(result, (list, tuple)) else None
+    if events is None or not all(isinstance(event, Event) for event in events):
+        actual = type(result).__name__
+        raise TypeError(f"a step must return an event, a list of events, or None, got {actual}")
+    return events

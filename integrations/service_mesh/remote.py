@@ -1,0 +1,102 @@
+"""`RemoteFeed`: a background feed that reads its source over HTTP."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+
+from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.service_mesh.background import BackgroundFeed
+from codomyrmex.integrations.service_mesh.breaker_event import BreakerState
+from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.streaming import Stream
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtraError("a remote feed", "httpx", "mesh") from error
+
+_MAX_BACKOFF = 30.0  # seconds
+
+
+class RemoteFeed(BackgroundFeed):
+    """Reads a source over HTTP. A source that cannot be read is itself an event, of the breaker `name`.
+
+    Args:
+        url: the address of the source.
+        stream: where events are published.
+        source: the kind of mesh or library.
+        name: the name of the breaker that stands for the source.
+        calls: whether to publish successes and failures as well.
+        backoff_initial: seconds before the second attempt; doubles up to 30 s.
+        timeout: seconds for each request, or without data.
+
+    Raises:
+        TypeError: `stream` is not a stream, or a time is not a number.
+        ValueError: a time is not greater than 0, or the URL is not an HTTP URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        stream: Stream,
+        source: str,
+        name: str,
+        *,
+        calls: bool,
+        backoff_initial: float,
+        timeout: float,
+    ) -> None:
+        check_seconds("timeout", timeout, finite=True)
+        super().__init__(f"{source} {name}")
+        self.feed = BreakerFeed(stream, source, calls=calls)
+        self.url = url
+        self._name = name
+        self._backoff_initial = backoff_initial
+        self._failures = 0
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ValueError(  # without the URL, which may contain a secret
+                "url: must begin with http:// or https:// and a host"
+            )
+        # No redirects: the source is where the application says it is.
+        self.client = httpx.Client(timeout=timeout, headers={"User-Agent": "codomyrmex-streaming"})
+
+    @abstractmethod
+    def read(self) -> float:
+        """Read the source, call `connected`, and return the seconds until the next poll; may raise."""
+
+    def poll(self) -> float:
+        """Read the source once; an error is published."""
+        try:
+            return self.read()
+        except Exception as error:  # noqa: BLE001 - the source may answer anything, and the thread goes on
+            return self._on_failure(error)
+
+    def connected(self) -> None:
+        """Publish that the source can be read again, if it could not be."""
+        if self._failures:
+            self._failures = 0
+            self.feed.publish_change(self._name, BreakerState.OPEN, BreakerState.CLOSED)
+
+    def close(self, timeout: float = 5.0) -> None:
+        self.feed.close()
+        self.closing.set()
+        self.client.close()  # ends a request that waits for data
+        super().close(timeout)
+
+    def _on_failure(self, error: Exception) -> float:
+        self._failures += 1
+        if self._failures == 1:
+            if isinstance(error, httpx.HTTPStatusError):
+                error = ConnectionError(f"HTTP status {error.response.status_code}")
+            elif isinstance(error, httpx.HTTPError):  # its message may quote the URL
+                error = ConnectionError(type(error).__name__)
+            self.feed.record_failure(self._name, error)
+            self.feed.publish_change(self._name, BreakerState.CLOSED, BreakerState.OPEN)
+        limit = min(_MAX_BACKOFF, self._backoff_initial * 2.0 ** min(self._failures - 1, 30))
+        return limit * (0.5 + random.random() / 2)  # noqa: S311 - not a secret

@@ -1,0 +1,144 @@
+"""`Chain`: applies steps to an event, one after another; shared by processors and pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from inspect import isawaitable
+from typing import Any
+
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.errors import StepResultError, shorten
+from codomyrmex.streaming.events import Event
+from codomyrmex.streaming.subscriptions import close_awaitable, name_of
+
+MapFunction = Callable[[Event], Event | Awaitable[Event | None] | None]
+FilterStep = Callable[[Event], bool | Awaitable[bool]]
+FlatMapFunction = Callable[[Event], Iterable[Event] | AsyncIterable[Event] | Awaitable[Iterable[Event]]]
+FailureHandler = Callable[[Exception, Event, str], Awaitable[None] | None]
+
+# The kinds of steps: MAP returns the event to go on with, or None to drop it; FILTER whether to keep it;
+# FLAT_MAP an iterable of events; BATCH an event that stands for several, or None; an event that went to a
+# SINK goes on to the next step. Plain strings, as the members of an Enum are slow to look up.
+MAP, FILTER, FLAT_MAP, BATCH, SINK = "map", "filter", "flat_map", "batch", "sink"
+
+_Step = tuple[str, Callable[[Event], Any], str, int]  # kind, function, name, index
+
+_log = Diagnostics(__name__)
+
+
+class Chain:
+    """Applies steps to events. A step that raises loses only that event.
+
+    Args:
+        on_failure: called with the exception, the event that entered the chain, and the name of the step.
+
+    Attributes:
+        emitted: the number of events that reached the end.
+        filtered: the number of events that a step dropped.
+        errors: the number of exceptions of steps.
+    """
+
+    def __init__(self, on_failure: FailureHandler | None = None) -> None:
+        self.on_failure = on_failure
+        self.emitted = self.filtered = self.errors = 0
+        self._steps: tuple[_Step, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, kind: str, call: Callable[[Event], Any], name: str | None = None) -> None:
+        """Add a step: a function of one event, plain or async.
+
+        Raises:
+            TypeError: it is not callable.
+        """
+        if not callable(call):
+            raise TypeError(f"{kind}: a step must be a function of one event, got {shorten(call)}")
+        self._steps = (*self._steps, (kind, call, f"{kind} {name or name_of(call)}", len(self._steps)))
+
+    def apply(self, event: Event, start: int = 0, origin: Event | None = None) -> Awaitable[None] | None:
+        """Apply the steps to an event; return what to await if one of them has to wait.
+
+        Args:
+            event: the event.
+            start: the index of the first step.
+            origin: the event that entered the chain, if it is another one.
+        """
+        origin = origin or event
+        for step in self._steps[start:] if start else self._steps:
+            kind, call, name, _ = step
+            try:
+                result = call(event)
+            except Exception as error:  # noqa: BLE001 - a failing step loses only this event
+                result = self._fail(error, origin, name)
+                if kind is not SINK:
+                    return result
+            if kind is MAP and result.__class__ is Event:
+                event = result
+            elif (kind is FILTER and result and (result is True or not isawaitable(result))) or (
+                kind is SINK and result is None
+            ):
+                continue
+            elif kind is BATCH:
+                if result is None:
+                    return None
+                event = origin = result
+            elif (result is not None and result is not False) or kind is FLAT_MAP:
+                return self._continue(result, step, event, origin)
+            else:
+                self.filtered += 1
+                return None
+        self.emitted += 1
+        return None
+
+    async def _continue(self, result: Any, step: _Step, event: Event, origin: Event) -> None:
+        """Go on after a step whose result has to be awaited, checked or iterated over."""
+        kind, _, name, place = step
+        passes = True
+        try:
+            if isawaitable(result):
+                result = await result
+            if kind is FLAT_MAP:
+                async for one in _iterate(result):
+                    await self._run(_require_event(one, name), place + 1, origin)
+                return
+            if kind is not SINK:
+                passes = bool(result) if kind is FILTER else result is not None
+            if kind is MAP and passes:
+                event = _require_event(result, name)
+        except Exception as error:  # noqa: BLE001 - as above; what a flat_map returned before has gone on
+            rest = self._fail(error, origin, name)
+            if rest is not None:
+                await rest
+            if kind is not SINK:
+                return
+        if passes:
+            await self._run(event, place + 1, origin)
+        else:
+            self.filtered += 1
+
+    async def _run(self, event: Event, start: int, origin: Event) -> None:
+        rest = self.apply(event, start, origin)
+        if rest is not None:
+            await rest
+
+    def _fail(self, error: Exception, origin: Event, name: str) -> Awaitable[None] | None:
+        self.errors += 1
+        _log.warning(name, "%s failed on event %s", name, origin.id, error=error)
+        return None if self.on_failure is None else self.on_failure(error, origin, name)
+
+
+async def _iterate(events: Any) -> AsyncIterable[Any]:
+    if isinstance(events, AsyncIterable):
+        async for event in events:
+            yield event
+    else:
+        for event in events:
+            yield event
+
+
+def _require_event(result: Any, name: str) -> Event:
+    if not isinstance(result, Event):
+        close_awaitable(result)
+        raise StepResultError(f"{name}: must return events, got {shorten(result)}")
+    return result
