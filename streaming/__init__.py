@@ -10,14 +10,12 @@ from codomyrmex.streaming.errors import (
     TopicError,
 )
 from codomyrmex.streaming.events import Event, EventType, create_event
-from codomyrmex.streaming.listener import Listener
-from codomyrmex.streaming.memory import InMemoryStream
+from codomyrmex.streaming.memory import InMemoryStream, TopicStream
 from codomyrmex.streaming.processor import ProcessorStatistics, StreamProcessor
 from codomyrmex.streaming.sse import Frame, SSEStream
 from codomyrmex.streaming.sse_format import SSEDecodeError, SSEDecoder, SSERecord
-from codomyrmex.streaming.stream import Interceptor, Stream, StreamStatistics, broadcast
+from codomyrmex.streaming.stream import Interceptor, Listener, Stream, StreamStatistics, broadcast
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
-from codomyrmex.streaming.topic_stream import TopicStream
 
 __all__ = [
     "Clock",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from enum import StrEnum
 from threading import get_ident
 from typing import Any, Generic, TypeVar
@@ -35,7 +35,6 @@ class PublishWait:
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, None, None]:
-        """Wait."""
         raise NotImplementedError
 
     def skip(self) -> None:
@@ -78,14 +77,13 @@ class BoundedQueue(Generic[T]):
         self.taken = 0  # the number of items read; `get` counts only with `Overflow.BLOCK`
         self.evicted = 0  # the number of items dropped to make room for newer ones
         self.reader: asyncio.Task[Any] | None = None  # the task that reads, if it is known
-        self.blocks = overflow == Overflow.BLOCK
-        self._makes_room = overflow == Overflow.DROP_OLDEST
-        self._disconnects = overflow == Overflow.DISCONNECT
         self._size = size
+        self._overflow = Overflow(overflow)
+        self._blocks = overflow == Overflow.BLOCK
         self._on_drop = on_drop
         self._on_disconnect = on_disconnect
-        self._block_timeout = block_timeout
-        self._clock = clock
+        self.block_timeout = block_timeout
+        self.clock = clock
         self._waiter: asyncio.Future[None] | None = None
         self._thread = 0  # the thread that the waiter's loop runs in
         self._pending: deque[PendingPut[T]] | None = None  # created on first use; most policies never wait
@@ -102,19 +100,19 @@ class BoundedQueue(Generic[T]):
                 dropped = (item,)
             elif len(items) < self._size:
                 items.append(item)
-            elif self._makes_room:
-                with contextlib.suppress(IndexError):  # the reader takes no lock and may be faster
+            elif self._overflow is Overflow.DROP_OLDEST:
+                with suppress(IndexError):  # the reader takes no lock and may be faster
                     dropped = (items.popleft(),)
                     self.evicted += 1
                 items.append(item)
-            elif self.blocks:
+            elif self._blocks:
                 pending = PendingPut(self, item)
                 self._pending = self._pending or deque()
                 self._pending.append(pending)
                 return pending
             else:
                 dropped = (item,)
-                self.closed = disconnected = self._disconnects
+                self.closed = disconnected = self._overflow is Overflow.DISCONNECT
         if self._waiter is not None and (len(items) >= self.enough or disconnected):
             self.wake()
         if dropped is not None:
@@ -124,31 +122,23 @@ class BoundedQueue(Generic[T]):
         return None
 
     def get(self) -> T:
-        """Return the next item.
-
-        Raises:
-            IndexError: the queue is empty.
-        """
-        return self.get_many(1)[0] if self.blocks else self.items.popleft()
+        """Return the next item; an `IndexError` is raised if there is none."""
+        return self.get_many(1)[0] if self._blocks else self.items.popleft()
 
     def get_many(self, limit: int) -> list[T]:
         """Return up to `limit` items, and let pending puts in; errors as for `get`."""
         admitted = []
         with self._lock:
             items = self.items
-            if not items:
-                raise IndexError("the queue is empty")
-            if len(items) <= limit:
-                batch = list(items)
-                items.clear()
-            else:
-                batch = [items.popleft() for _ in range(limit)]
+            batch = [items.popleft() for _ in range(min(limit, len(items)) or 1)]
             self.taken += len(batch)
             while self._pending and len(items) < self._size:
-                admitted.append(self._pending.popleft())
-                items.append(admitted[-1].item)
+                pending = self._pending.popleft()
+                pending.accepted = True
+                items.append(pending.item)
+                admitted.append(pending)
         for pending in admitted:
-            pending.settle(accepted=True)
+            pending.wake()
         return batch
 
     def position(self) -> int:
@@ -157,11 +147,9 @@ class BoundedQueue(Generic[T]):
             return self.taken + self.evicted + len(self.items)
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
-        """Return what the reader awaits before it looks again, or None if it can look now.
-
-        It takes no lock: `put` appends and then looks for a waiter, while this sets the waiter and then
-        looks for items, so at least one of the two sees the other.
-        """
+        """Return what the reader awaits before it looks again, or None if it can look now."""
+        # No lock: `put` appends and then looks for a waiter, while this sets the waiter and then looks for
+        # items, so at least one of the two sees the other.
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("two tasks read the same queue")
         self._thread = get_ident()
@@ -185,9 +173,10 @@ class BoundedQueue(Generic[T]):
                 self.items = deque()
             if final is not None:
                 self.items.append(final)
-            pending, self._pending = self._pending, None
-        for put in pending or ():
-            put.settle(accepted=False)
+            refused, self._pending = self._pending, None
+        for pending in refused or ():
+            pending.accepted = False
+            pending.wake()
         self.wake()
 
     def withdraw(self, pending: PendingPut[T], reason: str) -> None:
@@ -198,29 +187,6 @@ class BoundedQueue(Generic[T]):
                 pending.accepted = False
         if not pending.accepted:
             self._on_drop(pending.item, reason)
-
-    async def wait_for_room(self, pending: PendingPut[T]) -> None:
-        """Wait until a pending put is accepted or refused; its item is dropped if it is not accepted."""
-        if asyncio.current_task() is self.reader:
-            self.withdraw(pending, "its queue is full, and its publisher is the task that reads the queue")
-            return
-        reason = "its queue was closed while its publisher waited for room"
-        pending.future = asyncio.get_running_loop().create_future()
-        timer = None
-        if self._block_timeout is not None:
-            timer = self._clock.call_later(self._block_timeout, pending.wake)
-        try:
-            if pending.accepted is None:  # checked after the future is set, so that no result is missed
-                await pending.future
-            if pending.accepted is None:
-                reason = f"its queue had no room for {self._block_timeout} s (block_timeout)"
-        except BaseException:
-            reason = "its publisher was cancelled while it waited for room"
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self.withdraw(pending, reason)
 
 
 class PendingPut(PublishWait, Generic[T]):
@@ -235,32 +201,44 @@ class PendingPut(PublishWait, Generic[T]):
         self._queue = queue
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._queue.wait_for_room(self).__await__()
+        queue = self._queue
+        if asyncio.current_task() is queue.reader:
+            queue.withdraw(self, "its queue is full, and its publisher is the task that reads the queue")
+            return
+        self.future = asyncio.get_running_loop().create_future()
+        timer = None
+        if queue.block_timeout is not None:
+            timer = queue.clock.call_later(queue.block_timeout, self.wake)
+        reason = "its publisher was cancelled while it waited for room"
+        try:
+            if self.accepted is None:  # checked after the future is set, so that no result is missed
+                yield from self.future
+            reason = "its queue was closed while its publisher waited for room"
+            if self.accepted is None:
+                reason = f"its queue had no room for {queue.block_timeout} s (block_timeout)"
+        finally:
+            if timer is not None:
+                timer.cancel()
+            queue.withdraw(self, reason)
 
     def skip(self) -> None:
-        """Drop the item unless it has been accepted."""
         self._queue.withdraw(self, "its queue is full, and publish_nowait cannot wait")
 
-    def settle(self, *, accepted: bool) -> None:
-        """Record the result, from any thread, and wake the publisher."""
-        self.accepted = accepted
-        self.wake()
-
     def wake(self) -> None:
-        """Make the publisher look at the result."""
+        """Wake the publisher, from any thread."""
         if self.future is not None:
             complete(self.future)
 
 
 def complete(future: asyncio.Future[None]) -> None:
     """Complete a future from any thread, if it is not done."""
-    with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+    with suppress(RuntimeError):  # its loop is closed: nobody waits any more
         future.get_loop().call_soon_threadsafe(_complete, future)
 
 
 def _complete(future: asyncio.Future[None]) -> None:
     if not future.done():
-        with contextlib.suppress(RuntimeError):  # as above
+        with suppress(RuntimeError):  # as above
             future.set_result(None)
 
 

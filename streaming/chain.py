@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from inspect import isawaitable
 from typing import Any
 
@@ -14,7 +14,7 @@ from codomyrmex.streaming.subscriptions import close_awaitable, name_of
 MapFunction = Callable[[Event], Event | Awaitable[Event | None] | None]
 FilterStep = Callable[[Event], bool | Awaitable[bool]]
 FlatMapFunction = Callable[[Event], Iterable[Event] | AsyncIterable[Event] | Awaitable[Iterable[Event]]]
-FailureHandler = Callable[[Exception, Event, str], Awaitable[None] | None]
+FailureHandler = Callable[[Exception, Event, str], Coroutine[Any, Any, None] | None]
 
 # The kinds of steps: MAP returns the event to go on with, or None to drop it; FILTER whether to keep it;
 # FLAT_MAP an iterable of events; BATCH an event that stands for several, or None; an event that went to a
@@ -47,26 +47,20 @@ class Chain:
         return len(self._steps)
 
     def add(self, kind: str, call: Callable[[Event], Any], name: str | None = None) -> None:
-        """Add a step: a function of one event, plain or async.
-
-        Raises:
-            TypeError: it is not callable.
-        """
+        """Add a step: a function of one event, plain or async; a `TypeError` is raised for anything else."""
         if not callable(call):
             raise TypeError(f"{kind}: a step must be a function of one event, got {shorten(call)}")
         self._steps = (*self._steps, (kind, call, f"{kind} {name or name_of(call)}", len(self._steps)))
 
-    def apply(self, event: Event, start: int = 0, origin: Event | None = None) -> Awaitable[None] | None:
-        """Apply the steps to an event; return what to await if one of them has to wait.
+    def apply(
+        self, event: Event, start: int = 0, origin: Event | None = None
+    ) -> Coroutine[Any, Any, None] | None:
+        """Apply the steps from `start` to an event; return what to await if one of them has to wait.
 
-        Args:
-            event: the event.
-            start: the index of the first step.
-            origin: the event that entered the chain, if it is another one.
+        `origin` is the event that entered the chain, if it is another one.
         """
         origin = origin or event
-        for step in self._steps[start:] if start else self._steps:
-            kind, call, name, _ = step
+        for kind, call, name, index in self._steps[start:] if start else self._steps:
             try:
                 result = call(event)
             except Exception as error:  # noqa: BLE001 - a failing step loses only this event
@@ -84,23 +78,24 @@ class Chain:
                     return None
                 event = origin = result
             elif (result is not None and result is not False) or kind is FLAT_MAP:
-                return self._continue(result, step, event, origin)
+                return self._continue(result, kind, name, index + 1, event, origin)
             else:
                 self.filtered += 1
                 return None
         self.emitted += 1
         return None
 
-    async def _continue(self, result: Any, step: _Step, event: Event, origin: Event) -> None:
+    async def _continue(
+        self, result: Any, kind: str, name: str, following: int, event: Event, origin: Event
+    ) -> None:
         """Go on after a step whose result has to be awaited, checked or iterated over."""
-        kind, _, name, place = step
         passes = True
         try:
             if isawaitable(result):
                 result = await result
             if kind is FLAT_MAP:
-                async for one in _iterate(result):
-                    await self._run(_require_event(one, name), place + 1, origin)
+                async for one in result if isinstance(result, AsyncIterable) else _iterate(result):
+                    await self._run(_require_event(one, name), following, origin)
                 return
             if kind is not SINK:
                 passes = bool(result) if kind is FILTER else result is not None
@@ -113,7 +108,7 @@ class Chain:
             if kind is not SINK:
                 return
         if passes:
-            await self._run(event, place + 1, origin)
+            await self._run(event, following, origin)
         else:
             self.filtered += 1
 
@@ -122,19 +117,15 @@ class Chain:
         if rest is not None:
             await rest
 
-    def _fail(self, error: Exception, origin: Event, name: str) -> Awaitable[None] | None:
+    def _fail(self, error: Exception, origin: Event, name: str) -> Coroutine[Any, Any, None] | None:
         self.errors += 1
         _log.warning(name, "%s failed on event %s", name, origin.id, error=error)
         return None if self.on_failure is None else self.on_failure(error, origin, name)
 
 
-async def _iterate(events: Any) -> AsyncIterable[Any]:
-    if isinstance(events, AsyncIterable):
-        async for event in events:
-            yield event
-    else:
-        for event in events:
-            yield event
+async def _iterate(events: Iterable[Any]) -> AsyncIterator[Any]:
+    for event in events:
+        yield event
 
 
 def _require_event(result: Any, name: str) -> Event:

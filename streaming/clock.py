@@ -1,4 +1,4 @@
-"""The clock that everything that waits takes its time from, so that tests need not sleep."""
+"""The source of time for everything that waits, so that tests need not sleep."""
 
 from __future__ import annotations
 

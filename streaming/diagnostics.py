@@ -25,9 +25,8 @@ class Diagnostics:
     def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logging.getLogger(name)
         self._now = now
-        self._kinds: dict[
-            str, tuple[float, int]
-        ] = {}  # key -> (time of the last line, lines held back since)
+        # By key: the time of the last line, and the number of lines held back since.
+        self._kinds: dict[str, tuple[float, int]] = {}
         self.after_fork()
         renew_in_children(self)
 
@@ -36,19 +35,11 @@ class Diagnostics:
         self._lock = threading.RLock()
 
     def warning(self, key: str, message: str, *args: object, error: BaseException | None = None) -> None:
-        """Log a warning.
-
-        Args:
-            key: the kind of the line; each kind has its own limit.
-            message: a %-format string for `args`.
-            *args: its values.
-            error: an exception to log with its traceback.
-        """
+        """Log a %-format `message` with `args` and the traceback of `error`; each `key` has its own limit."""
         now = self._now()
         with self._lock:
             last, held_back = self._kinds.get(key, (float("-inf"), 0))
-            due = now - last >= _INTERVAL
-            if not due:
+            if now - last < _INTERVAL:
                 self._kinds[key] = (last, held_back + 1)
                 return
             self._kinds.pop(key, None)  # so that the first key is the oldest

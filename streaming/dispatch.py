@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any, NamedTuple
+from typing import Any
 
 from codomyrmex.streaming.buffers import PublishWait
 from codomyrmex.streaming.counters import Counter
@@ -35,31 +34,32 @@ from codomyrmex.streaming.topics import EVERYTHING
 ErrorHandler = Callable[[Exception, Event, Subscription], None]
 
 
-class _Pending(NamedTuple):
-    """A dispatch that has come to an async handler, and what that has returned."""
-
-    event: Event
-    entries: Iterator[RouteEntry]
-    entry: RouteEntry
-    awaitable: Awaitable[Any]
+# A dispatch that has come to an async handler: the event, the subscriptions that have not received it yet,
+# the handler's, and what it has returned.
+_Pending = tuple[Event, Iterator[RouteEntry], RouteEntry, Awaitable[Any]]
 
 
 class LocalStream(Stream):
     """Base of the streams inside one process.
 
-    A lock guards the tables, never user code, and publishing does not take it. It is reentrant, because any
-    allocation may run the garbage collector, and so a finalizer that uses the stream.
+    A lock guards the tables, never user code, and publishing does not take it. It is reentrant, because
+    allocations may run the garbage collector, and so a finalizer that uses the stream.
     """
 
-    def __init__(self, remember: Callable[[Event], object], on_error: ErrorHandler | None = None) -> None:
+    def __init__(
+        self,
+        remember: Callable[[Event], object],
+        buffered: Callable[[], int],
+        on_error: ErrorHandler | None = None,
+    ) -> None:
         if on_error is not None and not is_plain_function(on_error):
             raise TypeError(f"on_error: must be a plain function, got {shorten(on_error)}")
         self._remember = remember  # puts an event into the buffer
+        self._buffered = buffered  # returns the number of events in it
         self._on_error = on_error
         self._log = Diagnostics(__name__)  # per stream, so that no other stream uses up its lines
-        self._published = Counter()
-        self._dropped = Counter()
-        self._errors = Counter()
+        self._published, self._dropped, self._errors = Counter(), Counter(), Counter()
+        self._count_published = self._published.steps.__next__  # a call less than `tick`
         self._index = TopicIndex()
         self._entries: dict[str, RouteEntry] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
@@ -72,10 +72,6 @@ class LocalStream(Stream):
     def after_fork(self) -> None:
         """Replace the lock, which a thread of the parent process may have held."""
         self._lock = threading.RLock()
-
-    @abstractmethod
-    def _buffered(self) -> int:
-        """Return the number of buffered events."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -96,15 +92,10 @@ class LocalStream(Stream):
         pending = self._dispatch(event)
         while pending is not None:
             self._defer(pending)
-            pending = self._dispatch(pending.event, pending.entries)
+            pending = self._dispatch(*pending[:2])
 
     def _dispatch(self, event: Event, entries: Iterator[RouteEntry] | None = None) -> _Pending | None:
-        """Call handlers up to the first one that returns an awaitable.
-
-        Args:
-            event: the event.
-            entries: the subscriptions that have not received it yet; None for all, for a new event.
-        """
+        """Call handlers up to the first one that returns an awaitable; `entries` is None for a new event."""
         if entries is None:
             try:
                 route = self._routes.get(event.metadata.get("topic"))
@@ -114,13 +105,14 @@ class LocalStream(Stream):
                 event, entries = self._admit(event)
             else:
                 self._remember(event)
-                next(self._published.steps)
+                self._count_published()
                 entries = iter(route)
         for entry in entries:
             try:
-                result = entry.call(event)
+                call = entry.call  # as a method call, CPython 3.11 would look it up anew each time
+                result = call(event)
                 if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                    return _Pending(event, entries, entry, result)
+                    return event, entries, entry, result
             except Exception as error:  # noqa: BLE001 - a failing handler must not affect the others
                 self._failed(error, event, entry.subscription)
         return None
@@ -133,15 +125,15 @@ class LocalStream(Stream):
         with self._lock:
             route = self._index.route(checked.topic)
         self._remember(checked)
-        self._published.tick()
+        self._count_published()
         return checked, iter(route)
 
     async def _finish(self, pending: _Pending | None) -> None:
         """Wait for the handlers of this loop, one after another, and call the remaining ones."""
-        loop = asyncio.get_running_loop()
+        here = (asyncio.get_running_loop(), None)
         while pending is not None:
             event, entries, entry, awaitable = pending
-            if entry.loop in (loop, None) or isinstance(awaitable, PublishWait):
+            if entry.loop in here or isinstance(awaitable, PublishWait):
                 try:
                     await awaitable
                 except Exception as error:  # noqa: BLE001 - as above
@@ -153,23 +145,19 @@ class LocalStream(Stream):
     def _defer(self, pending: _Pending) -> None:
         """Leave an awaitable to the event loop of its handler."""
         event, _, entry, awaitable = pending
+        subscription = entry.subscription
         if isinstance(awaitable, PublishWait):
             awaitable.skip()
-            return
-        if entry.loop is None or entry.context is None:
+        elif entry.loop is None or entry.context is None:
             close_awaitable(awaitable)
             error = RuntimeError("handler: an async handler needs a running event loop when it subscribes")
-            self._failed(error, event, entry.subscription)
-            return
-        with self._lock:
-            if entry.mailbox is None:
-                entry.mailbox = Mailbox(
-                    entry.loop,
-                    entry.context,
-                    partial(self._failed, subscription=entry.subscription),
-                    entry.subscription.drop,
-                )
-        entry.mailbox.put(awaitable, event)
+            self._failed(error, event, subscription)
+        else:
+            with self._lock:
+                if entry.mailbox is None:
+                    on_error = partial(self._failed, subscription=subscription)
+                    entry.mailbox = Mailbox(entry.loop, entry.context, on_error, subscription.drop)
+            entry.mailbox.put(awaitable, event)
 
     def _intercept(self, event: Event) -> Event | None:
         """Check an event and return what the interceptors make of it, or None if one drops it."""
@@ -199,22 +187,16 @@ class LocalStream(Stream):
         with suppress(Exception):  # the stack may be exhausted
             name = name_of(subscription.handler or subscription.filter_fn)
             self._log.warning(name, "handler %s failed on event %s", name, event.id, error=error)
-        if self._on_error is not None:
-            try:
+        try:
+            if self._on_error is not None:
                 self._on_error(error, event, subscription)
-            except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
-                name = name_of(self._on_error)
-                self._log.warning(name, "on_error %s failed", name, error=second)
+        except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
+            self._log.warning("on_error", "on_error %s failed", name_of(self._on_error), error=second)
 
     def _count_drop(self, subscription: Subscription, event: Event, reason: str | None) -> None:
         self._dropped.tick()
         if reason is not None:
             self._log.warning(reason, "event %s was dropped for %r: %s", event.id, subscription, reason)
-
-    async def subscribe(
-        self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
-    ) -> Subscription:
-        return self.subscribe_nowait(handler, topic, filter_fn)
 
     def subscribe_nowait(
         self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
@@ -222,31 +204,30 @@ class LocalStream(Stream):
         if handler is None:
             raise TypeError("handler: must be a function of one event, got None")
         subscription = Subscription(None, topic, handler, filter_fn)
-        self._add(subscription, handler if filter_fn is None else _filtered(handler, filter_fn))
+        self._add(subscription, partial(_call_filtered, subscription, handler) if filter_fn else handler)
         return subscription
 
-    def _add(self, subscription: Subscription, call: Handler) -> None:
+    def _add(self, subscription: Subscription, call: Handler | None) -> None:
         """Add a subscription to the tables; `call` is its handler, behind its filter."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None  # a plain handler needs none
-        entry = RouteEntry(subscription, call, loop, copy_context())
         with self._lock:
             if self._closed:
                 raise StreamClosedError(f"{type(self).__name__} is closed")
             subscription.on_drop = self._count_drop
             subscription.on_end(self._leave)
-            self._entries[subscription.id] = entry
-            self._index.add(entry)
+            if call is not None:
+                entry = RouteEntry(subscription, call, loop, copy_context())
+                self._entries[subscription.id] = entry
+                self._index.add(entry)
 
     async def unsubscribe(self, subscription_id: str) -> bool:
-        with self._lock:
-            entry = self._entries.get(subscription_id)
-        if entry is None:
-            return False
-        entry.subscription.cancel()
-        return True
+        entry = self._entries.get(subscription_id)
+        if entry is not None:
+            entry.subscription.cancel()
+        return entry is not None
 
     def _leave(self, subscription: Subscription) -> None:
         """Remove a subscription that has ended from the tables."""
@@ -268,25 +249,19 @@ class LocalStream(Stream):
 
     def remove_interceptor(self, fn: Interceptor) -> bool:
         with self._lock:
-            remaining = list(self._interceptors)
-            if fn not in remaining:
+            if fn not in self._interceptors:
                 return False
-            remaining.remove(fn)
-            self._interceptors = tuple(remaining)
+            index = self._interceptors.index(fn)
+            self._interceptors = self._interceptors[:index] + self._interceptors[index + 1 :]
             self._update_routes()
-            return True
+        return True
 
     def _update_routes(self) -> None:
         self._routes = {} if self._closed or self._interceptors else self._index.routes
 
     def statistics(self) -> StreamStatistics:
-        return StreamStatistics(
-            published=self._published.value(),
-            dropped=self._dropped.value(),
-            handler_errors=self._errors.value(),
-            subscribers=len(self._entries),
-            buffered=self._buffered(),
-        )
+        counters = (self._published.value(), self._dropped.value(), self._errors.value())
+        return StreamStatistics(*counters, len(self._entries), self._buffered())
 
     async def aclose(self) -> None:
         with self._lock:
@@ -296,30 +271,12 @@ class LocalStream(Stream):
         mailboxes = [entry.mailbox for entry in entries if entry.mailbox is not None]
         try:
             if not any(mailbox.runs_current_task() for mailbox in mailboxes):
-                for mailbox in mailboxes:  # what was published is still handled
+                for mailbox in mailboxes:
                     await mailbox.join()
         finally:
             for entry in entries:
                 entry.subscription.cancel()
 
 
-def _filtered(handler: Handler, filter_fn: FilterFunction) -> Handler:
-    """Return a handler that is called only with the events that its filter accepts."""
-
-    def call(event: Event) -> Any:
-        return handler(event) if passes(filter_fn, event) else None
-
-    return call
-
-
-def passes(filter_fn: FilterFunction, event: Event) -> bool:
-    """Return whether a filter accepts an event.
-
-    Raises:
-        TypeError: it returned an awaitable, which would always be true.
-    """
-    result = filter_fn(event)
-    if result is not True and isawaitable(result):
-        close_awaitable(result)
-        raise TypeError(f"a filter must be a plain function, but {name_of(filter_fn)} returned an awaitable")
-    return bool(result)
+def _call_filtered(subscription: Subscription, handler: Handler, event: Event) -> Any:
+    return handler(event) if subscription.passes(event) else None

@@ -30,31 +30,17 @@ def to_json(value: Any) -> str:
     It never raises an `Exception`: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
     collections objects and arrays, and any other object its `repr`. U+0085, U+2028 and U+2029 are
     escaped, because many SSE clients treat them as line ends.
-
-    Args:
-        value: any object.
-
-    Returns:
-        The JSON text.
     """
     raw = _encode(value)
     if raw.isascii():
         return raw.decode("ascii")
-    # In JSON these three can only occur in strings, so plain replacement is safe.
-    return (
-        raw.decode("utf-8")
-        .replace("\x85", "\\u0085")
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-    )
+    text = raw.decode("utf-8")  # in JSON these three can only occur in strings
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def to_builtins(value: Any) -> Any:
     """Convert `value` to what its JSON text decodes to: dict, list, str, int, float, bool, None."""
-    try:
-        return decode_usual(encode_usual(value))
-    except Exception:  # noqa: BLE001 - the walk handles whatever it was
-        return decode_usual(_encoder.encode(_Walk().plain(value)))
+    return decode_usual(_encode(value))
 
 
 def replace_surrogates(text: str) -> str:
@@ -78,9 +64,7 @@ def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of 
     for base in (str, int, float):  # msgspec does not encode subclasses
         if isinstance(value, base):
             return base.__str__(value) if base is str else base(value)
-    if isinstance(value, uuid_utils.UUID):
-        return str(value)
-    if isinstance(value, UserString):
+    if isinstance(value, (uuid_utils.UUID, UserString)):
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
@@ -97,10 +81,9 @@ decode_usual = msgspec.json.Decoder().decode
 
 
 class _Walk:
-    """Rebuilds a payload from types that any JSON encoder knows, within bounds.
+    """Rebuilds a payload from types that any JSON encoder knows.
 
-    The depth is limited, cycles are cut, and so is the number of repetitions, because objects that refer
-    to each other can be walked in a great many orders.
+    Its depth is limited, and so are cycles and repetitions, which could be walked in a great many orders.
     """
 
     def __init__(self) -> None:

@@ -63,15 +63,14 @@ class Event(msgspec.Struct, frozen=True, weakref=True):
 
     def __post_init__(self) -> None:
         # Identity checks for the usual case; the rest normalises unusual arguments.
-        if (
+        if not (
             self.type.__class__ is EventType
             and self.metadata.__class__ is dict
             and self.id.__class__ is str
             and self.timestamp.__class__ is datetime
             and self.timestamp.tzinfo is UTC
         ):
-            return
-        _normalise(self)
+            _normalise(self)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -88,11 +87,9 @@ class Event(msgspec.Struct, frozen=True, weakref=True):
         return msgspec.structs.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the event as built-in types that JSON can encode; `Event.from_dict` is the inverse.
+        """Return the fields as built-in types that JSON can encode; `Event.from_dict` is the inverse.
 
-        Returns:
-            A new dict with `id`, `type`, `data`, `metadata` and `timestamp` (ISO 8601, UTC). Values
-            of other types are converted as in `to_sse`.
+        The timestamp is ISO 8601 text in UTC. Values of other types are converted as in `to_sse`.
         """
         return {
             "id": to_builtins(self.id),
@@ -106,28 +103,24 @@ class Event(msgspec.Struct, frozen=True, weakref=True):
     def from_dict(cls, d: Mapping[str, Any]) -> Self:
         """Return the event that a mapping describes, such as one from `to_dict`.
 
-        Args:
-            d: the mapping; missing keys have their defaults, unknown keys are ignored. The timestamp is
-                ISO 8601 text or a `datetime`; without an offset it is UTC.
+        Missing keys have their defaults, and unknown keys are ignored. The timestamp is ISO 8601 text or a
+        `datetime`; without an offset it is UTC.
 
         Raises:
-            EventDecodeError: `d` is not a mapping or a field has a wrong value; a `ValueError` that
-                names the field and shows the value.
+            EventDecodeError: `d` is not a mapping or a field has a wrong value; a `ValueError`.
         """
         if not isinstance(d, Mapping):
             raise EventDecodeError("event", "must be a mapping", d)
         return cls(**{field: _decode(field, d[field]) for field in cls.__struct_fields__ if field in d})
 
     def to_sse(self) -> str:
-        r"""Return the event as one frame of an event stream (WHATWG HTML, section 9.2).
+        """Return the event as one frame of an event stream (WHATWG HTML, section 9.2).
 
-        Returns:
-            `id: ...\nevent: ...\ndata: ...\n\n`, with the data as JSON on one line. A HEARTBEAT has no
-            id line, so that it does not change a client's Last-Event-ID.
+        The data is JSON on one line. A HEARTBEAT has no id line, so that it does not change a client's
+        Last-Event-ID.
         """
-        if self.type is _HEARTBEAT:
-            return encode_frame(None, "heartbeat", self.data)
-        return encode_frame(self.id, self.type._value_, self.data)
+        event_id = None if self.type is _HEARTBEAT else self.id
+        return encode_frame(event_id, self.type._value_, self.data)
 
 
 def create_event(data: Any, event_type: EventType = EventType.MESSAGE, **metadata: Any) -> Event:

@@ -15,7 +15,7 @@ class Forkable(Protocol):
     """An object with state that does not survive a fork."""
 
     def after_fork(self) -> None:
-        """Renew it; called in the child before anything else runs there."""
+        """Renew the state; called in the child before anything else runs there."""
 
 
 _first: WeakSet[Forkable] = WeakSet()
@@ -23,12 +23,7 @@ _last: WeakSet[Forkable] = WeakSet()
 
 
 def renew_in_children(thing: Forkable, *, last: bool = False) -> None:
-    """Have `thing.after_fork()` called in every process that is forked from this one.
-
-    Args:
-        thing: the object to renew.
-        last: renew it after the others, because it uses their locks.
-    """
+    """Call `thing.after_fork()` in forked processes; with `last` after the others, whose locks it uses."""
     (_last if last else _first).add(thing)
 
 

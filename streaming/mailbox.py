@@ -16,14 +16,7 @@ _SIZE = 10_000
 
 
 class Mailbox:
-    """Runs the calls of one async handler in the order of publishing.
-
-    Args:
-        loop: the event loop that the handler runs on.
-        context: the context that it runs in.
-        on_error: called with an exception of the handler and the event.
-        on_drop: called with the event and the reason when a call is dropped.
-    """
+    """Runs the calls of one async handler in the order of publishing, on its loop and in its context."""
 
     def __init__(
         self,
@@ -48,10 +41,10 @@ class Mailbox:
             if len(self._calls) >= _SIZE:
                 oldest = self._calls.popleft()
             self._calls.append((awaitable, event, cause.get()))
-            start = not self._running
-            self._running = True
+            start, self._running = not self._running, True
         if oldest is not None:
-            self._drop(oldest[:2], f"{_SIZE} earlier calls of its async handler are still waiting")
+            close_awaitable(oldest[0])
+            self._on_drop(oldest[1], f"{_SIZE} earlier calls of its async handler are still waiting")
         if start or self._loop.is_closed():
             try:
                 self._loop.call_soon_threadsafe(self._start, context=self._context)
@@ -59,7 +52,6 @@ class Mailbox:
                 self.clear("the event loop of its async handler is closed")
 
     def runs_current_task(self) -> bool:
-        """Return whether the current task is one of the calls."""
         return self._task is not None and asyncio.current_task() is self._task
 
     async def join(self) -> None:
@@ -77,14 +69,9 @@ class Mailbox:
             if reason is not None:
                 self._running = False
         for awaitable, event, _ in calls:
-            if reason is None:
-                close_awaitable(awaitable)
-            else:
-                self._drop((awaitable, event), reason)
-
-    def _drop(self, call: tuple[Awaitable[object], Event], reason: str) -> None:
-        close_awaitable(call[0])
-        self._on_drop(call[1], reason)
+            close_awaitable(awaitable)
+            if reason is not None:
+                self._on_drop(event, reason)
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._run())
@@ -101,8 +88,8 @@ class Mailbox:
     async def _run(self) -> None:
         while True:
             with self._lock:
-                if not self._calls:
-                    self._running = False
+                self._running = bool(self._calls)
+                if not self._running:
                     return
                 awaitable, event, origin = self._calls.popleft()
             cause.set(origin)

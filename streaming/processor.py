@@ -5,24 +5,15 @@ from __future__ import annotations
 import asyncio
 from asyncio.events import _get_running_loop  # it returns None where there is none
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
-from contextvars import Context, copy_context
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import copy_context
 from functools import partial
 from inspect import isawaitable
+from threading import get_ident
 from typing import Any, NamedTuple, Self
 
+from codomyrmex.streaming import chain
 from codomyrmex.streaming.buffers import PublishWait
-from codomyrmex.streaming.chain import (
-    BATCH,
-    FILTER,
-    FLAT_MAP,
-    MAP,
-    SINK,
-    Chain,
-    FilterStep,
-    FlatMapFunction,
-    MapFunction,
-)
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.errors import shorten
@@ -32,7 +23,6 @@ from codomyrmex.streaming.stream import Stream
 from codomyrmex.streaming.subscriptions import Subscription, name_of
 
 StepErrorHandler = Callable[[Exception, Event], Awaitable[None] | None]
-_Work = Callable[[], Awaitable[None] | None]
 
 _MAX_BACKLOG = 10_000
 
@@ -57,35 +47,13 @@ class ProcessorStatistics(NamedTuple):
     dropped: int
 
 
-class _Processed(PublishWait):
-    """Makes a publisher wait for its event, unless it is on another loop or part of the processor."""
-
-    __slots__ = ("_processor", "_result")
-
-    def __init__(self, processor: StreamProcessor) -> None:
-        self._processor = processor
-        self._result: asyncio.Future[None] | bool = False
-
-    def __await__(self) -> Generator[Any, None, None]:
-        if self._result is False and self._processor.can_be_awaited():
-            self._result = asyncio.get_running_loop().create_future()
-            yield from self._result
-
-    def complete(self) -> None:
-        """Wake the publisher."""
-        if isinstance(self._result, asyncio.Future) and not self._result.done():
-            self._result.set_result(None)
-        self._result = True
-
-
 class StreamProcessor:
     """A chain of steps from a source stream to sink streams.
 
     Events pass through one at a time and in the order of publishing. A step that raises loses only that
     event. Steps are plain or async functions and run on the event loop that `start` was called on.
 
-    If processors form a cycle, their author must see to it that no event waits for itself, for example with
-    `publish_nowait` or with bounded queues that have a `block_timeout`.
+    In a cycle of processors an event could wait for itself; use `publish_nowait` or a `block_timeout` there.
 
     Args:
         source: the stream to subscribe to.
@@ -93,30 +61,33 @@ class StreamProcessor:
     """
 
     def __init__(self, source: Stream, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._source = _require_stream(source)
+        if not isinstance(source, Stream):
+            raise TypeError(f"source: must be a Stream, got {shorten(source)}")
+        self._source = source
         self._clock = clock
-        self._chain = Chain()
-        self._flushes: list[_Work] = []
+        self._chain = chain.Chain()
+        self._flushes: list[Callable[[], Coroutine[Any, Any, None] | None]] = []
         self._on_error: StepErrorHandler | None = None
         self._dead_letters: Stream | None = None
         self._subscription: Subscription | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = 0  # the thread of the loop; asking for it costs less than asking for the running loop
         self._busy = False
         self._task: asyncio.Task[None] | None = None  # finishes the event in progress, if it has to wait
-        self._backlog: deque[tuple[_Work, Context, _Processed]] = deque()
+        self._backlog: deque[_Turn] = deque()
         self._received = self._dropped = 0
 
-    def map(self, fn: MapFunction) -> Self:
+    def map(self, fn: chain.MapFunction) -> Self:
         """Replace each event by the result of `fn`; None drops it."""
-        return self._add(MAP, fn)
+        return self._add(chain.MAP, fn)
 
-    def filter(self, fn: FilterStep) -> Self:
+    def filter(self, fn: chain.FilterStep) -> Self:
         """Keep the events that `fn` returns true for."""
-        return self._add(FILTER, fn)
+        return self._add(chain.FILTER, fn)
 
-    def flat_map(self, fn: FlatMapFunction) -> Self:
+    def flat_map(self, fn: chain.FlatMapFunction) -> Self:
         """Replace each event by those that `fn` returns: an iterable, plain or async."""
-        return self._add(FLAT_MAP, fn)
+        return self._add(chain.FLAT_MAP, fn)
 
     def batch(self, size: int, age: float) -> Self:
         """Collect events into one whose data is the list of them.
@@ -134,14 +105,14 @@ class StreamProcessor:
             raise ValueError(f"size: must be at least 1, got {size}")
         if not age > 0:
             raise ValueError(f"age: must be greater than 0, got {age}")
-        send = partial(self._send_batch, len(self._chain))
+        send = partial(self._send_batch, len(self._chain) + 1)
         batch = _Batch(size, age, self._clock, lambda event: self._submit(partial(send, event)))
         self._flushes.append(lambda: send(batch.complete()))
-        return self._add(BATCH, batch.add)
+        return self._add(chain.BATCH, batch.add)
 
     def sink(self, stream: Stream) -> Self:
         """Publish each event to a stream, which must not be the source; it also goes on to the next step."""
-        return self._add(SINK, self._require_sink(stream).start_publish, type(stream).__name__)
+        return self._add(chain.SINK, self._checked(stream).start_publish, type(stream).__name__)
 
     def on_error(self, fn: StepErrorHandler) -> Self:
         """Call `fn` with each exception of a step and the event from the source."""
@@ -149,32 +120,28 @@ class StreamProcessor:
         if not callable(fn):
             raise TypeError(f"on_error: must be a function of the error and the event, got {shorten(fn)}")
         self._on_error = fn
+        self._chain.on_failure = self._report_failure
         return self
 
     def dead_letters(self, stream: Stream) -> Self:
-        """Publish each failure to a stream as an ERROR event with the topic `dead_letter`.
-
-        Its data has `event` (the one from the source), `reason` and `step`.
-        """
+        """Publish failures as ERROR events to `dead_letter`; their data has `event`, `reason` and `step`."""
         self._require_stopped()
-        self._dead_letters = self._require_sink(stream)
+        self._dead_letters = self._checked(stream)
+        self._chain.on_failure = self._report_failure
         return self
 
     async def start(self) -> Subscription:
-        """Subscribe to the source.
+        """Subscribe to the source and return the subscription.
 
-        Returns:
-            The subscription. After its `cancel`, unfinished batches go on when their age is over; `stop`
-            flushes them.
+        After its `cancel`, unfinished batches go on when their age is over; `stop` sends them on at once.
 
         Raises:
-            RuntimeError: it is running.
+            RuntimeError: the processor is running.
             StreamClosedError: the source is closed.
         """
         self._require_stopped()
         self._loop = asyncio.get_running_loop()
-        if self._on_error is not None or self._dead_letters is not None:
-            self._chain.on_failure = self._report_failure
+        self._thread = get_ident()
         self._subscription = self._source.subscribe_nowait(self._handle)
         return self._subscription
 
@@ -185,18 +152,14 @@ class StreamProcessor:
         subscription, self._subscription = self._subscription, None
         subscription.cancel()
         for work in (lambda: None, *self._flushes):
-            processed = self._submit(work)
-            if processed is not None:
-                await processed
+            turn = self._submit(work)
+            if turn is not None:
+                await turn
 
     def statistics(self) -> ProcessorStatistics:
         """Return the current counters."""
-        chain = self._chain
-        return ProcessorStatistics(self._received, chain.emitted, chain.filtered, chain.errors, self._dropped)
-
-    def can_be_awaited(self) -> bool:
-        """Return whether the current task may wait for events: it is on this loop, and not part of it."""
-        return _get_running_loop() is self._loop and asyncio.current_task() is not self._task
+        steps = self._chain
+        return ProcessorStatistics(self._received, steps.emitted, steps.filtered, steps.errors, self._dropped)
 
     def _add(self, kind: str, call: Callable[[Event], Any], name: str | None = None) -> Self:
         self._require_stopped()
@@ -207,8 +170,10 @@ class StreamProcessor:
         if self._subscription is not None and self._subscription.active:
             raise RuntimeError("the processor is running; stop it first")
 
-    def _require_sink(self, stream: Stream) -> Stream:
-        if _require_stream(stream) is self._source:
+    def _checked(self, stream: Stream) -> Stream:
+        if not isinstance(stream, Stream):
+            raise TypeError(f"stream: must be a Stream, got {shorten(stream)}")
+        if stream is self._source:
             raise ValueError("stream: the source of a processor cannot be its sink")
         return stream
 
@@ -216,81 +181,84 @@ class StreamProcessor:
 
     def _handle(self, event: Event) -> PublishWait | None:
         """Process an event from the source; return what an awaited publish waits for."""
-        if self._busy or _get_running_loop() is not self._loop:
+        if self._busy or get_ident() != self._thread or self._loop.is_closed():
             return self._submit(partial(self._process, event))
         self._busy = True
         rest = None
         try:
-            rest = self._process(event)
+            self._received += 1
+            rest = self._chain.apply(event)
         finally:  # something like KeyboardInterrupt may pass
             if rest is None:
-                self._end_turn()
-        return None if rest is None else self._wait_for(rest, copy_context(), _Processed(self))
+                self._busy = False
+                if self._backlog:
+                    self._begin_turns()
+        return None if rest is None else self._finish(rest, _Turn(self._may_wait))
 
-    def _process(self, event: Event) -> Awaitable[None] | None:
+    def _process(self, event: Event) -> Coroutine[Any, Any, None] | None:
         self._received += 1
         return self._chain.apply(event)
 
-    def _submit(self, work: _Work) -> PublishWait | None:
+    def _send_batch(self, start: int, event: Event | None) -> Coroutine[Any, Any, None] | None:
+        if event is None:
+            return None
+        cause.set(origin_of(event))
+        return self._chain.apply(event, start)
+
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, None] | None]) -> _Turn | None:
         """Do something in its turn, from any thread."""
         if len(self._backlog) >= _MAX_BACKLOG:
             self._dropped += 1
             _log.warning("backlog", "an event was dropped: %d others are waiting", _MAX_BACKLOG)
             return None
-        processed = _Processed(self)
-        self._backlog.append((work, copy_context(), processed))
-        try:
-            if _get_running_loop() is self._loop:
-                self._begin_turn()
-            elif self._loop is not None:
-                self._loop.call_soon_threadsafe(self._begin_turn)
-        except RuntimeError:  # the loop is closed
-            self._discard_backlog()
-        return processed
+        turn = _Turn(self._may_wait, work)
+        self._backlog.append(turn)
+        if _get_running_loop() is self._loop:
+            self._begin_turns()
+        else:
+            try:
+                self._loop.call_soon_threadsafe(self._begin_turns)
+            except RuntimeError:  # the loop is closed
+                self._discard_backlog()
+        return turn
 
-    def _begin_turn(self) -> None:
+    def _begin_turns(self) -> None:
         while self._backlog and not self._busy:
             self._busy = True
-            work, context, processed = self._backlog.popleft()
+            turn = self._backlog.popleft()
             rest = None
             try:
-                rest = context.run(work)
+                rest = turn.context.run(turn.work)
             finally:
                 if rest is None:
                     self._busy = False
-                    processed.complete()
+                    turn.complete()
             if rest is not None:
-                self._wait_for(rest, context, processed)
+                self._finish(rest, turn)
 
-    def _end_turn(self) -> None:
-        self._busy = False
-        if self._backlog:
-            self._begin_turn()
-
-    def _wait_for(self, rest: Awaitable[None], context: Context, processed: _Processed) -> _Processed:
+    def _finish(self, rest: Coroutine[Any, Any, None], turn: _Turn) -> _Turn:
         """Finish what is in progress in a task of its own."""
 
         def finished(task: asyncio.Task[None]) -> None:
             self._task = None
-            processed.complete()
+            self._busy = False
+            turn.complete()
             if task.cancelled():  # the loop ends
                 self._discard_backlog()
-            self._end_turn()
+            self._begin_turns()
 
-        self._task = asyncio.get_running_loop().create_task(_finish(rest), context=context)
+        self._task = self._loop.create_task(rest, context=turn.context)
         self._task.add_done_callback(finished)
-        return processed
+        return turn
 
     def _discard_backlog(self) -> None:
         while self._backlog:
-            self._backlog.popleft()[2].complete()
+            self._backlog.popleft().complete()
             self._dropped += 1
 
-    def _send_batch(self, place: int, event: Event | None) -> Awaitable[None] | None:
-        if event is None:
-            return None
-        cause.set(origin_of(event))
-        return self._chain.apply(event, place + 1)
+    def _may_wait(self) -> bool:
+        """Return whether the current task may wait for events: it is on this loop, and not part of it."""
+        return _get_running_loop() is self._loop and asyncio.current_task() is not self._task
 
     async def _report_failure(self, error: Exception, origin: Event, step: str) -> None:
         try:
@@ -307,6 +275,29 @@ class StreamProcessor:
                 await self._dead_letters.publish(letter)
         except Exception as second:  # noqa: BLE001 - as above
             _log.warning("dead letter", "the dead letter of event %s was lost", origin.id, error=second)
+
+
+class _Turn(PublishWait):
+    """Something to do in the caller's context, for which an awaited publish waits if it may."""
+
+    __slots__ = ("_done", "_may_wait", "context", "work")
+
+    def __init__(self, may_wait: Callable[[], bool], work: Callable[[], Any] = lambda: None) -> None:
+        self.work = work
+        self.context = copy_context()
+        self._may_wait = may_wait
+        self._done: asyncio.Future[None] | bool = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if self._done is False and self._may_wait():
+            self._done = asyncio.get_running_loop().create_future()
+            yield from self._done
+
+    def complete(self) -> None:
+        """Wake the publisher."""
+        if isinstance(self._done, asyncio.Future) and not self._done.done():
+            self._done.set_result(None)
+        self._done = True
 
 
 class _Batch:
@@ -345,13 +336,3 @@ class _Batch:
         if origin is not None:  # what the batch causes is caused by that event too
             metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
-
-
-async def _finish(rest: Awaitable[None]) -> None:
-    await rest
-
-
-def _require_stream(stream: Stream) -> Stream:
-    if not isinstance(stream, Stream):
-        raise TypeError(f"stream: must be a Stream, got {shorten(stream)}")
-    return stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
+from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
 from itertools import count
@@ -13,19 +14,14 @@ from codomyrmex.streaming.subscriptions import Subscription
 from codomyrmex.streaming.topics import EVERYTHING, is_pattern
 
 _MAX_ROUTES = 16_384
-_TAIL = ">"
+
+
+def _ignore(_: Any) -> None:
+    """Do nothing, in place of the handler of a subscription that has ended."""
 
 
 class RouteEntry:
-    """One subscription in the routes of a stream; all routes share it.
-
-    Attributes:
-        call: called with each event: the handler, behind its filter if it has one. When the subscription
-            ends, it is replaced, which takes effect on dispatches in progress too.
-        loop: the event loop that the subscription was made on.
-        context: the context that it was made in.
-        mailbox: the calls of its async handler that no publisher waits for.
-    """
+    """One subscription, shared by all routes, with the event loop and the context that it was made in."""
 
     __slots__ = ("call", "context", "loop", "mailbox", "subscription")
 
@@ -37,78 +33,49 @@ class RouteEntry:
         context: Context | None = None,
     ) -> None:
         self.subscription = subscription
-        self.call = call
+        self.call = call  # the handler, behind its filter; replaced when the subscription ends
         self.loop = loop
         self.context = context
-        self.mailbox: Mailbox | None = None
-
-    def end(self) -> None:
-        """Call the handler no more."""
-        self.call = _ignore
+        self.mailbox: Mailbox | None = None  # the calls that no publisher waits for
 
 
 Route = tuple[RouteEntry, ...]
-
-
-def _ignore(_: Any) -> None:
-    """Stand in for the handler of a subscription that has ended."""
-
-
-class _Node:
-    """The place of one token in the tree of patterns."""
-
-    __slots__ = ("children", "ending", "tail")
-
-    def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.ending: dict[RouteEntry, int] = {}  # patterns that end here
-        self.tail: dict[RouteEntry, int] = {}  # patterns that continue with ">"
+_Path = tuple[str, ...]  # the tokens of a topic or a pattern
 
 
 class TopicIndex:
-    """Finds the route of a topic. It is not thread-safe: the stream's lock guards it.
-
-    Attributes:
-        routes: the routes found so far, by topic, to be read without the lock.
-    """
+    """Finds the route of a topic. It is not thread-safe: the stream's lock guards it."""
 
     def __init__(self) -> None:
-        self.routes: dict[str | None, Route] = {}
+        self.routes: dict[str | None, Route] = {}  # found so far; to be read without the lock
+        self._members: dict[_Path, dict[RouteEntry, int]] = {}  # with their place in the order
+        self._beginnings: Counter[_Path] = Counter()  # how many subscriptions begin with these tokens
         self._order = count()
-        self._exact: dict[str, dict[RouteEntry, int]] = {}
-        self._everything: dict[RouteEntry, int] = {}
-        self._root = _Node()
         self._version = 0
 
     def has_exact(self, topic: str) -> bool:
-        """Return whether there is a subscription to exactly this topic."""
-        return topic in self._exact
+        return tuple(topic.split(".")) in self._members
 
     def add(self, entry: RouteEntry) -> None:
-        """Add a subscription."""
-        topic = entry.subscription.topic
-        if topic == EVERYTHING:
-            members = self._everything
-        elif is_pattern(topic):
-            members = self._members(topic.split("."))
-        else:
-            members = self._exact.setdefault(topic, {})
-        members[entry] = next(self._order)
-        self._forget(topic)
+        path = tuple(entry.subscription.topic.split("."))
+        self._members.setdefault(path, {})[entry] = next(self._order)
+        self._beginnings.update(path[:length] for length in range(1, len(path) + 1))
+        self._forget(entry.subscription.topic)
 
     def remove(self, entry: RouteEntry) -> None:
         """Remove a subscription, from dispatches in progress too."""
-        entry.end()
-        topic = entry.subscription.topic
-        if topic == EVERYTHING:
-            self._everything.pop(entry, None)
-        elif is_pattern(topic):
-            self._remove_pattern(topic.split("."), entry)
-        elif members := self._exact.get(topic):
-            members.pop(entry, None)
-            if not members:
-                del self._exact[topic]
-        self._forget(topic)
+        entry.call = _ignore
+        path = tuple(entry.subscription.topic.split("."))
+        members = self._members.get(path, {})
+        if members.pop(entry, None) is None:
+            return
+        if not members:
+            del self._members[path]
+        for length in range(1, len(path) + 1):
+            self._beginnings[path[:length]] -= 1
+            if not self._beginnings[path[:length]]:
+                del self._beginnings[path[:length]]
+        self._forget(entry.subscription.topic)
 
     def route(self, topic: str | None) -> Route:
         """Return the route of a topic and keep it for the topic's next event."""
@@ -118,9 +85,8 @@ class TopicIndex:
         version = None
         while version != self._version:  # a finalizer may change the tables meanwhile
             version = self._version
-            found = dict(self._everything)
+            found = dict(self._members.get((EVERYTHING,), {}))
             if topic is not None:
-                found.update(self._exact.get(topic, {}))
                 self._collect(topic.split("."), found)
             route = tuple(sorted(found, key=found.__getitem__))
         if len(self.routes) >= _MAX_ROUTES:
@@ -128,37 +94,15 @@ class TopicIndex:
         self.routes[topic] = route or ()
         return route or ()
 
-    def _members(self, path: list[str]) -> dict[RouteEntry, int]:
-        """Return the subscriptions of a pattern, making its place in the tree if it has none."""
-        node = self._root
-        for token in path:
-            if token == _TAIL:
-                return node.tail
-            node = node.children.setdefault(token, _Node())
-        return node.ending
-
-    def _remove_pattern(self, path: list[str], entry: RouteEntry) -> None:
-        self._members(path).pop(entry, None)
-        nodes = [self._root]
-        for token in path:
-            if token != _TAIL:
-                nodes.append(nodes[-1].children[token])
-        for parent, token in zip(reversed(nodes[:-1]), reversed(path[: len(nodes) - 1]), strict=True):
-            child = parent.children[token]
-            if child.children or child.ending or child.tail:
-                break
-            del parent.children[token]
-
     def _collect(self, tokens: list[str], found: dict[RouteEntry, int]) -> None:
-        level = [self._root]
+        paths: list[_Path] = [()]
         for token in tokens:
-            next_level = []
-            for node in level:
-                found.update(node.tail)
-                next_level += [node.children[name] for name in {token, "*"} if name in node.children]
-            level = next_level
-        for node in level:
-            found.update(node.ending)
+            for path in paths:
+                found.update(self._members.get((*path, ">"), {}))
+            longer = [(*path, name) for path in paths for name in {token, "*"}]
+            paths = [path for path in longer if path in self._beginnings]
+        for path in paths:
+            found.update(self._members.get(path, {}))
 
     def _forget(self, pattern: str) -> None:
         """Drop the routes that a change of this pattern makes outdated."""

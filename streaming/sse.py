@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from codomyrmex.streaming.buffers import BoundedQueue, Overflow, ring
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
-from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream, passes
+from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
 from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.events import Event, EventType
-from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
+from codomyrmex.streaming.provenance import cause, origin_of
 from codomyrmex.streaming.routes import RouteEntry, TopicIndex
 from codomyrmex.streaming.sse_format import encode_frame, wire_id
 from codomyrmex.streaming.stream import StreamStatistics
@@ -50,27 +51,19 @@ class Frame:
         return self.text
 
 
-class _Feed:
+class _Feed(BoundedQueue[Frame]):
     """The queue of one subscription, and the replay that is read before it."""
 
-    __slots__ = ("ended", "entry", "queue", "reader", "replay", "slow", "subscription", "timer", "waiting")
-
     def __init__(self, stream: SSEStream, subscription: Subscription) -> None:
+        size, overflow, timeout = stream.queue_size, stream.overflow, stream.block_timeout
+        super().__init__(size, overflow, self._drop, self._disconnect, timeout, stream.clock)
         self.subscription = subscription
-        self.queue: BoundedQueue[Frame] = BoundedQueue(
-            stream.queue_size,
-            stream.overflow,
-            self._dropped,
-            self._disconnected,
-            stream.block_timeout,
-            stream.clock,
-        )
-        self.entry = RouteEntry(subscription, self.queue.put)
+        self.entry = RouteEntry(subscription, self.put)
         self.slow = stream.slow
         self.replay: deque[Frame] | None = None
         self.ended = False
         self.waiting = False  # the reader waits for events
-        self.reader: object = None
+        self.iteration: object = None  # stands for the generator that reads
         self.timer: Timer | None = None
 
     def next_batch(self, limit: int) -> list[Frame]:
@@ -78,20 +71,20 @@ class _Feed:
         if self.replay:
             return [self.replay.popleft() for _ in range(min(limit, len(self.replay)))]
         try:
-            return [self.queue.get()] if limit == 1 else self.queue.get_many(limit)
+            return [self.get()] if limit == 1 else self.get_many(limit)
         except IndexError:
             return []
 
-    def _dropped(self, frame: Frame, reason: str | None) -> None:
+    def _drop(self, frame: Frame, reason: str | None) -> None:
         self.subscription.drop(frame.event, reason)
 
-    def _disconnected(self) -> None:
+    def _disconnect(self) -> None:
         self.slow.append(self)
 
     def silence_is_over(self) -> None:
         """Make the reader look at the time."""
         self.timer = None
-        self.queue.wake()
+        self.wake()
 
 
 class SSEStream(LocalStream):
@@ -126,7 +119,7 @@ class SSEStream(LocalStream):
             raise ValueError(f"heartbeat_interval: must be greater than 0, got {heartbeat_interval}")
         BoundedQueue(queue_size, overflow, lambda *_: None, None, block_timeout)  # checks the values
         self._buffer: deque[Frame] = ring(buffer_size)
-        super().__init__(lambda event: self._buffer.append(Frame(event)), on_error)
+        super().__init__(lambda event: self._buffer.append(Frame(event)), self._buffer.__len__, on_error)
         self._update_routes()
         self.queue_size = queue_size
         self.overflow = Overflow(overflow)
@@ -148,28 +141,21 @@ class SSEStream(LocalStream):
     ) -> Subscription:
         """Queue each event published from now on, to be read by `events`, `sse_generator` or `batches`.
 
+        Errors are those of `Stream.subscribe`. `subscribe_nowait` subscribes a handler without a queue.
+
         Args:
-            handler: called with each event too; `subscribe_nowait` subscribes a handler without a queue.
+            handler: called with each event too.
             topic: a topic or a pattern; `"*"` matches everything.
             filter_fn: a plain function; only the events that it returns true for are queued.
-            last_event_id: the id of the last event that the client has received, if any. The events after it
-                are read first, following a CONNECT event with the data `{"resumed": true, "replayed": n}`.
+            last_event_id: the id of the last event that the client has received. The events after it are
+                read first, following a CONNECT event with the data `{"resumed": true, "replayed": n}`.
                 If it is no longer in the buffer, all buffered events are, and the data is
                 `{"resumed": false, "requested": ..., "first_available": ...}`.
-
-        Raises:
-            TopicError: the topic pattern is malformed.
-            StreamClosedError: the stream is closed.
         """
         subscription = Subscription(None, topic, handler, filter_fn)
         feed = _Feed(self, subscription)
         with self._lock:
-            if self._closed:
-                raise StreamClosedError(f"{type(self).__name__} is closed")
-            if handler is not None:
-                self._add(subscription, handler)
-            subscription.on_drop = self._count_drop
-            subscription.on_end(self._leave)
+            self._add(subscription, handler)
             self._feeds[subscription.id] = feed
             self._queues.add(feed.entry)
             buffered = list(self._buffer) if last_event_id else []
@@ -189,25 +175,22 @@ class SSEStream(LocalStream):
         """Yield the events of a subscription, and a HEARTBEAT after each interval of silence.
 
         The iteration ends with the subscription, and when the stream closes, after the queued events and a
-        DISCONNECT event. For an unknown id it is empty. Reading a subscription twice at the same time
-        raises a `RuntimeError`.
+        DISCONNECT event. For an unknown id it is empty. A second reader gets a `RuntimeError`.
         """
         return self._read(subscription_id, 1, lambda batch: batch[0].event)
 
     def sse_generator(self, subscription_id: str) -> AsyncGenerator[str, None]:
         """Yield the same as `events`, as frames of an event stream (WHATWG HTML, section 9.2).
 
-        The frames of HEARTBEAT, CONNECT and DISCONNECT events made by the stream have no id line, so that
-        they do not change the client's Last-Event-ID.
+        Frames made by the stream have no id line, so that they do not change the client's Last-Event-ID.
         """
         return self._read(subscription_id, 1, lambda batch: batch[0].text or batch[0].encode())
 
     def batches(self, subscription_id: str, limit: int = 100) -> AsyncGenerator[list[Frame], None]:
-        """Yield the same as `events`, as many frames at once as are ready, for one write.
+        """Yield the same as `events`, as many frames at once as are ready, at most `limit`.
 
-        Args:
-            subscription_id: the id of the subscription.
-            limit: the maximum number of frames; a `ValueError` is raised if it is below 1.
+        Raises:
+            ValueError: the limit is below 1.
         """
         if limit < 1:
             raise ValueError(f"limit: must be at least 1, got {limit}")
@@ -221,44 +204,43 @@ class SSEStream(LocalStream):
             return
         if feed.waiting:
             raise RuntimeError(f"subscription {subscription_id} is already being read; use one reader")
-        feed.reader = reader = object()  # one that was left in the middle of an iteration is replaced
-        queue, loop, now = feed.queue, asyncio.get_running_loop(), self.clock.monotonic
+        feed.iteration = iteration = object()  # one that was left in the middle is replaced
+        now = self.clock.monotonic
         last_sent = now()
-        has_cause = False
+        origin = None
         try:
             while True:
-                if feed.reader is not reader:
+                if feed.iteration is not iteration:
                     raise RuntimeError(f"subscription {subscription_id} is being read by another reader")
-                queue.reader = asyncio.current_task()
+                feed.reader = asyncio.current_task()
                 batch = feed.next_batch(limit)
-                if not batch and queue.closed:
-                    self._feeds.pop(subscription_id, None)
-                    return
-                if not batch and feed.timer is None:  # one timer for many events, set again when it has fired
-                    silence_left = last_sent + self.heartbeat_interval - now()
-                    if silence_left > 0:
-                        feed.timer = self.clock.call_later(silence_left, feed.silence_is_over)
-                    else:
-                        batch = [Frame(Event(type=EventType.HEARTBEAT), notice=True)]
                 if not batch:
-                    waiter = queue.wait(loop)
-                    if waiter is not None:
-                        feed.waiting = True
-                        await waiter
-                        feed.waiting = False
-                    continue
-                origin = batch[0].event.metadata.get(ORIGIN)
-                if has_cause or origin is not None:  # what the reader does until the next batch
-                    cause.set(origin_of(batch[0].event))
-                    has_cause = origin is not None
+                    if feed.closed:
+                        self._feeds.pop(subscription_id, None)
+                        return
+                    silence_left = last_sent + self.heartbeat_interval - now()
+                    if feed.timer is None and silence_left <= 0:
+                        batch = [Frame(Event(type=EventType.HEARTBEAT), notice=True)]
+                    else:
+                        if feed.timer is None:  # one for many events, set again when it has fired
+                            feed.timer = self.clock.call_later(silence_left, feed.silence_is_over)
+                        waiter = feed.wait(asyncio.get_running_loop())
+                        if waiter is not None:
+                            feed.waiting = True
+                            await waiter
+                            feed.waiting = False
+                        continue
+                if origin_of(batch[0].event) != origin:  # what the reader does until the next batch
+                    origin = origin_of(batch[0].event)
+                    cause.set(origin)
                 last_sent = now()
                 yield show(batch)
         finally:
-            if has_cause:
+            if origin is not None:
                 cause.set(None)
-            if feed.reader is reader:
+            if feed.iteration is iteration:
                 feed.waiting = False
-                queue.reader = None
+                feed.reader = None
                 if feed.timer is not None:
                     feed.timer.cancel()
                     feed.timer = None
@@ -280,8 +262,8 @@ class SSEStream(LocalStream):
             feeds = [] if self._closed else list(self._feeds.values())
             self._closed = True
         for feed in feeds:
-            if not feed.queue.closed:
-                feed.queue.close(final=Frame(Event(type=EventType.DISCONNECT), notice=True))
+            if not feed.closed:
+                feed.close(final=Frame(Event(type=EventType.DISCONNECT), notice=True))
         await super().aclose()
         for feed in feeds:
             feed.subscription.cancel()
@@ -294,11 +276,11 @@ class SSEStream(LocalStream):
                 return
             self._queues.remove(feed.entry)
             ended, feed.ended = feed.ended, True
-            if feed.queue.closed and not ended:  # by the stream: what is queued can still be read
+            if feed.closed and not ended:  # by the stream: what is queued can still be read
                 return
             del self._feeds[subscription.id]
         feed.replay = None
-        feed.queue.close(discard=True)
+        feed.close(discard=True)
 
     def _disconnect_slow(self) -> None:
         """End the subscriptions whose queues were full; the latest ones can still read what is queued."""
@@ -314,10 +296,7 @@ class SSEStream(LocalStream):
         self._routes = {}  # every event goes through `_admit`
 
     def _admit(self, event: Event) -> tuple[Event, Iterator[RouteEntry]]:
-        """Put an event into the buffer and all queues in one step, so that a replay has no gaps.
-
-        Filters are user code, so they run before that, without the lock.
-        """
+        """Put an event into the buffer and all queues in one step, so that a replay has no gaps."""
         checked = self._intercept(event)
         if checked is None:
             return event, iter(())
@@ -325,23 +304,22 @@ class SSEStream(LocalStream):
         while True:
             with self._lock:
                 queues = self._queues.route(topic)
-            subscriptions = [
-                entry.subscription for entry in queues if entry.subscription.filter_fn is not None
-            ]
-            excluded = {one for one in subscriptions if not self._passes(one, checked)}
+            # Filters are user code and run without the lock.
+            filtered = [one.subscription for one in queues if one.subscription.filter_fn is not None]
+            excluded = {one for one in filtered if not self._passes(one, checked)}
             with self._lock:
                 if self._closed:
                     raise StreamClosedError(f"{type(self).__name__} is closed")
                 if self._queues.route(topic) is not queues:
                     continue
                 self._buffer.append(frame)
-                next(self._published.steps)
+                self._count_published()
                 entries: list[RouteEntry] = []
                 for entry in queues:
                     if not excluded or entry.subscription not in excluded:
                         wait: Any = entry.call(frame)
                         if wait is not None:  # the dispatch waits for it like for an async handler
-                            entries.append(RouteEntry(entry.subscription, _returning(wait)))
+                            entries.append(RouteEntry(entry.subscription, partial(_return, wait)))
                 handlers = [one for one in self._index.route(topic) if one.subscription not in excluded]
             if self.slow:
                 self._disconnect_slow()
@@ -349,7 +327,7 @@ class SSEStream(LocalStream):
 
     def _passes(self, subscription: Subscription, event: Event) -> bool:
         try:
-            return subscription.filter_fn is None or passes(subscription.filter_fn, event)
+            return subscription.passes(event)
         except Exception as error:  # noqa: BLE001 - a failing filter must not affect other subscriptions
             self._failed(error, event, subscription)
             return False
@@ -372,9 +350,6 @@ class SSEStream(LocalStream):
             data = {"resumed": False, "requested": last_event_id, "first_available": first_available}
         return deque([Frame(Event(type=EventType.CONNECT, data=data), notice=True), *frames])
 
-    def _buffered(self) -> int:
-        return len(self._buffer)
 
-
-def _returning(wait: Any) -> Callable[[Any], Any]:
-    return lambda _: wait
+def _return(wait: object, _: Event) -> object:
+    return wait

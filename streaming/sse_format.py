@@ -25,17 +25,9 @@ def wire_id(event_id: str) -> str:
 
 
 def encode_frame(event_id: str | None, event_type: str, data: Any) -> str:
-    """Return one frame of an event stream.
-
-    Args:
-        event_id: what the client returns as `Last-Event-ID`; None for no id line, which leaves the
-            client's `Last-Event-ID` unchanged.
-        event_type: the name that the browser dispatches the event under.
-        data: any object; it is encoded as JSON on one line.
-    """
-    if event_id is None:
-        return f"event: {event_type}\ndata: {to_json(data)}\n\n"
-    return f"id: {wire_id(event_id)}\nevent: {event_type}\ndata: {to_json(data)}\n\n"
+    """Return one frame; without an id it leaves the client's `Last-Event-ID` unchanged."""
+    id_line = "" if event_id is None else f"id: {wire_id(event_id)}\n"
+    return f"{id_line}event: {event_type}\ndata: {to_json(data)}\n\n"
 
 
 class SSERecord(NamedTuple):
@@ -44,7 +36,7 @@ class SSERecord(NamedTuple):
     Attributes:
         event: the type; `message` if the frame has none.
         data: the data lines, joined by LF.
-        id: the last event id; an event without an id keeps the previous one.
+        id: its own id or the last one before it.
         retry: the reconnection time in milliseconds that came with this event, if any.
     """
 
@@ -100,16 +92,10 @@ class SSEDecoder:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[SSERecord]:
-        """Decode the next bytes and return the events that they complete.
-
-        An event that the end of the stream leaves incomplete is never returned, as the standard requires.
-
-        Args:
-            chunk: any number of bytes.
+        """Decode any number of bytes and return the events that they complete.
 
         Raises:
-            SSEDecodeError: an event is larger than `max_event_size`; `records` has the events completed
-                before it. Every later call raises too.
+            SSEDecodeError: an event is larger than `max_event_size`; every later call raises too.
             TypeError: the chunk is not bytes.
         """
         records: list[SSERecord] = []
@@ -163,8 +149,8 @@ class SSEDecoder:
     def _dispatch(self, records: list[SSERecord]) -> None:
         self.last_event_id = self._id  # even without data: an id alone counts
         if self._data:
-            data = "\n".join(self._data)
-            records.append(SSERecord(self._event or "message", data, self._id, self._event_retry))
+            event = self._event or "message"
+            records.append(SSERecord(event, "\n".join(self._data), self._id, self._event_retry))
         self._reset()
 
     def _check_size(self, more: int, records: list[SSERecord]) -> None:

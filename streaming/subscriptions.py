@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
 from typing import Any
 
 from codomyrmex.streaming.counters import Counter
@@ -24,9 +24,8 @@ class Subscription:
         id: the argument of `unsubscribe`; generated if left out.
         topic: a topic or a pattern; `"*"` matches everything.
         handler: called with each event.
-        filter_fn: called with each event of these topics; only the events that it returns true for are
-            delivered.
-        active: whether it receives events.
+        filter_fn: a plain function; only the events that it returns true for are delivered.
+        active: whether it receives events; False once it has been cancelled.
 
     Raises:
         TopicError: the topic pattern is malformed; a `ValueError`.
@@ -35,9 +34,9 @@ class Subscription:
 
     __slots__ = (
         "__weakref__",
-        "_active",
         "_drops",
         "_on_end",
+        "active",
         "filter_fn",
         "handler",
         "id",
@@ -65,17 +64,12 @@ class Subscription:
         self.filter_fn = filter_fn
         self.on_drop: Callable[[Subscription, Event, str | None], object] | None = None  # set by the stream
         self._drops = Counter()
-        self._active = active
+        self.active = active
         self._on_end: tuple[Callable[[Subscription], object], ...] = ()
 
     def __repr__(self) -> str:
-        state = "" if self._active else " cancelled"
+        state = "" if self.active else " cancelled"
         return f"<Subscription {self.id} to {self.topic!r}{state}>"
-
-    @property
-    def active(self) -> bool:
-        """Whether it receives events; False once it has been cancelled."""
-        return self._active
 
     @property
     def dropped(self) -> int:
@@ -84,7 +78,7 @@ class Subscription:
 
     def cancel(self) -> None:
         """End it at once; from any thread, from a handler, and more than once."""
-        self._active = False
+        self.active = False
         for callback in self._on_end:
             callback(self)
 
@@ -100,9 +94,19 @@ class Subscription:
 
     def should_receive(self, event: Event) -> bool:
         """Return whether this event is for it: it is active, and the topic and the filter match."""
-        if not self._active or not matches(self.topic, event.topic):
-            return False
-        return self.filter_fn is None or bool(self.filter_fn(event))
+        return self.active and matches(self.topic, event.topic) and self.passes(event)
+
+    def passes(self, event: Event) -> bool:
+        """Return whether the filter accepts an event; errors are those of the filter."""
+        if self.filter_fn is None:
+            return True
+        result = self.filter_fn(event)
+        if result is not True and isawaitable(result):  # which would always be true
+            close_awaitable(result)
+            raise TypeError(
+                f"filter {name_of(self.filter_fn)}: must be a plain function, returned an awaitable"
+            )
+        return bool(result)
 
 
 def is_plain_function(function: object) -> bool:
@@ -115,14 +119,11 @@ def is_plain_function(function: object) -> bool:
 def name_of(function: object) -> str:
     """Return the module and qualified name of a handler or step."""
     target = getattr(function, "func", function)  # functools.partial
-    name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    module = getattr(target, "__module__", None) or type(target).__module__
-    return f"{module}.{name}"
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def close_awaitable(awaitable: object) -> None:
     """Close something that nobody will await, so that Python does not warn about it."""
-    close = getattr(awaitable, "close", None)
-    if callable(close):
-        with contextlib.suppress(Exception):
-            close()
+    with contextlib.suppress(Exception):  # it may have no `close`
+        awaitable.close()  # type: ignore[attr-defined]

@@ -36,22 +36,18 @@ class collect(list[Event]):  # noqa: N801 - used like a function
         self._subscription = self._stream.subscribe_nowait(self._add, self._topic)
         return self
 
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self.__exit__(*exc_info)
-
     def __exit__(self, *exc_info: object) -> None:
         if self._subscription is not None:
             self._subscription.cancel()
 
-    async def wait_for(self, n: int, timeout: float = 5.0) -> list[Event]:  # noqa: ASYNC109 - a test wants one line
-        """Wait for the first `n` events and return them.
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
 
-        Raises:
-            TimeoutError: fewer events arrived within `timeout` seconds.
-        """
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.__exit__()
+
+    async def wait_for(self, n: int, timeout: float = 5.0) -> list[Event]:  # noqa: ASYNC109 - a test wants one line
+        """Return the first `n` events; a `TimeoutError` is raised if that takes over `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while len(self) < n:

@@ -12,11 +12,7 @@ EVERYTHING = "*"
 
 
 def check_pattern(pattern: object) -> str:
-    """Return the pattern if it is well-formed.
-
-    Raises:
-        TopicError: it is not a string, has an empty token, or has a `>` that is not last.
-    """
+    """Return the pattern; raise a `TopicError` if it is malformed."""
     if not isinstance(pattern, str):
         raise TopicError(f"topic pattern: must be a string, got {type(pattern).__name__}")
     tokens = pattern.split(".")
@@ -28,11 +24,7 @@ def check_pattern(pattern: object) -> str:
 
 
 def check_topic(topic: object) -> str:
-    """Return the topic if events can be published to it.
-
-    Raises:
-        TopicError: as for a pattern, or it has a wildcard.
-    """
+    """Return the topic; raise a `TopicError` if it is malformed or has a wildcard."""
     checked = check_pattern(topic)
     if is_pattern(checked):
         raise TopicError(f"topic: an event's topic must not have wildcards, got {shorten(topic)}")
