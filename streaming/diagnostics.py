@@ -13,6 +13,9 @@ from codomyrmex.streaming.forks import renew_in_children
 _INTERVAL = 10.0
 _MAX_KEYS = 1_000
 
+# Formats the traceback of a logged exception; the integrations set one that removes secrets.
+format_error: Callable[[BaseException], object] | None = None
+
 
 class Diagnostics:
     """Logs the first line of a kind at once, then at most one in ten seconds with the number held back.
@@ -49,5 +52,7 @@ class Diagnostics:
         if held_back:
             message += " (and %d more since the last such line)"
             args = (*args, held_back)
+        if error is not None and format_error is not None:
+            message, args, error = f"{message}\n%s", (*args, format_error(error)), None
         with contextlib.suppress(Exception):  # a logging filter or handler may raise
             self._logger.warning(message, *args, exc_info=error, stacklevel=2)

@@ -15,7 +15,7 @@ from typing import Any
 from codomyrmex.streaming.buffers import PublishWait
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.errors import StreamClosedError, shorten
+from codomyrmex.streaming.errors import MUST_PASS, StreamClosedError, shorten
 from codomyrmex.streaming.events import Event
 from codomyrmex.streaming.forks import renew_in_children
 from codomyrmex.streaming.mailbox import Mailbox
@@ -28,6 +28,7 @@ from codomyrmex.streaming.subscriptions import (
     close_awaitable,
     is_plain_function,
     name_of,
+    refuse_generator,
 )
 from codomyrmex.streaming.topics import EVERYTHING
 
@@ -111,9 +112,11 @@ class LocalStream(Stream):
             try:
                 call = entry.call  # as a method call, CPython 3.11 would look it up anew each time
                 result = call(event)
-                if result is not None and (result.__class__ is CoroutineType or isawaitable(result)):
-                    return event, entries, entry, result
-            except Exception as error:  # noqa: BLE001 - a failing handler must not affect the others
+                if result is not None:
+                    if result.__class__ is CoroutineType or isawaitable(result):
+                        return event, entries, entry, result
+                    refuse_generator(result)
+            except BaseException as error:  # noqa: BLE001 - a failing handler must not affect the others
                 self._failed(error, event, entry.subscription)
         return None
 
@@ -136,7 +139,7 @@ class LocalStream(Stream):
             if entry.loop in here or isinstance(awaitable, PublishWait):
                 try:
                     await awaitable
-                except Exception as error:  # noqa: BLE001 - as above
+                except BaseException as error:  # noqa: BLE001 - as above
                     self._failed(error, event, entry.subscription)
             else:
                 self._defer(pending)
@@ -181,14 +184,16 @@ class LocalStream(Stream):
                 self._log.warning(name, "interceptor %s failed; the event goes on", name, error=error)
         return event
 
-    def _failed(self, error: Exception, event: Event, subscription: Subscription) -> None:
-        """Count, log and report an exception of a handler or filter."""
+    def _failed(self, error: BaseException, event: Event, subscription: Subscription) -> None:
+        """Count, log and report an exception of a handler or filter, unless it has to pass through."""
+        if isinstance(error, MUST_PASS):
+            raise error
         self._errors.tick()
         with suppress(Exception):  # the stack may be exhausted
             name = name_of(subscription.handler or subscription.filter_fn)
             self._log.warning(name, "handler %s failed on event %s", name, event.id, error=error)
         try:
-            if self._on_error is not None:
+            if self._on_error is not None and isinstance(error, Exception):
                 self._on_error(error, event, subscription)
         except Exception as second:  # noqa: BLE001 - the last resort must not fail the publisher
             self._log.warning("on_error", "on_error %s failed", name_of(self._on_error), error=second)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import numbers
+import os
 from collections import UserString, deque
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ def _encode(value: Any) -> bytes:
         return _encoder.encode(_Walk().plain(value))
 
 
-def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of value
+def _convert(value: Any) -> Any:  # noqa: C901, PLR0911 - one return for each kind of value
     """Convert a type that msgspec does not know; also called for keys such as None and True."""
     if value is None:
         return "null"  # only as a key, like the next one; msgspec encodes the values
@@ -68,8 +69,15 @@ def _convert(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of 
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, (AbstractSet, Sequence)) and len(value) <= _MAX_LENGTH:
+    if isinstance(value, Collection) and not isinstance(value, type) and len(value) <= _MAX_LENGTH:
         return list(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Real):  # the scalars of numpy among them
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    names = getattr(type(value), "model_fields", None)  # a model of pydantic
+    if isinstance(names, Mapping):
+        return {name: getattr(value, name, None) for name in names}
     return _repr(value)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+
 _MAX_SHOWN = 80
+
+# Exceptions that are nobody's failure; they are never swallowed.
+MUST_PASS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 
 def shorten(value: object) -> str:

@@ -14,6 +14,8 @@ from codomyrmex.streaming.subscriptions import Subscription
 from codomyrmex.streaming.topics import EVERYTHING, is_pattern
 
 _MAX_ROUTES = 16_384
+_MAX_KEPT = 1_000  # characters; the routes of longer topics are found anew each time
+_MAX_TOKENS = 100  # the tokens behind these are matched as one
 
 
 def _ignore(_: Any) -> None:
@@ -87,11 +89,12 @@ class TopicIndex:
             version = self._version
             found = dict(self._members.get((EVERYTHING,), {}))
             if topic is not None:
-                self._collect(topic.split("."), found)
+                self._collect(topic.split(".", _MAX_TOKENS), found)
             route = tuple(sorted(found, key=found.__getitem__))
         if len(self.routes) >= _MAX_ROUTES:
             self.routes.clear()
-        self.routes[topic] = route or ()
+        if topic is None or len(topic) <= _MAX_KEPT:
+            self.routes[topic] = route or ()
         return route or ()
 
     def _collect(self, tokens: list[str], found: dict[RouteEntry, int]) -> None:

@@ -14,11 +14,12 @@ from codomyrmex.streaming.errors import StreamingError
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MAX_RETRY_DIGITS = 18
 _BOM = b"\xef\xbb\xbf"
-_REMOVED_FROM_ID = str.maketrans("", "", "\r\n\0")
+# NUL, and everything that clients which split lines like Python take for a line end.
+_REMOVED_FROM_ID = str.maketrans("", "", "\0\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
 
 
 def wire_id(event_id: str) -> str:
-    """Return an event's id as it is sent: without CR, LF, NUL and lone surrogates."""
+    """Return an event's id as it is sent: without NUL, line ends and lone surrogates."""
     if event_id.isprintable():  # one pass in C; nearly all ids are UUIDs
         return event_id
     return replace_surrogates(event_id.translate(_REMOVED_FROM_ID))

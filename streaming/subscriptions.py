@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
+from inspect import (
+    isasyncgen,
+    isasyncgenfunction,
+    isawaitable,
+    iscoroutinefunction,
+    isgenerator,
+    isgeneratorfunction,
+)
 from typing import Any
 
 from codomyrmex.streaming.counters import Counter
@@ -100,7 +107,11 @@ class Subscription:
         """Return whether the filter accepts an event; errors are those of the filter."""
         if self.filter_fn is None:
             return True
-        result = self.filter_fn(event)
+        try:
+            result = self.filter_fn(event)
+        except Exception as error:
+            error.add_note(f"raised by the filter {name_of(self.filter_fn)}")
+            raise
         if result is not True and isawaitable(result):  # which would always be true
             close_awaitable(result)
             raise TypeError(
@@ -114,6 +125,12 @@ def is_plain_function(function: object) -> bool:
     return callable(function) and not (
         iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
     )
+
+
+def refuse_generator(result: object) -> None:
+    """Raise a `TypeError` if a handler has returned a generator, whose code would never run."""
+    if isgenerator(result) or isasyncgen(result):
+        raise TypeError("handler: must not be a generator, as nothing would run it")
 
 
 def name_of(function: object) -> str:

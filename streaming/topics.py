@@ -10,12 +10,18 @@ from codomyrmex.streaming.errors import TopicError, shorten
 
 EVERYTHING = "*"
 
+_MAX_TOKENS = 100
+_MAX_LENGTH = 1_000
+
 
 def check_pattern(pattern: object) -> str:
     """Return the pattern; raise a `TopicError` if it is malformed."""
     if not isinstance(pattern, str):
         raise TopicError(f"topic pattern: must be a string, got {type(pattern).__name__}")
-    tokens = pattern.split(".")
+    tokens = pattern.split(".", _MAX_TOKENS)
+    if len(pattern) > _MAX_LENGTH or len(tokens) > _MAX_TOKENS:
+        limits = f"at most {_MAX_LENGTH} characters and {_MAX_TOKENS} tokens"
+        raise TopicError(f"topic pattern: must have {limits}, got {shorten(pattern)}")
     if "" in tokens:
         raise TopicError(f"topic pattern: {shorten(pattern)} has an empty token")
     if ">" in tokens[:-1]:

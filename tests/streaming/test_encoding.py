@@ -4,15 +4,17 @@ import array
 import collections
 import dataclasses
 import enum
+import fractions
 import functools
 import json
 import math
+import numbers
 import pathlib
 import types
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 import uuid_utils
@@ -33,6 +35,30 @@ class Colour(enum.Enum):
     RED = "red"
     PAIR = (1, 2)
     HALF = 0.5
+
+
+class Shelf:
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        return iter(["a book"])
+
+    def __contains__(self, item):
+        return True
+
+
+@numbers.Integral.register
+class Dice:
+    def __int__(self):
+        return 4
+
+
+class Order:
+    """Has fields like a model of pydantic."""
+
+    model_fields: ClassVar = {"number": None}
+    number = 7
 
 
 class Level(enum.IntEnum):
@@ -351,6 +377,12 @@ def test_none_is_null_and_falsy_data_is_kept(value, text):
         (collections.OrderedDict(a=1), {"a": 1}),
         (collections.UserDict(a=1), {"a": 1}),
         (collections.UserList([1]), [1]),
+        ({"a": 1}.values(), [1]),
+        (Shelf(), ["a book"]),
+        (pathlib.PurePosixPath("/tmp"), "/tmp"),
+        (fractions.Fraction(1, 2), 0.5),
+        (Dice(), 4),
+        (Order(), {"number": 7}),
         (collections.UserString("hello"), "hello"),
         (range(3), [0, 1, 2]),
         (math.nan, None),

@@ -1,6 +1,7 @@
 """Faults: interrupts, abandoned tasks, races, and wrong arguments."""
 
 import asyncio
+import functools
 import gc
 import logging
 import sys
@@ -271,3 +272,72 @@ async def test_a_handler_that_yields_is_refused(handler):
 def test_a_wrong_argument_of_a_processor_is_refused_at_once(wrong):
     with pytest.raises(TypeError, match="got 42"):
         wrong()
+
+
+# What issue reports and attackers have sent
+
+
+async def test_a_handler_that_returns_a_generator_counts_as_failed(caplog):
+    def count(event):
+        yield event
+
+    def call(function, event):
+        return function(event)
+
+    class Counting:
+        def __call__(self, event):
+            yield event
+
+    stream, received = InMemoryStream(), []
+    await stream.subscribe(functools.partial(call, count))
+    await stream.subscribe(Counting())
+    await stream.subscribe(received.append)
+    await stream.publish(create_event(1))
+    assert len(received) == 1
+    assert stream.statistics().handler_errors == 2
+    assert "nothing would run it" in caplog.text
+
+
+async def test_the_log_names_a_filter_that_fails(caplog):
+    def broken_filter(event):
+        raise LookupError("no such key")
+
+    for stream in (InMemoryStream(), SSEStream()):
+        stream.subscribe_nowait(lambda event: None, filter_fn=broken_filter)
+        await stream.publish(create_event(1))
+    async with InMemoryStream() as stream, stream.listen(filter_fn=broken_filter):
+        await stream.publish(create_event(1))
+    assert caplog.text.count("raised by the filter") == 3
+    assert "broken_filter" in caplog.text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_unusual_base_exception_of_a_handler_does_not_reach_the_publisher(asynchronous):
+    class Unusual(BaseException):
+        pass
+
+    def fail(event):
+        raise Unusual
+
+    async def fail_later(event):
+        raise Unusual
+
+    stream, received = InMemoryStream(), []
+    await stream.subscribe(fail_later if asynchronous else fail)
+    await stream.subscribe(received.append)
+    await stream.publish(create_event(1))
+    assert len(received) == 1
+    assert stream.statistics().handler_errors == 1
+
+
+async def test_tracebacks_are_formatted_by_a_formatter_that_removes_secrets(caplog, monkeypatch):
+    monkeypatch.setattr("codomyrmex.streaming.diagnostics.format_error", lambda error: "cleaned")
+    stream = InMemoryStream()
+
+    def fail(event):
+        raise ValueError("password=hunter2")
+
+    await stream.subscribe(fail)
+    await stream.publish(create_event(1))
+    assert "cleaned" in caplog.text
+    assert "hunter2" not in caplog.text

@@ -241,3 +241,19 @@ async def test_any_number_of_topics_reaches_its_subscribers():
         for n in range(20_000):
             stream.publish_nowait(create_event(n, topic=f"a.{n}"))
     assert [event.data for event in seen] == list(range(20_000))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a." * 1_500 + ">", "a" * 1_001, ".".join(["a"] * 101), ".".join("*" * 101)]
+)
+def test_patterns_are_bounded(pattern):
+    with pytest.raises(TopicError, match=r"at most 1000 characters and 100 tokens"):
+        InMemoryStream().subscribe_nowait(lambda event: None, pattern)
+
+
+async def test_topics_beyond_the_bounds_of_patterns_are_delivered_and_not_kept():
+    stream, received = InMemoryStream(), []
+    await stream.subscribe(received.append, "a.>")
+    for topic in ("a." * 100_000 + "a", "a." + "b" * 1_000_000):
+        await stream.publish(create_event(1, topic=topic))
+    assert len(received) == 2
