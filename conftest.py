@@ -1,4 +1,4 @@
-"""The README's and the documentation's code blocks are tests; and what reports of tests have to be."""
+"""Run the code blocks of README.md and docs/ as tests, and keep reports printable."""
 
 from collections.abc import Generator
 
@@ -8,12 +8,15 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin"]
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["*.md"]).pytest()
+# tests/test_tutorial.py and tests/test_contributing.py run the code of these pages.
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=["CONTRIBUTING.md", "docs/tutorial.md"]
+).pytest()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make what was logged fit for UTF-8: tests log hostile text, and reports go from process to process."""
+    """Escape what UTF-8 cannot encode: tests log hostile text, and xdist sends reports between processes."""
     report = yield
     report.sections = [
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections

@@ -41,7 +41,7 @@ def _now() -> datetime:
 class Event(msgspec.Struct, frozen=True, weakref=True):
     """Something that happened. Events are immutable; `replace` returns a modified copy.
 
-    Args:
+    Attributes:
         id: a UUID string; by default a new UUID version 7.
         type: the kind of event, or its value.
         data: the payload, any object.

@@ -16,6 +16,7 @@ from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscrip
 from codomyrmex.streaming.topics import EVERYTHING
 
 Interceptor = Callable[[Event], Event | None]
+"""A plain function of one event; it returns the event to go on with, or None to drop it."""
 
 
 class StreamStatistics(NamedTuple):

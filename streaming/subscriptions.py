@@ -21,7 +21,9 @@ from codomyrmex.streaming.topics import EVERYTHING, check_pattern, matches
 
 # A handler returns nothing, or something to await; any other result is ignored.
 Handler = Callable[[Event], Awaitable[Any] | Any]
+"""A plain or an async function of one event."""
 FilterFunction = Callable[[Event], bool]
+"""A plain function of one event; it returns whether the event is delivered."""
 
 
 class Subscription:

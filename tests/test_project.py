@@ -99,7 +99,7 @@ def test_the_core_needs_two_packages_only():
 
 def test_all_is_every_extra_of_a_system():
     extras = PROJECT["project"]["optional-dependencies"]
-    systems = set(extras) - {"all", "bench", "dev"}
+    systems = set(extras) - {"all", "bench", "dev", "docs"}
     [everything] = extras["all"]
     listed = re.fullmatch(r"codomyrmex-streaming\[([^]]+)\]", everything)
     assert listed is not None
@@ -107,7 +107,7 @@ def test_all_is_every_extra_of_a_system():
 
 
 @pytest.mark.parametrize(
-    "name", ["pyproject.toml", "README.md", "LICENSE", "Makefile", "examples", "benchmarks"]
+    "name", ["pyproject.toml", "README.md", "LICENSE", "Makefile", "docs", "examples", "benchmarks"]
 )
 def test_what_belongs_to_the_project_is_there(name):
     assert (ROOT / name).exists()
@@ -120,7 +120,7 @@ def test_every_command_that_the_readme_names_is_in_the_makefile():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
     assert named <= targets
-    assert {"setup", "demo", "test", "check", "bench"} <= targets
+    assert {"setup", "demo", "test", "check", "bench", "docs"} <= targets
 
 
 def test_another_distribution_of_the_same_name_lives_beside_it(tmp_path):

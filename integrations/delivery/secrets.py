@@ -45,6 +45,7 @@ _PATTERNS: dict[str, str] = {
     r"[rs]k_live_[A-Za-z0-9]{10,}": "k_live_",  # Stripe
 }
 DEFAULT_PATTERNS: tuple[str, ...] = tuple(_PATTERNS)
+"""Regular expressions of secrets in texts: URLs with credentials, tokens, keys of well-known services."""
 
 _MAX_SHOWN = 300
 

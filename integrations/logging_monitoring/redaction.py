@@ -21,6 +21,7 @@ DEFAULT_KEYS: frozenset[str] = frozenset(
     x_api_key xsrf xsrf_token
     """.split()  # noqa: SIM905 - one name per line would be 45 lines
 )
+"""Names of secrets, as `redact` compares them with keys."""
 
 _log = Diagnostics(__name__)
 

@@ -44,7 +44,7 @@ _PASSING = frozenset({BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.M
 class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a circuit breaker.
 
-    Args:
+    Attributes:
         breaker: the name of the breaker.
         kind: what happened.
         source: the library or mesh, such as `pybreaker` or `envoy`.

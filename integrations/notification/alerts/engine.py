@@ -1,7 +1,7 @@
 """`AlertEngine`: alerts and times go in, notifications come out. No I/O, no clock, no threads.
 
-The rules are those of Prometheus Alertmanager; `docs/alerts.md` lists what is added to them. An alert takes
-this way:
+The rules are those of Prometheus Alertmanager; `docs/guides/alerts.md` lists the additions. The path of
+an alert:
 
 1. `AlertEngine.observe` updates an active alert; a new one is routed by `AlertRouter` and put into groups.
 2. At the tick of a group, `AlertEngine.due` lets `NotificationPlanner` pass it through the stages in
