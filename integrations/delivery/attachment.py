@@ -10,7 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters, letters_in
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.forks import keep_in_children
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
+from codomyrmex.integrations.delivery.inline import InlineWorker
 from codomyrmex.integrations.delivery.observers import AttemptObserver, Observers, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.queued import QueuedWorker
@@ -22,10 +25,9 @@ from codomyrmex.integrations.delivery.sink import (
     check_sink,
     check_type,
 )
-from codomyrmex.integrations.delivery.worker import GRACE, InlineWorker, Worker, done_within
+from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within
 from codomyrmex.streaming import Clock, FilterFunction, Stream, Subscription
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
-from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.forks import renew_in_children
 from codomyrmex.streaming.subscriptions import is_plain_function
 from codomyrmex.streaming.topics import check_pattern
@@ -47,7 +49,8 @@ def attach(
     """Deliver a stream's events to sinks for as long as a context lasts.
 
     `async with attach(stream, StructlogSink(), AppriseChannel("ops", url)):`. On exit, queued events are
-    still delivered within the drain timeout, and losses are logged.
+    still delivered within the drain timeout, and losses are logged. Events that are published before it is
+    entered are dropped. Events are queued by reference: publish a copy of data that will be changed.
 
     Args:
         stream: where the events come from.
@@ -83,12 +86,16 @@ def attach(
 
 @dataclass
 class _Member:
-    """A sink of the attachment: its worker, and its subscription while it runs."""
+    """A sink of the attachment: its worker, and its subscription until it is removed."""
 
     worker: Worker
     topic: str
     filter_fn: FilterFunction | None
     subscription: Subscription | None = None
+
+    def unsubscribe(self) -> None:
+        if self.subscription is not None:
+            self.subscription.cancel()
 
 
 class Attachment:
@@ -108,8 +115,8 @@ class Attachment:
         self._forked = False
         self._drain_task: asyncio.Task[None] | None = None
         self._resuming: asyncio.Task[None] | None = None
-        for sink in sinks:
-            self._enter(sink)
+        for member in [self._enter(sink) for sink in sinks]:
+            self._subscribe(member)
 
     def report(self) -> DrainReport:
         """Return the balance of each sink up to now; queued events count as lost until they are delivered."""
@@ -155,11 +162,12 @@ class Attachment:
         Raises:
             RuntimeError: it was started before.
             DeliveryError: a sink did not open within the timeout of its policy.
-            Exception: raised by the `open` of a sink.
+            Exception: raised by the `open` of a sink, with a note that names the sink.
         """
         if self._started:
             raise RuntimeError("attachment: it can be started only once; attach again")
         self._started = True
+        keep_in_children(asyncio.get_running_loop())
         try:
             for member in tuple(self._members.values()):
                 await self._begin(member)
@@ -179,11 +187,12 @@ class Attachment:
         if self._closed:
             raise RuntimeError("attachment: it is closed; attach again")
         member = self._enter(sink)
-        if not self._started:
-            return
         try:
-            await self._begin(member)
+            self._subscribe(member)
+            if self._started:
+                await self._begin(member)
         except BaseException:
+            member.unsubscribe()
             self._forget(member)
             raise
 
@@ -205,8 +214,7 @@ class Attachment:
         member = self._members.get(name)
         if member is None or not (isinstance(sink, str) or member.worker.sink is sink):
             raise KeyError(f"sink {name!r}: not attached; another sink may have this name")
-        if member.subscription is not None:
-            member.subscription.cancel()
+        member.unsubscribe()
         await member.worker.stop(timeout)
         report = member.worker.report()
         if self._forget(member):  # false if a concurrent call has removed it
@@ -307,18 +315,17 @@ class Attachment:
 
     def after_fork(self) -> None:
         """Deliver nothing in a child process: the event loop that delivers is the parent's."""
+        if not self._started:
+            return
         self._forked = True
         self._removed = {}
         for member in self._members.values():
             member.worker.after_fork()
 
-    # Internals
-
     def _unsubscribe(self) -> None:
         self._closed = True
         for member in tuple(self._members.values()):
-            if member.subscription is not None:
-                member.subscription.cancel()
+            member.unsubscribe()
 
     def _enter(self, sink: InlineSink | Sink | Binding) -> _Member:
         binding = sink if isinstance(sink, Binding) else Binding(sink)
@@ -337,11 +344,11 @@ class Attachment:
         sink = binding.sink
         check_sink(sink)
         check_type("policy", binding.policy, DeliveryPolicy, None)
+        policy = binding.policy or self._options.policy or DeliveryPolicy()
         if isinstance(sink, InlineSink):
             if binding.policy is not None:
                 raise TypeError(f"policy: {sink.name!r} is an inline sink, which has no queue; omit it")
-            return InlineWorker(sink)
-        policy = binding.policy or self._options.policy or DeliveryPolicy()
+            return InlineWorker(sink, policy, self._options.clock)
         return QueuedWorker(sink, policy, self._options.clock, self._observers)
 
     async def _begin(self, member: _Member) -> None:
@@ -352,12 +359,13 @@ class Attachment:
                 raise RuntimeError("attachment: it was closed while it was started")  # noqa: TRY301
             if self._members.get(worker.name) is not member:
                 raise RuntimeError(f"sink {worker.name}: it was removed while it was opened")  # noqa: TRY301
-            member.subscription = self._stream.subscribe_nowait(worker.handle, member.topic, member.filter_fn)
         except BaseException:
             await worker.stop(0)
             raise
-        if self._closed:
-            member.subscription.cancel()
+
+    def _subscribe(self, member: _Member) -> None:
+        handle = member.worker.handle
+        member.subscription = self._stream.subscribe_nowait(handle, member.topic, member.filter_fn)
 
     def _forget(self, member: _Member) -> bool:
         """Remove a member; False if it was removed before."""

@@ -8,13 +8,14 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from codomyrmex.integrations.delivery.attachment import Attachment
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters
-from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
+from codomyrmex.integrations.delivery.forks import keep_in_children
+from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport, SinkState
 from codomyrmex.integrations.delivery.observers import AttemptObserver, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import AttachOptions, Binding, InlineSink, Sink
@@ -24,13 +25,19 @@ from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
 
+_THREADS = "codomyrmex delivery"  # the name of the thread, and the beginning of those of its pool
 _THREAD_GRACE = 10 * GRACE  # seconds beyond a deadline before the thread is left running
 
 _logger = logging.getLogger(__name__)
 
-# In a child process: copies of its parent's loops, kept because collecting one would close descriptors that
-# it shares with the parent.
-_parents_loops: list[asyncio.AbstractEventLoop] = []
+# What drains at the end of the program.
+_running: set[BlockingAttachment] = set()
+
+# Called when the main thread ends; those registered later are called first. The functions of `atexit` are too
+# late for most sinks: the thread pools of asyncio and `concurrent.futures` have ended before.
+_register_at_exit: Callable[[Callable[[], None]], object] = getattr(
+    threading, "_register_atexit", atexit.register
+)
 
 
 def attach_blocking(
@@ -99,13 +106,17 @@ class _ThreadedAttachment(Attachment):
         return queued
 
     async def resume(self) -> None:
-        """Open the sinks again in a child process; one that cannot be opened receives nothing."""
+        """Open the sinks again in a child process; one that cannot be opened is opened again later."""
         self._resuming = asyncio.current_task()
+        keep_in_children(asyncio.get_running_loop())
         for member in tuple(self._members.values()):
-            try:
-                await member.worker.start()
-            except Exception as error:  # noqa: BLE001 - nothing but the log can report it
-                member.worker.warn("sink %s: open() failed in this process", error=error)
+            await member.worker.start(retry=True)
+
+    def fail_to_resume(self, error: BaseException) -> None:
+        """Note that there is no thread that could open the sinks in a child process."""
+        for member in tuple(self._members.values()):
+            member.worker.state = SinkState.NOT_OPEN
+            member.worker.warn("sink %s: it has no thread in this process; events stay queued", error=error)
 
 
 class BlockingAttachment:
@@ -135,7 +146,7 @@ class BlockingAttachment:
             raise
         self._running = True
         renew_in_children(self, last=True)
-        atexit.register(self.close)
+        self._close_at_exit()
         return self
 
     def close(self, timeout: float | None = None) -> DrainReport:
@@ -155,6 +166,7 @@ class BlockingAttachment:
         self._check_thread()
         with self._closing:  # a second caller waits for the first
             atexit.unregister(self.close)
+            _running.discard(self)
             self._running = False
             if self._thread is None:
                 self._attachment.unsubscribe()
@@ -229,6 +241,7 @@ class BlockingAttachment:
             try:
                 runner = asyncio.Runner()
                 loop = runner.get_loop()
+                loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREADS))
             except Exception as error:  # noqa: BLE001 - such as too many open files; raised by result()
                 ready.set_exception(error)
                 return
@@ -238,7 +251,7 @@ class BlockingAttachment:
 
         if self._thread is not None:
             raise RuntimeError("attachment: it can be started only once; attach again")
-        self._thread = threading.Thread(target=run, name="codomyrmex delivery", daemon=True)
+        self._thread = threading.Thread(target=run, name=_THREADS, daemon=True)
         try:
             self._thread.start()
             self._loop = ready.result()
@@ -280,8 +293,6 @@ class BlockingAttachment:
 
     def after_fork(self) -> None:
         """Begin again in a child process, with empty queues and without a thread."""
-        if self._loop is not None:
-            _parents_loops.append(self._loop)
         self._lock, self._closing = threading.Lock(), threading.Lock()
         self._loop = self._thread = None
         if self._running:
@@ -294,8 +305,8 @@ class BlockingAttachment:
                 return
             try:
                 self._start_thread()
-            except Exception:
-                _logger.exception("the delivery thread did not start in this process; events stay queued")
+            except Exception as error:  # noqa: BLE001 - such as too many open files; health has it
+                self._attachment.fail_to_resume(error)
                 return
             loop = self._loop
         _logger.warning(
@@ -308,3 +319,27 @@ class BlockingAttachment:
         processes = sys.modules.get("multiprocessing.util")
         if processes is not None:  # its children exit without calling `atexit` functions
             processes.Finalize(None, self.close, exitpriority=100)
+
+    # The end of the program
+
+    def _close_at_exit(self) -> None:
+        _running.add(self)
+        atexit.register(self.close)
+
+    def drain_at_exit(self, *, last: bool) -> None:
+        """Deliver what is queued when the main thread has ended, and close if no other thread publishes."""
+        if last:
+            self.close()
+        else:
+            self.flush(self._attachment.drain_timeout)
+
+
+def _drain_at_exit() -> None:
+    me = threading.current_thread()
+    others = [thread for thread in threading.enumerate() if not (thread.daemon or thread is me)]
+    last = all(thread.name.startswith(_THREADS) for thread in others)
+    for attachment in tuple(_running):
+        attachment.drain_at_exit(last=last)
+
+
+_register_at_exit(_drain_at_exit)

@@ -12,24 +12,36 @@ from codomyrmex.streaming.provenance import ORIGIN, marked
 
 # The reasons why an event was dropped before the sink was called with it.
 QUEUE_FULL = "queue_full"
+NOT_STARTED = "not_started"  # published before the attachment was started
+NOT_OPEN = "not_open"  # published while the sink could not be opened
 CLOSED = "closed"  # published while the sink was being closed
 FORKED = "forked"  # published in a child process, while the sink belongs to the parent
 INTERRUPTED = "interrupted"  # a BaseException such as KeyboardInterrupt ended `emit`
 ABOUT_ITSELF = "about_itself"  # a health event or dead letter of this very sink
 
-_LOSSES = (QUEUE_FULL, CLOSED, FORKED, INTERRUPTED)
+# Inline sinks may leave out events for other reasons, on purpose.
+LOSSES = frozenset({QUEUE_FULL, NOT_STARTED, NOT_OPEN, CLOSED, FORKED, INTERRUPTED})
+
+LOSING_FOR = 60.0  # seconds after a loss during which a sink is `losing`
 
 
 class SinkState(StrEnum):
-    """The state of a sink.
+    """The state of a sink, from the best to the worst. A sink that is `OK` has not lost any event.
 
-    `OK`: the last attempt succeeded, or there was none. `RETRYING`: the last attempt failed. `OPEN`: so many
-    attempts failed in a row that the circuit breaker is open. `CLOSED`: it receives no more events.
+    `OK`: the last attempt succeeded, or there was none. `DEGRADED`: the same, but events were lost since the
+    sink was attached, the last one more than a minute ago. `LOSING`: the same, but events were lost within
+    the last minute. `RETRYING`: the last attempt failed. `NOT_OPEN`: it could not be opened yet. `OPEN`: so
+    many attempts failed in a row that the circuit breaker is open. `NOT_STARTED`: it is attached, but the
+    attachment was not started, and events are dropped. `CLOSED`: it receives no more events.
     """
 
     OK = "ok"
+    DEGRADED = "degraded"
+    LOSING = "losing"
     RETRYING = "retrying"
+    NOT_OPEN = "not_open"
     OPEN = "open"
+    NOT_STARTED = "not_started"
     CLOSED = "closed"
 
 
@@ -52,6 +64,9 @@ class SinkHealth(NamedTuple):
         oldest_age: seconds since the oldest event that is queued or in flight was published; 0 if there is
             none.
         capacity: the size of the queue; 0 for an inline sink.
+        last_loss: when an event was last dropped or given up; None if none was lost.
+        next_attempt: until when the sink is not called or opened again, because it failed, or asked for it;
+            None if it may be called now.
     """
 
     state: SinkState
@@ -65,6 +80,8 @@ class SinkHealth(NamedTuple):
     last_success: datetime | None
     oldest_age: float
     capacity: int
+    last_loss: datetime | None = None
+    next_attempt: datetime | None = None
 
 
 class SinkReport(NamedTuple):
@@ -87,7 +104,7 @@ class SinkReport(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether no event was lost; events that an inline sink left out on purpose do not count."""
-        return not (self.given_up or self.lost or any(self.dropped.get(reason) for reason in _LOSSES))
+        return not (self.given_up or self.lost or any(self.dropped.get(reason) for reason in LOSSES))
 
     def plus(self, other: SinkReport) -> SinkReport:
         """Return the sum of two reports: of a removed sink and of a later one with the same name."""

@@ -11,10 +11,11 @@ from codomyrmex.integrations.delivery.dead_letters import (
     is_dead_letter,
     letter_event,
 )
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkReport, SinkState, state_event
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.streaming import Event, Stream
-from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.errors import MUST_PASS
 
 AttemptObserver = Callable[[str, float, str | None], None]
 SendHook = Callable[[Sink, Sequence[Event]], AbstractContextManager[object]]
@@ -91,5 +92,7 @@ class Observers:
 def _failures_logged(problem: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - foreign code must not affect the delivery
+    except MUST_PASS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - foreign code must not affect the delivery
         _log.warning(problem, problem, error=error)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.errors import (
@@ -18,7 +18,16 @@ from codomyrmex.integrations.delivery.errors import (
 from codomyrmex.streaming import Event, Overflow
 
 _COUNTS = ("queue_size", "batch_size", "max_attempts", "breaker_failures")
-_MAY_BE_ZERO = ("batch_age", "max_wait", "backoff_initial", "backoff_max", "breaker_reset", "drain_timeout")
+_SECONDS = ("timeout", "max_elapsed")
+_SECONDS_OR_ZERO = (
+    "batch_age",
+    "max_wait",
+    "backoff_initial",
+    "backoff_max",
+    "retry_after_max",
+    "breaker_reset",
+    "drain_timeout",
+)
 _MAX_DOUBLINGS = 60  # far beyond any maximum, and still a float
 
 
@@ -42,10 +51,14 @@ class DeliveryPolicy:
         max_attempts: how often an event is sent, including the first time.
         backoff_initial: the upper bound of the random wait before the second attempt; it doubles each time.
         backoff_max: the upper bound of all these waits. `RetryableError(retry_after=...)` overrides both.
+        retry_after_max: the longest wait that a sink may request with `retry_after`.
         max_elapsed: how long after its first attempt an event is still sent again.
         breaker_failures: how many failed attempts in a row open the circuit breaker.
         breaker_reset: how long the breaker stays open before one batch is tried.
         drain_timeout: how long `aclose` delivers events that are still queued.
+        open: what happens if a sink cannot be opened at the start: `fail` raises the error, and nothing is
+            attached; with `retry`, which also applies to inline sinks if it is the policy of the attachment,
+            events are queued, and the sink is opened again with the same waits as between attempts.
 
     Raises:
         ValueError: a value is out of range.
@@ -66,14 +79,20 @@ class DeliveryPolicy:
     breaker_failures: int = 5
     breaker_reset: float = 30.0
     drain_timeout: float = 5.0
+    retry_after_max: float = 3_600.0
+    open: Literal["fail", "retry"] = "fail"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _COUNTS:
-                _check_count(field.name, value)
-            elif field.name != "overflow" and not (field.name == "block_timeout" and value is None):
-                check_seconds(field.name, value, zero=field.name in _MAY_BE_ZERO)
+        for name in _COUNTS:
+            _check_count(name, getattr(self, name))
+        for name in _SECONDS:
+            check_seconds(name, getattr(self, name))
+        for name in _SECONDS_OR_ZERO:
+            check_seconds(name, getattr(self, name), zero=True)
+        if self.block_timeout is not None:
+            check_seconds("block_timeout", self.block_timeout)
+        if self.open not in {"fail", "retry"}:
+            raise ValueError(f"open: must be 'fail' or 'retry', got {self.open!r}")
         allowed = (Overflow.BLOCK, Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
         if self.overflow not in allowed:
             got = getattr(self.overflow, "value", self.overflow)

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Generator
 from typing import Any
 
-from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import (
     ABOUT_ITSELF,
     CLOSED,
     FORKED,
+    NOT_STARTED,
     QUEUE_FULL,
     SinkReport,
     SinkState,
@@ -27,10 +27,6 @@ from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, origin_of, stem
 
 _FULL_WARNING_INTERVAL = 10.0  # seconds
 
-# In a child process: tasks of its parent's loop, kept because asyncio complains when pending tasks are
-# collected.
-_parents_tasks: list[object] = []
-
 
 class QueuedWorker(SendingWorker):
     """Sends a sink its events from a bounded queue, in order and one batch at a time."""
@@ -43,6 +39,7 @@ class QueuedWorker(SendingWorker):
         self._due_size = min(self._batch_size, self._half + 1)
         self._batch_wait = _BatchWait(self)
         super().__init__(sink, policy, clock, observers)
+        self._put: Callable[[Item], PublishWait | None] = self._refuse_unstarted
         self.capacity = policy.queue_size
 
     def reset(self) -> None:
@@ -55,7 +52,7 @@ class QueuedWorker(SendingWorker):
             block_timeout=policy.block_timeout,
             clock=self._clock,
         )
-        self._put: Callable[[Item], PublishWait | None] = self._queue.put
+        self._put = self._queue.put
         self._lost = 0
         self._task: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
@@ -102,11 +99,16 @@ class QueuedWorker(SendingWorker):
         finally:
             self._waiting_publishers.discard(batch_done)
 
+    def _refuse_unstarted(self, _: Item) -> None:
+        self.drop(NOT_STARTED)
+        self._miss()
+
     def _on_drop(self, _: Item, _reason: str | None) -> None:
         if self._queue.closed:
             self.drop(CLOSED)
             return
         policy, now = self._policy, self._now()
+        self._last_loss = now
         if policy.overflow is not Overflow.DROP_OLDEST:  # evictions are counted by the queue
             self.drop(QUEUE_FULL)
         if now >= self._next_full_warning:  # cheap, as a hanging sink must not slow down publishers
@@ -146,22 +148,12 @@ class QueuedWorker(SendingWorker):
 
     # From start to stop
 
-    async def start(self) -> None:
-        """Open the sink and begin to deliver.
+    def _accept(self) -> None:
+        self._put = self._queue.put
+        self._queue.reader = asyncio.current_task()  # it does not wait for room if it publishes
 
-        Raises:
-            DeliveryError: it did not open within the timeout of the policy.
-        """
-        timeout = self._policy.timeout
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                await self.sink.open()
-        except TimeoutError:
-            if not limit.expired():
-                raise  # the sink's own
-            raise DeliveryError(f"sink {self.name}: open() did not finish within {timeout:g}s") from None
-        self.opened = True
+    def _begin(self) -> None:
+        self._set_state(SinkState.OK if self.opened else SinkState.NOT_OPEN)
         self._stopped = stopped = asyncio.get_running_loop().create_future()
         self._task = self._queue.reader = asyncio.create_task(self._run(), name=f"sink {self.name}")
         self._task.add_done_callback(lambda _: resolve(stopped))
@@ -229,7 +221,10 @@ class QueuedWorker(SendingWorker):
         self._put = self._refuse
 
     def restart_after_fork(self, start: Callable[[], None]) -> None:
+        attached = self.state not in {SinkState.NOT_STARTED, SinkState.CLOSED}
         self._leave_to_parent()
+        if not attached:
+            return
 
         def first_put(item: Item) -> PublishWait | None:
             self._put = self._queue.put
@@ -239,7 +234,7 @@ class QueuedWorker(SendingWorker):
         self._put = first_put
 
     def _leave_to_parent(self) -> None:
-        _parents_tasks.append((self._task, self._sending))
+        self.opened = False
         self.reset()
 
     def _refuse(self, _: Item) -> None:
@@ -253,6 +248,8 @@ class QueuedWorker(SendingWorker):
 
     async def _run(self) -> None:
         try:
+            if not self.opened and not await self._keep_opening():
+                return
             while (batch := await self._next_batch()) is not None:
                 self._in_flight = batch
                 # Everything that the delivery does has it as its cause: the sink, observers, log lines.
@@ -261,7 +258,7 @@ class QueuedWorker(SendingWorker):
                     await self._deliver()
                 except Exception as error:  # noqa: BLE001 - an internal error must not end the delivery
                     self.warn("sink %s: internal error, a batch was given up", error=error)
-                    self._dead += len(self._in_flight)
+                    self._count_dead(len(self._in_flight))
                     self._in_flight = []
                 if self._in_flight:
                     return  # the time to drain is over

@@ -10,6 +10,8 @@ import re
 import traceback
 from collections.abc import Iterable
 
+from codomyrmex.streaming.errors import MUST_PASS
+
 REPLACEMENT = "[redacted]"
 
 # The value after `password=`: quoted, or up to a delimiter.
@@ -47,7 +49,9 @@ _PATTERNS: dict[str, str] = {
 DEFAULT_PATTERNS: tuple[str, ...] = tuple(_PATTERNS)
 """Regular expressions of secrets in texts: URLs with credentials, tokens, keys of well-known services."""
 
-_MAX_SHOWN = 300
+_MAX_SHOWN = 300  # characters of a message
+_MAX_SEARCHED = 100_000  # characters of a text that are searched for secrets
+_MARGIN = 4_096  # characters at a cut that are not shown: a secret may be cut there and not be recognized
 
 
 class SecretPatterns:
@@ -123,15 +127,32 @@ def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
 _SECRETS = SecretPatterns()
 
 
+def clean(text: str) -> str:
+    """Return a text without secrets and control characters, for a log, cut at about 100,000.
+
+    It is searched before it is cut, as a secret may span the position of the cut.
+    """
+    cleaned = _SECRETS.redact(text[:_MAX_SEARCHED])
+    if len(text) > _MAX_SEARCHED:
+        cleaned = cleaned[:-_MARGIN]
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in cleaned)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
 def describe(error: BaseException) -> str:
-    """Return the class and message of an exception in one line, shortened and without secrets."""
+    """Return the class, message and notes of an exception in one line, shortened and without secrets."""
     try:
         message = str(error)
-    except Exception as second:  # noqa: BLE001 - a broken exception is described as well
+        if notes := getattr(error, "__notes__", None):
+            message = f"{message} ({'; '.join(map(str, notes))})"
+    except MUST_PASS:
+        raise
+    except BaseException as second:  # noqa: BLE001 - a broken exception is described as well
         message = f"<its message raised {type(second).__name__}>"
-    # Secrets are replaced first, as one may span the position where the message is cut.
-    text = _SECRETS.redact(message[: 10 * _MAX_SHOWN])
-    shown = "".join(c if c.isprintable() else " " for c in text)
+    shown = " ".join(clean(message).splitlines())
     if len(shown) > _MAX_SHOWN:
         shown = f"{shown[: _MAX_SHOWN - 3]}..."
     name = type(error).__name__
@@ -145,4 +166,4 @@ class LazyTraceback:
         self._error = error
 
     def __str__(self) -> str:
-        return _SECRETS.redact("".join(traceback.format_exception(self._error))).rstrip()
+        return clean("".join(traceback.format_exception(self._error))).rstrip()

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from time import time
 
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import DeliveryError, RetryableError
 from codomyrmex.integrations.delivery.health import SinkState
 from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import Breaker, DeliveryPolicy, Failure, Item, Outcome, backoff
-from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.worker import Worker, done_within, resolve
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import complete
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 PATIENCE = 1.0  # seconds from the start of an attempt, during which publishers wait for it
 
@@ -31,14 +31,12 @@ class SendingWorker(Worker):
     sink: Sink
 
     def __init__(self, sink: Sink, policy: DeliveryPolicy, clock: Clock, observers: Observers) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._now = clock.monotonic
         self._observers = observers
-        super().__init__(sink, policy.drain_timeout)
+        super().__init__(sink, policy.drain_timeout, policy, clock)
 
     def reset(self) -> None:
         super().reset()
+        self._reported = SinkState.OK
         self._delivered = self._retried = self._dead = 0
         self._breaker = Breaker(self._policy.breaker_failures, self._policy.breaker_reset)
         self._in_flight: list[Item] = []
@@ -75,7 +73,7 @@ class SendingWorker(Worker):
                 self._in_flight = [failure.item for failure in outcome.retryable]
             if not outcome.retryable or self._aborted:
                 return
-            requested, now = outcome.retry_after, self._now()
+            requested, now = self._requested(outcome), self._now()
             if requested is None:
                 wait = backoff(policy.backoff_initial, policy.backoff_max, attempts)
             else:
@@ -89,6 +87,40 @@ class SendingWorker(Worker):
             if not await self._pause(wait, requested=requested is not None):
                 return
             self._retried += len(outcome.retryable)
+
+    def _requested(self, outcome: Outcome) -> float | None:
+        """Return the wait that a sink requests, in seconds, within the limit of the policy."""
+        requested, longest = outcome.retry_after, self._policy.retry_after_max
+        if requested is None or requested <= self._policy.backoff_max:
+            return requested
+        message = "sink %s: it requests a wait of %gs, and is called again in %gs"
+        self.warn(message, requested, min(requested, longest))
+        return min(requested, longest)
+
+    def _until(self) -> float:
+        now = self._now()
+        return max(self._next_attempt, self._not_before, now + self._breaker.wait(now))
+
+    async def _keep_opening(self) -> bool:
+        """Open the sink, after it could not be opened; False if there is no time for it."""
+        policy, failures = self._policy, 0
+        while not self.opened:
+            failures += 1
+            wait = backoff(policy.backoff_initial, policy.backoff_max, failures)
+            if not await self._pause(wait, requested=False):
+                return False
+            opening = asyncio.create_task(self._open())
+            self._set_sending(opening)
+            await asyncio.wait({opening})
+            self._set_sending(None)
+            if opening.cancelled():
+                if self._aborted:
+                    return False
+            elif (error := opening.exception()) is not None:
+                self.warn("sink %s: open() failed, and is tried again", error=error)
+        self._set_state(SinkState.OK)
+        self._resume_publishers(math.inf)
+        return True
 
     async def _attempt(self) -> Outcome:
         """Send the events in flight once; those that were not delivered stay in flight."""
@@ -145,20 +177,19 @@ class SendingWorker(Worker):
 
     def _log_failure(self, error: BaseException, failed: int, size: int) -> None:
         self.last_error = describe(error)
-        message, args = "sink %s: %d of %d events were not delivered: %s", (failed, size, self.last_error)
-        if isinstance(error, (DeliveryError, OSError)):
-            _log.warning(self.name, message, self.name, *args)
-        else:  # may be a bug in the sink
-            _log.warning(self.name, f"{message}\n%s", self.name, *args, LazyTraceback(error))
+        message = "sink %s: %d of %d events were not delivered: %s"
+        bug = None if isinstance(error, (DeliveryError, OSError)) else error  # it may be one in the sink
+        _log.warning(self.name, message, self.name, failed, size, self.last_error, error=bug)
 
     def _set_state(self, state: SinkState) -> None:
-        old, self.state = self.state, state
-        if old is not state:
+        self.state = state
+        old, self._reported = self._reported, self.visible_state()
+        if old is not self._reported:
             self._observers.state_changed(self.sink, old, self.health(), self.report())
 
     def _give_up(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
         """Count events as dead, and report their dead letters."""
-        self._dead += len(failures)
+        self._count_dead(len(failures))
         self.warn("sink %s: %d events were given up after %d attempts", len(failures), attempts)
         now = datetime.now(UTC)
         errors = {id(failure.error): failure.error for failure in failures}  # mostly one for all
@@ -169,6 +200,11 @@ class SendingWorker(Worker):
         ]
         self._observers.gave_up(self.sink, letters)
 
+    def _count_dead(self, number: int) -> None:
+        self._last_loss = self._now()
+        self._dead += number
+        self._set_state(self.state)
+
     async def _pause(self, seconds: float, *, requested: bool) -> bool:
         """Wait before an attempt, and return whether there is time for it.
 
@@ -176,7 +212,13 @@ class SendingWorker(Worker):
         the sink itself has requested goes on.
         """
         self._resume_publishers(-math.inf)
-        until = self._now() + seconds
+        until = self._next_attempt = self._now() + seconds
+        try:
+            return await self._pause_for_attempt(until, requested=requested)
+        finally:
+            self._next_attempt = -math.inf
+
+    async def _pause_for_attempt(self, until: float, *, requested: bool) -> bool:
         if self._deadline is None:
             await self._pause_until(until)
             if self._deadline is None or not requested:

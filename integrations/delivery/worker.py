@@ -1,31 +1,31 @@
-"""`Worker`, the delivery to one sink, and `InlineWorker`, which calls its sink during publish."""
+"""`Worker`, the delivery to one sink, and what waits with a limit."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from time import time
 from typing import Any
 
-from codomyrmex.integrations.delivery.errors import DroppedError
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import (
-    ABOUT_ITSELF,
-    FORKED,
-    INTERRUPTED,
+    LOSING_FOR,
+    LOSSES,
     SinkHealth,
     SinkReport,
     SinkState,
     origin_for,
 )
-from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.counters import Counter
-from codomyrmex.streaming.diagnostics import Diagnostics
-from codomyrmex.streaming.provenance import ORIGIN, cause, marked, origin_of
+from codomyrmex.streaming.errors import MUST_PASS
 
 GRACE = 0.2  # seconds of real time for things that should take none
 _CANCEL_GRACE = 5 * GRACE  # seconds for a `close()` that was cancelled
@@ -42,9 +42,13 @@ class Worker(ABC):
     Args:
         sink: where the events go.
         drain_timeout: seconds that `stop` takes at most by default.
+        policy: how it is opened, among others.
+        clock: what measures time.
     """
 
-    def __init__(self, sink: InlineSink | Sink, drain_timeout: float) -> None:
+    def __init__(
+        self, sink: InlineSink | Sink, drain_timeout: float, policy: DeliveryPolicy, clock: Clock
+    ) -> None:
         self.sink = sink
         self.name = sink.name
         self.drain_timeout = drain_timeout
@@ -52,22 +56,69 @@ class Worker(ABC):
         self.capacity = 0
         self.opened = False
         self.closing: asyncio.Future[None] | None = None
+        self._policy = policy
+        self._clock = clock
+        self._now = clock.monotonic
+        self._missed = False
         self.reset()
+        self.state = SinkState.NOT_STARTED
 
     def reset(self) -> None:
         """Set all counters to zero, as in a child process: the counts belong to its parent."""
         self.state = SinkState.OK
         self.last_error: str | None = None
         self.last_success = 0.0  # seconds since 1970
+        self._last_loss: float | None = None  # in seconds of the clock
+        self._next_attempt = -math.inf
         self._drops: dict[str, Counter] = {}
 
     @abstractmethod
     def handle(self, event: Event) -> object:
         """Deliver or queue an event of the stream; returns what an awaited publish waits for, or None."""
 
+    async def start(self, *, retry: bool = False) -> None:
+        """Open the sink and begin to deliver.
+
+        Args:
+            retry: open it again in the background if that fails, whatever the policy says.
+
+        Raises:
+            DeliveryError: it did not open within the timeout of the policy.
+            Exception: raised by `open`, unless the policy is to retry.
+        """
+        self.state = SinkState.NOT_OPEN
+        self._accept()
+        try:
+            await self._open()
+        except MUST_PASS:
+            raise
+        except BaseException as error:
+            if not (retry or self._policy.open == "retry"):
+                error.add_note(f"sink {self.name}: open() failed")
+                raise
+            self.warn("sink %s: open() failed, and is tried again", error=error)
+        if self.state is SinkState.NOT_OPEN:  # it may have been stopped in the meantime
+            self._begin()
+
+    async def _open(self) -> None:
+        timeout = self._policy.timeout
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                await self.sink.open()
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the sink's own
+            raise DeliveryError(f"sink {self.name}: open() did not finish within {timeout:g}s") from None
+        self.opened = True
+
     @abstractmethod
-    async def start(self) -> None:
-        """Open the sink and begin to deliver."""
+    def _accept(self) -> None:
+        """Hold the events that are published from now on until the sink is open."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin to deliver, or to open the sink in the background if it is not open."""
 
     @abstractmethod
     def flush(self) -> asyncio.Future[None] | None:
@@ -102,7 +153,7 @@ class Worker(ABC):
         report = self.report()
         queued, in_flight, oldest_age = self.waiting()
         return SinkHealth(
-            state=self.state,
+            state=self.visible_state(),
             queued=queued,
             in_flight=in_flight,
             delivered=report.delivered,
@@ -113,11 +164,40 @@ class Worker(ABC):
             last_success=datetime.fromtimestamp(self.last_success, UTC) if self.last_success else None,
             oldest_age=oldest_age,
             capacity=self.capacity,
+            last_loss=None if self._last_loss is None else self._calendar(self._last_loss),
+            next_attempt=self._calendar(until) if (until := self._until()) > self._now() else None,
         )
+
+    def visible_state(self) -> SinkState:
+        """Return the state, in which a loss shows even if the sink works."""
+        if self.state is not SinkState.OK or self._last_loss is None:
+            return self.state
+        recent = self._now() - self._last_loss < LOSING_FOR
+        return SinkState.LOSING if recent else SinkState.DEGRADED
+
+    def _until(self) -> float:
+        """Return until when the sink is not called, in seconds of the clock."""
+        return self._next_attempt
+
+    def _calendar(self, moment: float) -> datetime:
+        """Return the calendar time of a moment in seconds of the clock."""
+        return datetime.fromtimestamp(self._clock.time() + moment - self._now(), UTC)
 
     def drop(self, reason: str) -> None:
         """Count an event that does not reach the sink."""
+        if reason in LOSSES:
+            self._last_loss = (
+                self._now()
+            )  # before it is counted, so that nobody sees a loss of a sink that is ok
+            if self.last_error is None:
+                self.last_error = f"events are dropped: {reason}"
         self._drops.setdefault(reason, Counter()).tick()
+
+    def _miss(self) -> None:
+        """Log once that the attachment was not started."""
+        if not self._missed:
+            self._missed = True
+            self.warn("sink %s: events are dropped: it is not started; use `with`, or call start()")
 
     def drops(self) -> dict[str, int]:
         """Return the dropped events by reason."""
@@ -150,105 +230,16 @@ class Worker(ABC):
         finally:
             if not closing.done():
                 closing.cancel()
+                closing.add_done_callback(retrieve_error)
                 self.warn("sink %s: close() ignores its cancellation and is left running")
             elif not closing.cancelled() and (error := closing.exception()) is not None:
                 self.warn("sink %s: close() failed", error=error)
 
 
-class InlineWorker(Worker):
-    """Calls an inline sink during publish."""
-
-    sink: InlineSink
-
-    def __init__(self, sink: InlineSink) -> None:
-        self._emit: Callable[[Event], None] = sink.emit
-        super().__init__(sink, sink.drain_timeout)
-
-    def reset(self) -> None:
-        super().reset()
-        self._handled = Counter()
-        self._failed = Counter()
-
-    # The hot path: one look for the rare origin, one call, one count. Events that were not delivered are
-    # counted in addition and subtracted.
-    def handle(self, event: Event) -> None:
-        try:
-            next(self._handled.steps)
-            if ORIGIN in event.metadata:
-                self._emit_caused(event)
-            else:
-                self._emit(event)
-            self.last_success = time()
-        except DroppedError as error:
-            self.drop(str(getattr(error, "reason", None) or type(error).__name__))
-        except Exception as error:  # noqa: BLE001 - a failing sink must not affect the publisher
-            self._failed.tick()
-            self.last_error = describe(error)
-            message = "sink %s: event %s was not delivered: %s\n%s"
-            _log.warning(self.name, message, self.name, event.id, self.last_error, LazyTraceback(error))
-        except BaseException:
-            self.drop(INTERRUPTED)
-            raise
-
-    def _emit_caused(self, event: Event) -> None:
-        """Emit an event that has an origin, so that its consequences do not lead back to it."""
-        origin = origin_of(event) or ""
-        if self.origin in origin.split():
-            raise DroppedError(ABOUT_ITSELF)
-        token = cause.set(marked(origin) if origin else cause.get())
-        try:
-            self._emit(event)
-        finally:
-            cause.reset(token)
-
-    async def start(self) -> None:
-        await self.sink.open()
-        self.opened = True
-
-    def flush(self) -> asyncio.Future[None] | None:
-        if not self.opened or type(self.sink).flush is InlineSink.flush:
-            return None
-        return asyncio.ensure_future(self._flush())
-
-    async def _flush(self) -> None:
-        try:
-            await self.sink.flush()
-        except Exception as error:  # noqa: BLE001 - as above
-            self.warn("sink %s: flush() failed", error=error)
-
-    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - as above
-        self.state = SinkState.CLOSED
-        await self.close_sink(self.drain_timeout if timeout is None else timeout)
-
-    def abort(self) -> None:
-        if self.closing is not None:
-            self.closing.cancel()
-
-    def after_fork(self) -> None:
-        self.reset()
-        if self.opened and type(self.sink).open is not InlineSink.open:
-            self._emit = _refuse  # whatever runs behind the sink runs in the parent
-
-    def restart_after_fork(self, start: Callable[[], None]) -> None:
-        self.reset()
-        if not self.opened:
-            return
-        self.opened, self.closing = False, None
-
-        def first_emit(event: Event) -> None:
-            self._emit = self.sink.emit
-            start()
-            self._emit(event)
-
-        self._emit = first_emit
-
-    def report(self) -> SinkReport:
-        drops, failed = self.drops(), self._failed.value()
-        return SinkReport(self._handled.value() - failed - sum(drops.values()), failed, drops, 0)
-
-
-def _refuse(_: Event) -> None:
-    raise DroppedError(FORKED)
+def retrieve_error(task: asyncio.Future[None]) -> None:
+    """Retrieve the error of a task that nobody waits for, which asyncio would log with its secrets."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def done_within(future: asyncio.Future[Any], seconds: float | None, clock: Clock) -> bool:

@@ -578,3 +578,149 @@ def test_on_send_runs_on_the_thread_that_delivers():
         attachment.on_send(hook)
         stream.publish_nowait(create_event(1))
     assert threads == ["codomyrmex delivery"]
+
+
+# The end of a program, and forks: what is lost says so
+
+
+def test_at_the_end_of_a_program_a_sink_still_has_the_thread_pool_of_its_loop():
+    lines = run("""
+        class Resolving(Teller):
+            async def send(self, events):
+                await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+                await asyncio.to_thread(say, "sent", *[event.data for event in events])
+            async def close(self):
+                await asyncio.to_thread(say, "closed")
+
+        attach_blocking(stream, Resolving()).start()
+        stream.publish_nowait(create_event(1))
+    """)
+    assert lines == ["parent open", "sent 1", "closed"]
+
+
+def test_a_thread_that_goes_on_after_the_main_thread_is_still_delivered():
+    lines = run("""
+        def go_on():
+            threading.main_thread().join()
+            stream.publish_nowait(create_event("late"))
+
+        attach_blocking(stream, Teller()).start()
+        stream.publish_nowait(create_event("early"))
+        threading.Thread(target=go_on).start()
+    """)
+    assert lines == ["parent open", "parent got early", "parent got late", "parent close"]
+
+
+@forks
+def test_a_child_whose_sinks_cannot_be_opened_says_so_and_opens_them_later():
+    lines = run("""
+        class Away(Teller):
+            async def open(self):
+                if who() == "child" and self.failures:
+                    self.failures -= 1
+                    raise OSError("in use by the parent")
+        class AwayInline(InlineSink):
+            name = "inline"
+            open = Away.open
+            def emit(self, event):
+                say("inline got", event.data)
+        sinks = [Away(), AwayInline()]
+        for sink in sinks:
+            sink.failures = 1
+        policy = DeliveryPolicy(batch_age=0, backoff_initial=0.05, backoff_max=0.05)
+        attachment = attach_blocking(stream, *sinks, policy=policy).start()
+        if (child := os.fork()) == 0:
+            stream.publish_nowait(create_event(1))
+            while any(health.delivered == 0 for health in attachment.health().values()):
+                pass
+            report = attachment.close()
+            say("complete", report.complete)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """)
+    assert [line for line in lines if "got" in line or "complete" in line] in (
+        ["child got 1", "inline got 1", "complete True"],
+        ["inline got 1", "child got 1", "complete True"],
+    )
+    assert (
+        sum("open() failed, and is tried again: OSError: in use by the parent" in line for line in lines) == 2
+    )
+
+
+@forks
+def test_an_inline_sink_that_cannot_be_opened_in_a_child_has_delivered_nothing_and_says_why():
+    lines = run("""
+        class Locked(InlineSink):
+            name = "locked"
+            async def open(self):
+                if who() == "child":
+                    raise OSError("in use by the parent")
+            def emit(self, event):
+                say("got", event.data)
+
+        attachment = attach_blocking(stream, Locked()).start()
+        if (child := os.fork()) == 0:
+            for number in range(5):
+                stream.publish_nowait(create_event(number))
+            attachment.flush()
+            health = attachment.health()["locked"]
+            say(health.state, health.delivered, health.queued, health.last_error)
+            report = attachment.close().sinks["locked"]
+            say(report.delivered, report.dropped)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """)
+    assert [line for line in lines if not line.startswith("LOG")] == [
+        "not_open 0 5 OSError: in use by the parent",
+        "0 {'not_open': 5}",
+    ]
+
+
+@forks
+def test_no_task_of_the_parent_is_reported_as_destroyed_in_a_child():
+    lines = run("""
+        import gc
+        from codomyrmex.streaming.forks import renew_in_children
+
+        class Busy(InlineSink):
+            name = "busy"
+            def __init__(self):
+                renew_in_children(self)
+            async def open(self):
+                self.task = asyncio.create_task(asyncio.Event().wait())
+            def after_fork(self):
+                self.task = None
+            def emit(self, event):
+                pass
+            async def close(self):
+                if self.task is not None:
+                    self.task.cancel()
+
+        attachment = attach_blocking(stream, Busy()).start()
+        if (child := os.fork()) == 0:
+            gc.collect()
+            stream.publish_nowait(create_event(1))
+            attachment.close()
+            gc.collect()
+            sys.exit(0)
+        os.waitpid(child, 0)
+    """)
+    assert [line for line in lines if "destroyed" in line] == []
+
+
+@forks
+def test_an_attachment_that_was_not_started_can_be_started_in_a_child():
+    lines = run("""
+        attachment = attach(stream, Teller(), policy=DeliveryPolicy(batch_age=0))
+
+        async def main():
+            async with attachment:
+                await stream.publish(create_event(1))
+
+        if (child := os.fork()) == 0:
+            asyncio.run(main())
+            say("complete", attachment.report().complete)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """)
+    assert lines == ["child open", "child got 1", "child close", "complete True"]

@@ -149,7 +149,7 @@ async def test_an_inline_sink_has_a_health_too():
     async with attach(stream, sink) as attachment:
         await publish(stream, 1, 2, 3)
         health = attachment.health()[sink.name]
-        assert (health.state, health.delivered, health.dead) == (SinkState.OK, 2, 1)
+        assert (health.state, health.delivered, health.dead) == (SinkState.LOSING, 2, 1)
         assert (
             health.last_error == "ValueError: even, https://[redacted]@hooks.example.org/x?token=[redacted]"
         )
@@ -213,8 +213,9 @@ async def test_a_sink_that_closes_with_a_loss_is_worse_than_before():
     sink = Picky(always(PermanentError("no")))
     async with attach(stream, sink, policy=NOW, health_stream=healthy):
         await publish(stream, 1)
-    [closed] = healthy.get_recent_events()
-    assert closed.type is EventType.ERROR
+    losing, closed = healthy.get_recent_events()
+    assert (losing.type, losing.data["to_state"]) == (EventType.ERROR, "losing")
+    assert (closed.type, closed.data["to_state"]) == (EventType.ERROR, "closed")
 
 
 @in_time

@@ -104,7 +104,7 @@ function showFigures({ topics, alerts, breakers, sinks }) {
     figures.push({ name: open === 1 ? "breaker open" : "breakers open", value: String(open), to: "breakers", bad: open > 0 });
   }
   if (sinks) {
-    const failing = sinks.filter(({ state }) => state === "open" || state === "retrying").length;
+    const failing = sinks.filter(({ state }) => !["ok", "degraded", "closed"].includes(state)).length;
     figures.push({ name: failing === 1 ? "sink failing" : "sinks failing", value: String(failing), to: "sinks", bad: failing > 0 });
   }
   sync($("figures"), figures, (figure) => figure.to, ({ name, value, to, bad }) =>

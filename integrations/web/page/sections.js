@@ -46,7 +46,16 @@ function topicRow({ topic, all }) {
 
 // Sinks
 
-const SINK_WORDS = { ok: "ok", retrying: "retrying", open: "circuit open", closed: "closed" };
+const SINK_WORDS = {
+  ok: "ok",
+  degraded: "lost events",
+  losing: "losing events",
+  retrying: "retrying",
+  not_open: "not open",
+  open: "circuit open",
+  not_started: "not started",
+  closed: "closed",
+};
 
 export function showSinks(sinks, problem) {
   $("sinks").hidden = sinks === null || sinks === undefined;
