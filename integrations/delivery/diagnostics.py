@@ -1,18 +1,15 @@
-"""`Diagnostics`: the way in which the integrations log an exception, without its secrets."""
+"""`Diagnostics` for the integrations, and the one way in which all packages log an exception.
+
+With this module imported, the log lines of `codomyrmex.streaming` show exceptions without secrets too. Such a
+record has no `exc_info`, because formatters and error trackers would render the exception as it is.
+"""
 
 from __future__ import annotations
 
 from codomyrmex.integrations.delivery.secrets import LazyTraceback
 from codomyrmex.streaming import diagnostics
+from codomyrmex.streaming.diagnostics import Diagnostics
 
+__all__ = ["Diagnostics"]
 
-class Diagnostics(diagnostics.Diagnostics):
-    """Rate-limited log lines, as in `codomyrmex.streaming`, whose tracebacks contain no secrets.
-
-    The record has no `exc_info`: formatters and error trackers would render the exception as it is.
-    """
-
-    def warning(self, key: str, message: str, *args: object, error: BaseException | None = None) -> None:
-        if error is not None:
-            message, args = f"{message}\n%s", (*args, LazyTraceback(error))
-        super().warning(key, message, *args)
+diagnostics.format_error = LazyTraceback

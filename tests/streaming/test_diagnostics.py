@@ -78,7 +78,8 @@ def test_a_percent_sign_in_a_value_is_not_a_format(now, lines, caplog):
     assert [m[:14] for m in caplog.messages] == ["100 %d failed", "100 %d failed "]
 
 
-def test_the_error_goes_along_with_its_traceback(lines, caplog):
+def test_the_error_goes_along_with_its_traceback(lines, caplog, monkeypatch):
+    monkeypatch.setattr("codomyrmex.streaming.diagnostics.format_error", None)
     error = ValueError("the cause")
     lines.warning("kind", "failed", error=error)
     assert caplog.records[0].exc_info[1] is error

@@ -288,7 +288,11 @@ class TestFailures:
         with pytest.raises(TypeError, match="on_error"):
             InMemoryStream(on_error=on_error)
 
-    async def test_a_failure_is_logged_once_with_the_name_of_the_handler_and_the_traceback(self, caplog):
+    async def test_a_failure_is_logged_once_with_the_name_of_the_handler_and_the_traceback(
+        self, caplog, monkeypatch
+    ):
+        monkeypatch.setattr("codomyrmex.streaming.diagnostics.format_error", None)
+
         def a_handler_with_a_name_to_find(_):
             raise ValueError("what went wrong")
 
