@@ -359,6 +359,20 @@ def redacting() -> Iterator[Result]:
         copied,
         bar=0.5,
     )
+    runs = iter(range(1_000))
+
+    def new_keys() -> int:
+        run = next(runs)
+        redactor(create_event({f"{run}-{key}": key for key in range(40_000)}))
+        return 1
+
+    yield compare(
+        "redact() of 40,000 keys that are new",
+        "one copy.deepcopy of them",
+        new_keys,
+        lambda: len([copy.deepcopy({f"0-{key}": key for key in range(40_000)})]),
+        bar=2.0,
+    )
 
 
 def memory() -> Iterator[Result]:

@@ -14,13 +14,23 @@ from codomyrmex.streaming.errors import MUST_PASS
 
 REPLACEMENT = "[redacted]"
 
-# The value after `password=`: quoted, or up to a delimiter.
-_VALUE = r"""(?:'([^']+)'|"([^"]+)"|((?!\[redacted)[^\s,;&'"{}()\]]+))"""
+# The value after `password=`: quoted, or up to a delimiter. In JSON within JSON, quotes have backslashes.
+_VALUE = (
+    r"""(?:'([^']+)'|"((?:[^"\\]|\\.)+)"|\\+"((?:(?!\\+"\s*[,}\]]).){1,500})"""
+    r"""|((?!\\+"|\[redacted)[^\s,;&'"{}()\]]+))"""
+)
+_ASSIGN = r"""\\*['"]?\s*[=:]\s*"""
+# The beginning of a header line in a text, which may be a quoted argument or escaped.
+_HEADER = r"""(?:^[ \t<>*]*|['"]|\\n)"""
+_SCHEME = r"""(?:(?:basic|bearer|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256)[ \t]++)?+"""
+_LINE = r"""((?!\[redacted)[^\r\n'"\\]+)"""
 
 # Each pattern with a lower-case text that all its matches contain: searching for that first takes a tenth of
 # the time. If a pattern has groups, only the group that matches is replaced.
 _PATTERNS: dict[str, str] = {
     r"://([^\s/?#]+)@": "://",  # user and password, or a token, in a URL
+    # A password with characters that should be escaped; a port is none.
+    r"://([^\s/:@\[\]?#'\"]{0,100}:(?!\d{1,5}[/?#])[^\s:@'\"<>{}]{0,200})@": "://",
     r"[?&;](?i:(?:[\w.-]*[._-])?(?:access_?token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token"
     r"|credential))"
     r"=([^&#;\s'\"]+)": "=",
@@ -29,10 +39,12 @@ _PATTERNS: dict[str, str] = {
     # RFC 7617; base64 has groups of four and both cases, unlike words
     r"(?i:basic)\s+((?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?:[A-Za-z0-9+/]{4}){2,}"
     r"(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)(?![A-Za-z0-9+/=])": "basic",
-    rf"(?i:(?:(?<![a-z])pass(?=\s*=)|password|passwd|passphrase)['\"]?\s*[=:]\s*){_VALUE}": "pass",
-    rf"(?i:secret['\"]?\s*[=:]\s*){_VALUE}": "secret",
-    rf"(?i:token['\"]?\s*[=:]\s*){_VALUE}": "token",
-    rf"(?i:api[_-]?key['\"]?\s*[=:]\s*){_VALUE}": "api",
+    rf"(?i:(?:(?<![a-z])pass(?=\s*=)|password|passwd|passphrase){_ASSIGN}){_VALUE}": "pass",
+    rf"(?i:secret{_ASSIGN}){_VALUE}": "secret",
+    rf"(?i:token{_ASSIGN}){_VALUE}": "token",
+    rf"(?i:api[_-]?key{_ASSIGN}){_VALUE}": "api",
+    rf"(?im:{_HEADER}(?:proxy-)?authorization:[ \t]*+{_SCHEME}){_LINE}": "authorization",
+    rf"(?im:{_HEADER}(?:set-)?cookie:[ \t]*+){_LINE}": "cookie",
     r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyj",  # RFC 7519
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)": "-----begin",
     r"A(?:KIA|SIA)[0-9A-Z]{16}": "ia",  # AWS
@@ -82,9 +94,15 @@ class SecretPatterns:
                 self._hinted.setdefault(hint, []).append(re.compile(pattern))
 
     # The default patterns are searched in all texts at once; others may depend on the bounds of a text.
-    def match_any(self, texts: list[str]) -> bool:
-        """Return whether one of the texts may contain a match."""
-        joined = "\n".join(texts)
+    def match_any(self, texts: list[str], joined: str | None = None) -> bool:
+        """Return whether one of the texts may contain a match.
+
+        Args:
+            texts: the texts.
+            joined: the texts joined by line breaks, if they are at hand.
+        """
+        if joined is None:
+            joined = "\n".join(texts)
         lower = joined.lower()
         for hint in self._hinted:
             if hint in lower and any(pattern.search(joined) is not None for pattern in self._hinted[hint]):

@@ -7,7 +7,9 @@ from codomyrmex.integrations._extras import lazy_exports
 if TYPE_CHECKING:
     from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS
     from codomyrmex.integrations.logging_monitoring.delivery_metrics import meter_delivery
+    from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
     from codomyrmex.integrations.logging_monitoring.log_feeds import PublishLogs, StreamLogHandler
+    from codomyrmex.integrations.logging_monitoring.log_lines import LogLines
     from codomyrmex.integrations.logging_monitoring.opentelemetry_sink import OpenTelemetrySink
     from codomyrmex.integrations.logging_monitoring.redaction import (
         DEFAULT_KEYS,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_KEYS",
     "DEFAULT_PATTERNS",
+    "JsonlSink",
+    "LogLines",
     "OpenTelemetrySink",
     "PublishLogs",
     "PublishTracing",
@@ -45,6 +49,8 @@ __getattr__ = lazy_exports(
     {
         "DEFAULT_KEYS": "redaction",
         "DEFAULT_PATTERNS": "redaction",
+        "JsonlSink": "jsonl_sink",
+        "LogLines": "log_lines",
         "OpenTelemetrySink": "opentelemetry_sink",
         "PublishLogs": "log_feeds",
         "PublishTracing": "tracing",

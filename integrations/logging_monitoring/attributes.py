@@ -20,6 +20,7 @@ _MAX_TEXT = 8_192  # characters
 _MAX_ITEMS = 128
 _MAX_CACHED_KEYS = 4_096
 _MAX_CACHED_KEY = 100  # characters
+_DROPPED = "event.dropped_attributes"
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1  # the range of OTLP
 _PRIMITIVES = frozenset({str, bool, int, float})
 
@@ -29,9 +30,11 @@ _cached_keys: dict[str, dict[Any, str]] = {"event.data.": {}, "event.metadata.":
 def attributes_of(event: Event) -> dict[str, Attribute]:
     """Return `event.id`, `event.type`, `event.topic`, `event.data.*` and `event.metadata.*`.
 
-    Mappings are flattened with dots, down to a depth of 4 and up to 100 attributes. Values that an SDK would
-    drop, warn about or fail on are converted: integers beyond 64 bits, sets, datetimes and objects to
-    strings, lone surrogates to U+FFFD, mixed and nested lists to JSON. None is left out.
+    Mappings are flattened with dots, down to a depth of 4 and up to 100 attributes; what is beyond that is
+    counted in `event.dropped_attributes`. Values that an SDK would drop, warn about or fail on are converted:
+    integers beyond 64 bits, sets, datetimes and objects to strings, lone surrogates to U+FFFD, mixed and
+    nested lists to JSON, empty mappings to `{}`. Of two values with the same name, such as those of
+    `{"a": {"b": 1}, "a.b": 2}`, the second gets an underscore.
 
     An ERROR event whose data is an exception has `exception.type`, `exception.message` and
     `exception.stacktrace` (semantic conventions for exceptions) instead of `event.data`.
@@ -53,7 +56,7 @@ def _attributes(event: Event) -> dict[str, Attribute]:
     if topic is not None:
         out["event.topic"] = topic if topic.isascii() and len(topic) <= _MAX_TEXT else text_of(topic)
     data = event.data
-    if type(data) is dict:
+    if type(data) is dict and data:
         _put_all(out, "event.data.", data, 0)
     elif is_exception(event):
         out.update(exception_attributes(data))
@@ -62,7 +65,7 @@ def _attributes(event: Event) -> dict[str, Attribute]:
     metadata = event.metadata
     if topic is not None and len(metadata) == 1:
         out["event.metadata.topic"] = out["event.topic"]
-    else:
+    elif metadata:
         _put(out, "event.metadata", metadata, 0)
     return out
 
@@ -75,7 +78,7 @@ def is_exception(event: Event) -> bool:
 def _put(out: dict[str, Attribute], key: str, value: Any, depth: int) -> None:
     kind = type(value)
     if kind is dict:
-        if depth >= _MAX_DEPTH:
+        if depth >= _MAX_DEPTH or not value:
             out[key] = _json(value)
         else:
             _put_all(out, f"{key}.", value, depth)
@@ -106,13 +109,22 @@ def _put_all(out: dict[str, Attribute], prefix: str, values: dict[Any, Any], dep
 def _put_each(
     out: dict[str, Attribute], prefix: str, values: dict[Any, Any], depth: int, keys: dict[Any, str]
 ) -> None:
-    for name, value in values.items():
+    may_collide = depth > 0  # at the first level, no other value has a name without a dot
+    for number, (name, value) in enumerate(values.items()):
         if len(out) >= _MAX_ATTRIBUTES:
+            dropped = out.get(_DROPPED, 0)
+            assert isinstance(dropped, int)  # noqa: S101 - nothing else puts it there
+            out[_DROPPED] = dropped + len(values) - number
             return
         key = keys.get(name)
         if key is None:
-            key = prefix + _key(name)
-            if type(name) is str and len(name) <= _MAX_CACHED_KEY and len(keys) < _MAX_CACHED_KEYS:
+            text = _key(name)
+            key = prefix + text
+            if text is not name:  # the names after it may be like it
+                keys, may_collide = {}, True
+            if may_collide or "." in text:
+                key = _free_key(out, key)
+            elif len(text) <= _MAX_CACHED_KEY and len(keys) < _MAX_CACHED_KEYS:
                 keys[name] = key
         kind = type(value)
         if (
@@ -126,6 +138,12 @@ def _put_each(
             out[key] = _sequence(value)
         elif value is not None:
             _put(out, key, value, depth + 1)
+
+
+def _free_key(out: dict[str, Attribute], key: str) -> str:
+    while key in out:
+        key += "_"
+    return key
 
 
 def _key(name: Any) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
-from codomyrmex.integrations.delivery.errors import PermanentError, RetryableError
+from codomyrmex.integrations.delivery.errors import RetryableError
 from codomyrmex.integrations.delivery.sink import Sink
+from codomyrmex.integrations.logging_monitoring.line_output import (
+    LineOutput,
+    in_daemon_thread,
+    write_lines,
+)
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.encoding import to_json
 
@@ -23,10 +27,10 @@ class JsonlSink(Sink):
 
     A batch is a single write: the file contains all of it or nothing. A full disk is retried, a missing
     folder is created again, and a line that a killed process left incomplete is terminated before the next
-    one is written.
+    one is written. To anything but a file, such as a pipe, whole lines are written as its reader takes them.
 
     Args:
-        path: the file; `-` is the standard output.
+        path: the file, or a named pipe; `-` is the standard output.
         data: write the whole `event`, as `Event.to_dict` returns it, or its `payload` only.
         max_size: bytes after which the file is renamed to `path.1`, that one to `path.2`, and so on.
         keep: the number of renamed files to keep.
@@ -57,68 +61,89 @@ class JsonlSink(Sink):
         self._encode: Callable[[Event], str] = to_json if data == "event" else _payload
         self._max_size = max_size
         self._keep = keep
-        self._stdout = str(path) == "-"
+        self._shown = self._path.name
         self._file: IO[bytes] | None = None
+        self._output: LineOutput | None = None  # for what is not a regular file
         self._incomplete = False  # the last line of the file has no line break
         self.on_broken_pipe: Callable[[], None] | None = None
 
     async def open(self) -> None:
-        await _in_daemon_thread(self._open)
+        await in_daemon_thread(self._open)
 
     async def send(self, events: Sequence[Event]) -> None:
+        if self._output is None and self._file is None:
+            try:
+                await in_daemon_thread(self._open)
+            except OSError as error:
+                raise self._failure(error) from None
+        if self._output is not None:
+            await write_lines(self._output, self._shown, events, self._line, self.on_broken_pipe)
+            return
         # A write is never abandoned: half a batch that is written twice is worse than a late batch.
-        writing = asyncio.ensure_future(_in_daemon_thread(lambda: self._write(events)))
+        writing = asyncio.ensure_future(in_daemon_thread(lambda: self._write(events)))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait({writing})
             if writing.cancelled() or writing.exception() is not None:
                 raise
-        except PermanentError:
-            if self.on_broken_pipe is not None:
-                self.on_broken_pipe()
-            raise
 
     async def close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await _in_daemon_thread(file.close)
+        for closing in (self._file, self._output):
+            if closing is not None:
+                await in_daemon_thread(closing.close)
+        self._file = self._output = None
 
-    def _open(self) -> IO[bytes]:
-        if (
-            self._stdout
-        ):  # a duplicate: the interpreter must not wait for the lock of sys.stdout when it exits
-            self._file = file = os.fdopen(os.dup(_STDOUT), "wb", buffering=0)
-            return file
+    def _open(self) -> None:
+        if self._is_stdout():  # a duplicate: closing it does not close the standard output
+            self._output, self._shown = LineOutput(os.dup(_STDOUT)), "the standard output"
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = file = self._path.open("ab", buffering=0)
+        # A named pipe without a reader raises an error, instead of waiting for one.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        file = os.fdopen(os.open(self._path, flags, 0o666), "ab", buffering=0)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            self._output = LineOutput(os.dup(file.fileno()))
+            file.close()
+            return
+        self._file = file
         if file.tell():
             with self._path.open("rb") as existing:
                 existing.seek(-1, os.SEEK_END)
                 self._incomplete = existing.read(1) != b"\n"
-        return file
+
+    def _is_stdout(self) -> bool:
+        """Return whether the path is that of the standard output, which is not a regular file."""
+        if str(self._path) == "-":
+            return True
+        try:
+            path, stdout = self._path.stat(), os.fstat(_STDOUT)
+        except OSError:
+            return False
+        return os.path.samestat(path, stdout) and not stat.S_ISREG(path.st_mode)
+
+    def _line(self, event: Event) -> bytes:
+        return f"{self._encode(event)}\n".encode("utf-8", "replace")
+
+    def _failure(self, error: OSError) -> RetryableError:
+        return RetryableError(f"{self._shown} cannot be written: {error.strerror}")
 
     def _write(self, events: Sequence[Event]) -> None:
-        lines = "\n".join(map(self._encode, events))
-        batch = f"{lines}\n".encode("utf-8", "replace")
+        batch = b"".join(map(self._line, events))
         try:
             self._rotate(len(batch))
-            file = self._file or self._open()
-            if self._stdout:
-                _write_all(file, batch)
-            else:
-                self._append(file, b"\n" + batch if self._incomplete else batch)
-        except BrokenPipeError:
-            raise PermanentError("the reader of the standard output is gone") from None
+            if self._file is None:
+                self._open()
+            if self._file is not None:
+                self._append(self._file, b"\n" + batch if self._incomplete else batch)
         except OSError as error:
-            name = "the standard output" if self._stdout else self._path.name
-            raise RetryableError(f"{name} cannot be written: {error.strerror}") from None
+            raise self._failure(error) from None
 
     def _append(self, file: IO[bytes], batch: bytes) -> None:
         """Write all of a batch or nothing; if that is impossible, the next batch ends the incomplete line."""
         size = os.fstat(file.fileno()).st_size
         try:
-            _write_all(file, batch)
+            write_all(file, batch)
         except OSError:
             self._incomplete = self._incomplete or not _truncate(file, size)
             raise
@@ -127,7 +152,7 @@ class JsonlSink(Sink):
     def _rotate(self, size: int) -> None:
         """Rename the file if `size` more bytes do not fit; open a new one if someone else has renamed it."""
         file = self._file
-        if file is None or self._stdout:
+        if file is None:
             return
         opened = os.fstat(file.fileno())
         try:
@@ -152,7 +177,8 @@ class JsonlSink(Sink):
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-def _write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write all of the data, in as many writes as it takes."""
     remaining = memoryview(data)
     while remaining:
         remaining = remaining[file.write(remaining) :]
@@ -170,29 +196,3 @@ def _truncate(file: IO[bytes], size: int) -> bool:
 
 def _payload(event: Event) -> str:
     return to_json(event.data)
-
-
-def _in_daemon_thread(call: Callable[[], object]) -> asyncio.Future[None]:
-    """Run a call in a daemon thread, which does not keep the program from exiting, as an executor does."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def resolve(error: Exception | None) -> None:
-        if done.done():  # cancelled
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def run() -> None:
-        result: Exception | None = None
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - it is raised where the call is awaited
-            result = error
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(resolve, result)
-
-    threading.Thread(target=run, name="jsonl", daemon=True).start()
-    return done

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.logging_monitoring.naming import (
     LEVELS,
     NAMES,
@@ -19,14 +20,34 @@ from codomyrmex.integrations.logging_monitoring.naming import (
 )
 from codomyrmex.streaming import EventType, Stream, create_event
 from codomyrmex.streaming.counters import Counter
-from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.encoding import to_builtins
 from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, stems_from_logs
 from codomyrmex.streaming.topics import check_topic
 
 _PACKAGE = "codomyrmex"
+_CAUSE = "_codomyrmex_cause"  # an attribute of log records
 
 _log = Diagnostics(__name__)
+
+
+class _MarkingFactory:
+    """Makes log records that carry their cause, which a `QueueListener` handles in another context."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        origin = cause.get()
+        if origin is not None:
+            setattr(record, _CAUSE, origin)
+        return record
+
+
+def _mark_records() -> None:
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, _MarkingFactory):
+        logging.setLogRecordFactory(_MarkingFactory(factory))
 
 
 class _LogFeed:
@@ -41,6 +62,7 @@ class _LogFeed:
         self._published = Counter()
         self._suppressed = Counter()
         self._failed = Counter()
+        _mark_records()
 
     @property
     def published(self) -> int:
@@ -54,10 +76,10 @@ class _LogFeed:
     def failed(self) -> int:
         return self._failed.value()
 
-    def _suppress(self, logger: object) -> bool:
+    def _suppress(self, logger: object, record: logging.LogRecord | None) -> bool:
         """Return whether a record of this logger must not be published here and now, and count it."""
         own = isinstance(logger, str) and (logger == _PACKAGE or logger.startswith(f"{_PACKAGE}."))
-        if own or stems_from_logs(cause.get()):
+        if own or stems_from_logs(cause.get()) or stems_from_logs(getattr(record, _CAUSE, None)):
             self._suppressed.tick()
             return True
         return False
@@ -131,7 +153,7 @@ class PublishLogs(_LogFeed):
             record = record if isinstance(record, logging.LogRecord) else None
             level = _level(method_name, event_dict) if record is None else record.levelno
             logger = event_dict.get("logger") if record is None else record.name
-            if level >= self._min_level and not self._suppress(logger):
+            if level >= self._min_level and not self._suppress(logger, record):
                 fields = {key: value for key, value in event_dict.items() if key not in _NOT_PUBLISHED}
                 text = _exception_text(event_dict.get("exc_info"))
                 if text is not None:
@@ -155,8 +177,12 @@ class StreamLogHandler(_LogFeed, logging.Handler):
     """A handler of the standard library's `logging` that publishes log records to a stream.
 
     An event has the topic `logs.<level>`. Its data are `event` (the message), `level`, `logger`, `location`,
-    `thread`, the caller's `extra`, and `exception` if there is one. Records that are logged because of such
-    an event are not published again, not even from other tasks and threads, nor are this package's own.
+    `thread`, the caller's `extra`, and `exception` if there is one. An `extra` with one of these names gets
+    an underscore. Records that are logged because of such an event are not published again, not even from
+    other tasks and threads, nor are this package's own.
+
+    To know such records also behind a `QueueHandler`, the first feed extends the factory of log records
+    (`logging.setLogRecordFactory`), so that each record carries its cause.
 
     It never raises, never waits, holds no lock while it publishes, and needs no event loop. Arguments,
     attributes and errors are those of `PublishLogs`.
@@ -184,12 +210,13 @@ class StreamLogHandler(_LogFeed, logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Publish a record."""
         try:
-            if not self._suppress(record.name):
+            if not self._suppress(record.name, record):
                 self._publish(record.levelno, _fields(record), datetime.fromtimestamp(record.created, UTC))
         except Exception as error:  # noqa: BLE001 - logging must not fail
             self._fail(error)
 
 
+_MISSING = object()
 # The attributes that every record has; the others are the caller's `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -203,19 +230,33 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
         fields.setdefault("event", "")
     else:
         fields["event"] = record.getMessage()
-    fields["level"] = record.levelname.lower()
-    fields["logger"] = record.name
-    fields["location"] = f"{record.pathname}:{record.lineno}"
-    fields["thread"] = record.threadName
+    _put(fields, "level", record.levelname.lower())
+    _put(fields, "logger", record.name)
+    _put(fields, "location", f"{record.pathname}:{record.lineno}")
+    _put(fields, "thread", record.threadName)
     text = _exception_text(record.exc_info) or record.exc_text or _exception_text(exc_info)
     if text:
-        fields["exception"] = text
+        _put(fields, "exception", text)
     if record.stack_info:
-        fields["stack"] = record.stack_info
+        _put(fields, "stack", record.stack_info)
     for key, value in vars(record).items():
-        if key not in _STANDARD and not key.startswith("_"):
-            fields.setdefault(key, value)
+        if key not in _STANDARD and not key.startswith("_") and fields.get(key, _MISSING) is not value:
+            fields[_free_name(fields, key)] = value
     return fields
+
+
+def _put(fields: dict[str, Any], name: str, value: object) -> None:
+    """Put a field of the record; the caller's field of that name, if it differs, gets an underscore."""
+    previous = fields.get(name, value)
+    if previous is not value and not (isinstance(previous, str) and previous == value):
+        fields[_free_name(fields, name)] = previous
+    fields[name] = value
+
+
+def _free_name(fields: Mapping[str, Any], name: str) -> str:
+    while name in fields:
+        name += "_"
+    return name
 
 
 def _exception_text(exc_info: Any) -> str | None:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, REPLACEMENT, SecretPatterns
-from codomyrmex.integrations.logging_monitoring.redaction_walk import Rules, Walk, scan
+from codomyrmex.integrations.logging_monitoring.redaction_rules import Rules, names_in, scan
+from codomyrmex.integrations.logging_monitoring.redaction_walk import Walk
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.counters import Counter
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 DEFAULT_KEYS: frozenset[str] = frozenset(
     """
@@ -49,8 +50,10 @@ def redact(
     """Return an interceptor that removes secrets from events: `stream.add_interceptor(redact())`.
 
     A value is replaced as a whole if its key is one of `keys`, in any case, with `-` or `_`, and also as the
-    last words of a longer key (`db_password`, `accessToken`), at any depth, in data and metadata. In all
-    other strings, whatever matches one of `patterns` is replaced.
+    last words of a longer key (`db_password`, `accessToken`), at any depth, in data and metadata. So is the
+    second of a pair (`("password", "x")`, also as lists within a list) and the value of a named value
+    (`{"name": "password", "value": "x"}`). In all other strings, whatever matches one of `patterns` is
+    replaced. Strings that are JSON or percent-encoded are examined like the values that they encode.
 
     Nothing is changed in place: an event with a secret is passed on as a copy, any other unchanged. Types
     that may show their readers something else than they showed here, such as subclasses of `str`, mappings
@@ -90,13 +93,17 @@ class Redactor:
         rules = self._rules
         try:
             texts: list[str] = []
-            unknown_keys: list[object] = []
-            texts_are_clean = False
-            if scan(event, rules.harmless_keys, texts, unknown_keys):
-                texts_are_clean = not rules.patterns.match_any(texts)
-                if texts_are_clean and not unknown_keys:
+            unknown: list[Any] = []
+            texts_are_clean, keys_are_clean = False, False
+            if scan(event, rules.harmless_keys, texts, unknown):
+                names = names_in(unknown, rules.harmless_keys) if unknown else []
+                texts_are_clean = not rules.match_any(texts + names if names else texts)
+                keys_are_clean = texts_are_clean and names is not None
+                if texts_are_clean and names is not None and not (names and rules.may_be_secret(names)):
+                    if names:
+                        rules.cache(names)
                     return event
-            walk = Walk(rules, skip_texts=texts_are_clean)
+            walk = Walk(rules, skip_texts=texts_are_clean, skip_keys=keys_are_clean)
             metadata = walk.value(event.metadata, 0)  # before the data, which may use up the limits
             data = walk.value(event.data, 0)
             if data is event.data and metadata is event.metadata:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.integrations.pipelines.parts import (
     Address,
@@ -27,38 +25,12 @@ class Structlog(SinkConfig, frozen=True):
     output: Literal["stdout", "stderr"] = "stderr"
     level: Literal["debug", "info", "warning", "error", "critical"] = "debug"
 
-    def build(self, name: str, context: Context) -> InlineSink:
-        try:
-            import structlog
-        except ImportError as error:
-            raise MissingExtraError("the sink structlog", "structlog", "structlog") from error
-        from codomyrmex.integrations.logging_monitoring.naming import level_number
-        from codomyrmex.integrations.logging_monitoring.structlog_sink import StructlogSink
+    def build(self, name: str, context: Context) -> Sink:
+        from codomyrmex.integrations.logging_monitoring.log_lines import LogLines
 
-        output = sys.stdout if self.output == "stdout" else sys.stderr
-        renderer: Any = structlog.processors.JSONRenderer()
-        if self.format == "console":
-            renderer = structlog.dev.ConsoleRenderer(colors=output.isatty())
-        logger = structlog.wrap_logger(
-            structlog.PrintLogger(output),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso"),
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(level_number(self.level)),
-        )
-
-        class Logger(StructlogSink):
-            def emit(self, event: Event) -> None:
-                try:
-                    super().emit(event)
-                except BrokenPipeError:
-                    context.stdout_closed.set()
-                    raise
-
-        return Logger(logger, name=name)
+        sink = LogLines(1 if self.output == "stdout" else 2, self.format, self.level, name=name)
+        sink.on_broken_pipe = context.stdout_closed.set
+        return sink
 
 
 class Jsonl(SinkConfig, frozen=True):

@@ -9,6 +9,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.feed import wrap_method
 from codomyrmex.integrations.service_mesh.listener_feed import ListenerFeed
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 try:
@@ -19,10 +20,15 @@ except ImportError as error:
 
 
 def attach_aiobreaker(
-    breaker: CircuitBreaker, stream: Stream, *, service: str | None = None, calls: bool = False
+    breaker: CircuitBreaker,
+    stream: Stream,
+    *,
+    service: str | None = None,
+    calls: bool = False,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> AiobreakerFeed:
     """Publish what a breaker does; arguments, result and errors are those of `attach_pybreaker`."""
-    return AiobreakerFeed(breaker, stream, service, calls=calls)
+    return AiobreakerFeed(breaker, stream, service, calls=calls, repeat_interval=repeat_interval)
 
 
 class AiobreakerFeed(ListenerFeed):

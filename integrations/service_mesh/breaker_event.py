@@ -38,6 +38,7 @@ class BreakerEventKind(StrEnum):
 
 
 _BLOCKING = frozenset({BreakerState.OPEN, BreakerState.FORCED_OPEN, BreakerState.EJECTED})
+NOT_CLOSED = _BLOCKING | {BreakerState.HALF_OPEN}
 _PASSING = frozenset({BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.METRICS_ONLY})
 
 
@@ -83,6 +84,12 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def fires(self) -> bool:
+        """Whether the circuit opens, or is open or half open in a snapshot."""
+        is_snapshot = self.kind is BreakerEventKind.SNAPSHOT
+        return self.opens or (is_snapshot and self.to_state in NOT_CLOSED)
+
+    @property
     def closes(self) -> bool:
         """Whether calls pass again from now on."""
         return self.kind is BreakerEventKind.STATE_CHANGE and self.to_state in _PASSING
@@ -91,8 +98,8 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         """Return the event to publish.
 
         Its data are the fields, its topic is `circuit_breaker.<source>.<breaker>`, and its type is ERROR if
-        a circuit opens or a host is ejected. If a circuit opens or closes, the metadata describe an alert
-        for alert routing: `labels`, `status` and `starts_at`.
+        a circuit opens, is open in a snapshot, or a host is ejected. Then, and if it closes, the metadata
+        describe an alert for alert routing: `labels`, `status`, `starts_at` and `annotations`.
 
         Args:
             timestamp: when it happened; now by default.
@@ -100,7 +107,7 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         metadata: dict[str, Any] = {}
         if self.transition_id is not None:
             metadata["transition_id"] = self.transition_id
-        if self.opens or self.closes:
+        if self.fires or self.closes:
             labels = {
                 "alertname": "CircuitBreakerOpen",
                 "breaker": self.breaker,
@@ -110,16 +117,28 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
             if self.service is not None:
                 labels["service"] = self.service
             metadata["labels"] = labels
-            metadata["status"] = "firing" if self.opens else "resolved"
+            metadata["status"] = "firing" if self.fires else "resolved"
+            metadata["annotations"] = {"summary": self.summary()}
             if self.opened_at is not None:
                 metadata["starts_at"] = self.opened_at.isoformat()
         event = create_event(
             msgspec.to_builtins(self),
-            EventType.ERROR if self.opens else EventType.MESSAGE,
+            EventType.ERROR if self.fires else EventType.MESSAGE,
             topic=f"circuit_breaker.{topic_token(self.source)}.{topic_token(self.breaker)}",
             **metadata,
         )
         return event if timestamp is None else event.replace(timestamp=timestamp)
+
+    def summary(self) -> str:
+        """Return the state in a sentence: `orders (shop) is open after 3 failures: ConnectionError: away`."""
+        service = "" if self.service is None else f" ({self.service})"
+        state = "in an unknown state" if self.to_state is None else self.to_state.value.replace("_", " ")
+        text = f"{self.breaker}{service} is {state}"
+        if not self.fires:
+            return text
+        if self.failure_count:
+            text += f" after {self.failure_count} failure{'s' if self.failure_count > 1 else ''}"
+        return text if self.reason is None else f"{text}: {self.reason}"
 
     @classmethod
     def from_event(cls, event: Event) -> Self | None:
@@ -141,16 +160,19 @@ def transition_id(*parts: object) -> str:
 
 
 def as_utc(time: datetime | float | None) -> datetime | None:
-    """Return a time in UTC.
+    """Return a time in UTC; None if a datetime in UTC cannot express it.
 
     Args:
         time: a datetime, in UTC if naive, or seconds since the epoch.
     """
     if time is None or isinstance(time, bool):
         return None
-    if isinstance(time, (int, float)):
-        return datetime.fromtimestamp(time, UTC)
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        if isinstance(time, (int, float)):
+            return datetime.fromtimestamp(time, UTC)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def parse_state(native: object) -> BreakerState | None:

@@ -13,6 +13,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed, check_type
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 try:
@@ -22,21 +23,34 @@ except ImportError as error:
 
 
 def attach_circuitbreaker(
-    breaker: CircuitBreaker, stream: Stream, *, service: str | None = None, calls: bool = False
+    breaker: CircuitBreaker,
+    stream: Stream,
+    *,
+    service: str | None = None,
+    calls: bool = False,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> CircuitbreakerFeed:
     """Publish what a breaker does; arguments, result and errors are those of `attach_pybreaker`.
 
     `CircuitBreakerMonitor.get(name)` returns a breaker that the decorator `@circuit` has made.
     """
-    return CircuitbreakerFeed(breaker, stream, service, calls=calls)
+    return CircuitbreakerFeed(breaker, stream, service, calls=calls, repeat_interval=repeat_interval)
 
 
 class CircuitbreakerFeed(BreakerFeed):
     """The feed of one breaker; made by `attach_circuitbreaker`."""
 
-    def __init__(self, breaker: CircuitBreaker, stream: Stream, service: str | None, *, calls: bool) -> None:
+    def __init__(
+        self,
+        breaker: CircuitBreaker,
+        stream: Stream,
+        service: str | None,
+        *,
+        calls: bool,
+        repeat_interval: float,
+    ) -> None:
         check_type(breaker, "circuitbreaker", CircuitBreaker)
-        super().__init__(stream, "circuitbreaker", service, calls=calls)
+        super().__init__(stream, "circuitbreaker", service, calls=calls, repeat_interval=repeat_interval)
         self._breaker = breaker
         self._original_class = type(breaker)
         self._state = breaker.state

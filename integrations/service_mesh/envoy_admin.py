@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
+from codomyrmex.integrations.service_mesh.feed import remember
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.integrations.service_mesh.remote import RemoteFeed
 from codomyrmex.streaming import Stream
 
 # The names of clusters may contain dots.
 _GAUGE = re.compile(
     r"cluster\.(?P<cluster>.+)\.circuit_breakers\.(?P<priority>default|high)\."
-    r"(?P<limit>cx_open|cx_pool_open|rq_open|rq_pending_open|rq_retry_open): (?P<value>\d+)"
+    r"(?P<limit>cx_open|cx_pool_open|rq_open|rq_pending_open|rq_retry_open): (?P<value>\d{1,20})"
 )
 _OVERFLOW = re.compile(
     r"cluster\.(?P<cluster>.+)\.(?P<counter>upstream_(?:cx|cx_pool|rq_pending|rq_active|rq_retry)_overflow): "
-    r"(?P<value>\d+)"
+    r"(?P<value>\d{1,20})"
 )
+_MAX_BODY = 1 << 26
 _FILTER = r"circuit_breakers\..*_open$|upstream_.*_overflow$"
+
+
+class _SocketAddress(msgspec.Struct):
+    address: str
+    port_value: int = 0
+
+
+class _Address(msgspec.Struct):
+    socket_address: _SocketAddress | None = None
+
+
+class _Health(msgspec.Struct):
+    failed_outlier_check: bool = False
+
+
+class _Host(msgspec.Struct):
+    address: _Address = msgspec.field(default_factory=_Address)
+    health_status: _Health = msgspec.field(default_factory=_Health)
+
+
+class _Cluster(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+    host_statuses: list[msgspec.Raw] = []
+
+
+class _Clusters(msgspec.Struct):
+    cluster_statuses: list[msgspec.Raw] = []
 
 
 class EnvoyAdmin(RemoteFeed):
@@ -36,13 +67,26 @@ class EnvoyAdmin(RemoteFeed):
         stream: where events are published.
         poll_interval: seconds between two polls.
         timeout: seconds for each request.
+        repeat_interval: seconds after which an open limit or an ejected host is published again, as a
+            snapshot; also while the endpoint cannot be read.
+
+    Attributes:
+        invalid: clusters and hosts that could not be read and were skipped.
 
     Raises:
         TypeError: `stream` is not a stream, or a time is not a number.
         ValueError: a time is not greater than 0, or the URL is not an HTTP URL.
     """
 
-    def __init__(self, url: str, stream: Stream, poll_interval: float = 5.0, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        stream: Stream,
+        poll_interval: float = 5.0,
+        *,
+        timeout: float = 5.0,
+        repeat_interval: float = REPEAT_INTERVAL,
+    ) -> None:
         check_seconds("poll_interval", poll_interval, finite=True)
         super().__init__(
             url.rstrip("/"),
@@ -52,21 +96,34 @@ class EnvoyAdmin(RemoteFeed):
             calls=False,
             backoff_initial=poll_interval,
             timeout=timeout,
+            repeat_interval=repeat_interval,
         )
         self._poll_interval = poll_interval
         self._states: dict[tuple[str, str], BreakerState] = {}
+        self._seen: dict[tuple[str, str], BreakerState] = {}  # in this poll
         self._counters: dict[tuple[str, str], int] = {}
 
     def read(self) -> float:
-        stats = self._get("/stats", filter=_FILTER).text
-        clusters = self._get("/clusters", format="json").json()
-        self._read_stats(stats)
-        self._read_hosts(clusters)
+        stats = self._body("/stats", filter=_FILTER)
+        clusters = msgspec.json.decode(self._body("/clusters", format="json"), type=_Clusters)
+        self._seen = {}
+        self._read_stats(stats.decode("utf-8", "replace"))
+        for cluster in clusters.cluster_statuses:
+            self.skip_invalid(self._read_cluster, cluster)
+        for cluster_name, name in self._states.keys() - self._seen.keys():  # no longer configured
+            self._update_state(cluster_name, name, BreakerState.CLOSED)
+        self._states = self._seen
         self.connected()
         return self._poll_interval
 
-    def _get(self, path: str, **query: str) -> Any:
-        return self.client.get(f"{self.url}{path}", params=query).raise_for_status()
+    def _body(self, path: str, **query: str) -> bytes:
+        body = bytearray()
+        with self.get(f"{self.url}{path}", params=query) as response:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > _MAX_BODY:
+                    raise ValueError(f"{path}: must be at most {_MAX_BODY} bytes, got more")
+        return bytes(body)
 
     def _read_stats(self, text: str) -> None:
         for line in text.splitlines():
@@ -82,7 +139,7 @@ class EnvoyAdmin(RemoteFeed):
 
     def _update_counter(self, cluster: str, counter: str, value: int) -> None:
         previous = self._counters.get((cluster, counter))
-        self._counters[cluster, counter] = value
+        remember(self._counters, (cluster, counter), value)
         if previous is None:
             return
         growth = value - previous if value >= previous else value  # a lower value: Envoy was restarted
@@ -96,19 +153,22 @@ class EnvoyAdmin(RemoteFeed):
                 details={"overflow": growth, "total": value},
             )
 
-    def _read_hosts(self, clusters: Any) -> None:
-        for cluster in clusters.get("cluster_statuses", ()):
-            for host in cluster.get("host_statuses", ()):
-                address = host.get("address", {}).get("socket_address")
-                if not address:
-                    continue
-                health = host.get("health_status", {})
-                ejected = bool(health.get("failed_outlier_check"))
-                state = BreakerState.EJECTED if ejected else BreakerState.CLOSED
-                name = f"{address['address']}:{address['port_value']}"
-                self._update_state(cluster["name"], name, state, health=health)
+    def _read_cluster(self, raw: msgspec.Raw) -> None:
+        cluster = msgspec.json.decode(raw, type=_Cluster)
+        for host in cluster.host_statuses:
+            self.skip_invalid(self._read_host, cluster.name, host)
+
+    def _read_host(self, cluster: str, raw: msgspec.Raw) -> None:
+        host = msgspec.json.decode(raw, type=_Host)
+        address = host.address.socket_address
+        if address is not None:
+            state = BreakerState.EJECTED if host.health_status.failed_outlier_check else BreakerState.CLOSED
+            health = (
+                msgspec.json.decode(raw).get("health_status", {}) if state is BreakerState.EJECTED else {}
+            )
+            self._update_state(cluster, f"{address.address}:{address.port_value}", state, health=health)
 
     def _update_state(self, cluster: str, name: str, state: BreakerState, **details: Any) -> None:
         previous = self._states.get((cluster, name), BreakerState.CLOSED)
-        self._states[cluster, name] = state
+        remember(self._seen, (cluster, name), state)
         self.feed.publish_change(name, previous, state, service=cluster, **details)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Annotated, Any
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed
 from codomyrmex.integrations.service_mesh.breaker_event import (
     BreakerEventKind,
     BreakerState,
     CircuitBreakerEvent,
+    as_utc,
     transition_id,
 )
 from codomyrmex.integrations.service_mesh.feed import check_stream
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL, OpenCircuits
 from codomyrmex.integrations.service_mesh.tail import FileTail
 from codomyrmex.streaming import Stream, StreamClosedError
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 _log = Diagnostics(__name__)
 
@@ -27,8 +30,8 @@ class _Entry(msgspec.Struct):
     """A line of the log. Envoy writes 64-bit numbers as strings and may omit zeros."""
 
     action: str
-    upstream_url: str
-    cluster_name: str
+    upstream_url: Annotated[str, msgspec.Meta(max_length=1_000)]
+    cluster_name: Annotated[str, msgspec.Meta(max_length=1_000)]
     timestamp: datetime
     type: str = ""
     num_ejections: int | str = 0
@@ -52,6 +55,8 @@ class EnvoyOutlierLog(BackgroundFeed):
         position: a file in which the position in the log is saved, so that a restart resumes there.
         from_start: read an existing log from its beginning.
         poll_interval: seconds between two polls.
+        repeat_interval: seconds after which an ejected host is published again, as a snapshot, for at most an
+            hour: an Envoy that is restarted does not log that its hosts are back.
 
     Attributes:
         invalid: lines that were skipped.
@@ -69,6 +74,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         position: str | os.PathLike[str] | None = None,
         from_start: bool = False,
         poll_interval: float = 0.25,
+        repeat_interval: float = REPEAT_INTERVAL,
     ) -> None:
         check_stream(stream)
         check_seconds("poll_interval", poll_interval, finite=True)
@@ -77,6 +83,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         self._stream = stream
         self._poll_interval = poll_interval
         self._path = path
+        self.open_circuits = OpenCircuits(self._publish_event, repeat_interval, timedelta(hours=1))
         self._tail = FileTail(path, position=position, from_start=from_start)
 
     def poll(self) -> float:
@@ -94,6 +101,7 @@ class EnvoyOutlierLog(BackgroundFeed):
 
     def close(self, timeout: float = 5.0) -> None:
         super().close(timeout)
+        self.open_circuits.close()
         self._tail.close()
 
     def _publish(self, line: bytes) -> None:
@@ -101,22 +109,38 @@ class EnvoyOutlierLog(BackgroundFeed):
             return
         try:
             entry = _decode(line)
-            event = _to_event(entry)
-        except (msgspec.DecodeError, ValueError) as error:
+            timestamp = _timestamp(entry)
+            event = _to_event(entry, timestamp)
+        except Exception as error:  # noqa: BLE001 - whatever a line contains, the next one is read
             self.invalid += 1
             key, text = f"invalid {self._path}", "a line of the outlier log %s was skipped: %s"
-            _log.warning(key, text, self._path, error)
+            _log.warning(key, text, self._path, describe(error))
             return
+        self.open_circuits.update(event)
+        self._publish_event(event, timestamp)
+
+    def _publish_event(self, event: CircuitBreakerEvent, timestamp: datetime | None = None) -> None:
         try:
-            self._stream.publish_nowait(event.to_event(entry.timestamp))
+            self._stream.publish_nowait(event.to_event(timestamp))
         except StreamClosedError:
             self.closing.set()
+            self.open_circuits.close()
+        except Exception as error:  # noqa: BLE001 - the next event may be published
+            text = "an event of the outlier log %s was not published"
+            _log.warning(str(self._path), text, self._path, error=error)
 
 
 _decode = msgspec.json.Decoder(_Entry).decode
 
 
-def _to_event(entry: _Entry) -> CircuitBreakerEvent:
+def _timestamp(entry: _Entry) -> datetime:
+    timestamp = as_utc(entry.timestamp)
+    if timestamp is None:
+        raise ValueError(f"timestamp: must be a time that UTC can express, got {entry.timestamp}")
+    return timestamp
+
+
+def _to_event(entry: _Entry, timestamp: datetime) -> CircuitBreakerEvent:
     if entry.action not in {"EJECT", "UNEJECT"}:
         raise ValueError(f"action: must be EJECT or UNEJECT, got {entry.action!r}")
     ejects = entry.action == "EJECT"
@@ -131,7 +155,7 @@ def _to_event(entry: _Entry) -> CircuitBreakerEvent:
         details["secs_since_last_action"] = int(entry.secs_since_last_action)
     for name in ("eject_success_rate_event", "eject_failure_percentage_event", "eject_extension_event"):
         details.update(getattr(entry, name) or {})
-    identity = ("envoy", entry.cluster_name, entry.upstream_url, entry.action, entry.timestamp.isoformat())
+    identity = ("envoy", entry.cluster_name, entry.upstream_url, entry.action, timestamp.isoformat())
     return CircuitBreakerEvent(
         breaker=entry.upstream_url,
         service=entry.cluster_name,
@@ -141,7 +165,7 @@ def _to_event(entry: _Entry) -> CircuitBreakerEvent:
         to_state=to_state,
         native_state=entry.action,
         reason=entry.type or None,
-        opened_at=entry.timestamp if ejects and entry.enforced else None,
+        opened_at=timestamp if ejects and entry.enforced else None,
         details=details,
         transition_id=None if to_state is None else transition_id(*identity),
     )

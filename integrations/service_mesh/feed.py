@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.breaker_event import (
+    NOT_CLOSED,
     BreakerEventKind,
     BreakerState,
     CircuitBreakerEvent,
@@ -18,8 +20,13 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     topic_token,
     transition_id,
 )
-from codomyrmex.streaming import Stream, create_event
-from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL, OpenCircuits
+from codomyrmex.streaming import Stream, StreamClosedError, create_event
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_MAX_BREAKERS = 10_000
 
 _log = Diagnostics(__name__)
 
@@ -44,6 +51,17 @@ def wrap_method(target: object, name: str, wrapper: Callable[..., Any], undo: Ex
     undo.callback(restore)
 
 
+def remember(table: dict[K, V], key: K, value: V) -> None:
+    """Put a value into a table of bounded size; the oldest key is forgotten.
+
+    The names of breakers may come from another host.
+    """
+    if key not in table and len(table) >= _MAX_BREAKERS:
+        with suppress(StopIteration, KeyError, RuntimeError):  # another thread has removed it
+            del table[next(iter(table))]
+    table[key] = value
+
+
 def check_type(value: object, library: str, *types: type) -> None:
     """Raise a TypeError unless `value` is an instance of one of the library's types."""
     if not isinstance(value, types):
@@ -65,12 +83,23 @@ class BreakerFeed:
         source: the library or mesh.
         service: the service that the breakers guard.
         calls: whether to publish each success and failure as well.
+        repeat_interval: seconds after which open circuits are published again.
+
+    Attributes:
+        open_circuits: the circuits that are open.
     """
 
     def __init__(
-        self, stream: Stream, source: str, service: str | None = None, *, calls: bool = False
+        self,
+        stream: Stream,
+        source: str,
+        service: str | None = None,
+        *,
+        calls: bool = False,
+        repeat_interval: float = REPEAT_INTERVAL,
     ) -> None:
         check_stream(stream)
+        self.open_circuits = OpenCircuits(self._publish, repeat_interval)
         self.source = source
         self.calls = calls
         self.closed = False
@@ -82,11 +111,12 @@ class BreakerFeed:
     def close(self) -> None:
         """Stop publishing. Closing twice is allowed."""
         self.closed = True
+        self.open_circuits.close()
 
     def record_failure(self, breaker: str, error: BaseException | None) -> None:
         """Remember the error of a failed call: it is the reason if the circuit opens now."""
         if error is not None:
-            self._reasons[breaker] = describe(error)
+            remember(self._reasons, breaker, describe(error))
 
     def publish_change(
         self,
@@ -116,9 +146,9 @@ class BreakerFeed:
         if from_state is to_state:
             return
         if opened_at is not None:
-            self._opened_at[service, breaker] = opened_at
+            remember(self._opened_at, (service, breaker), opened_at)
         elif to_state is BreakerState.OPEN:
-            self._opened_at[service, breaker] = datetime.now(UTC)
+            remember(self._opened_at, (service, breaker), datetime.now(UTC))
         opened_at = self._opened_at.get((service, breaker))
         moment = opened_at.isoformat() if shared and opened_at is not None else uuid4()
         self.publish(
@@ -140,10 +170,29 @@ class BreakerFeed:
             self._opened_at.pop((service, breaker), None)
             self._reasons.pop(breaker, None)
 
-    def publish_snapshot(self, breaker: str, state: object, **fields: Any) -> None:
-        """Publish the state that a breaker has when the feed is attached."""
+    def publish_snapshot(
+        self,
+        breaker: str,
+        state: object,
+        *,
+        opened_at: datetime | None = None,
+        service: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Publish the state that a breaker has when the feed is attached; if it is open, that is an alert."""
         to_state, name = parse_state(state), native_name(state)
-        self.publish(breaker, BreakerEventKind.SNAPSHOT, to_state=to_state, native_state=name, **fields)
+        if to_state in NOT_CLOSED:
+            opened_at = self._opened_at.get((service, breaker)) or opened_at or datetime.now(UTC)
+            remember(self._opened_at, (service, breaker), opened_at)
+        self.publish(
+            breaker,
+            BreakerEventKind.SNAPSHOT,
+            to_state=to_state,
+            native_state=name,
+            opened_at=opened_at,
+            service=service,
+            **fields,
+        )
 
     def publish_rejection(self, breaker: str, native_state: str, **fields: Any) -> None:
         """Publish that an open breaker has rejected a call."""
@@ -171,9 +220,21 @@ class BreakerFeed:
             event = CircuitBreakerEvent(
                 breaker=breaker, kind=kind, source=self.source, service=service or self._service, **fields
             )
-            self._stream.publish_nowait(event.to_event())
+            self.open_circuits.update(event)
         except Exception as error:  # noqa: BLE001 - it would reach the guarded call
             self.log_error(breaker, error)
+            return
+        self._publish(event)
+
+    def _publish(self, event: CircuitBreakerEvent) -> None:
+        if self.closed:
+            return
+        try:
+            self._stream.publish_nowait(event.to_event())
+        except Exception as error:  # noqa: BLE001 - as above
+            self.log_error(event.breaker, error)
+            if isinstance(error, StreamClosedError):
+                self.open_circuits.close()
 
     def log_error(self, breaker: str, error: Exception) -> None:
         """Log that an event of a breaker could not be published."""

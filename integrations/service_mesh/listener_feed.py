@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any, ClassVar
 
 from codomyrmex.integrations.delivery.secrets import describe
@@ -30,16 +31,21 @@ class ListenerFeed(BreakerFeed):
     rejection: ClassVar[type[Exception]]
     local_storage: ClassVar[type]
 
-    def __init__(self, breaker: Any, stream: Stream, service: str | None, *, calls: bool) -> None:
+    def __init__(
+        self, breaker: Any, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
+    ) -> None:
         check_type(breaker, self.library, self.breaker_type)
-        super().__init__(stream, self.library, service, calls=calls)
+        super().__init__(stream, self.library, service, calls=calls, repeat_interval=repeat_interval)
         self.breaker = breaker
         self._name = str(breaker.name or "unnamed")
         self._changes = 0
         self._wrappers: ExitStack | None = None
         breaker.add_listener(self)
         self._state = _state_name(breaker.current_state)
-        self.publish_snapshot(self._name, self._state, failure_count=breaker.fail_counter)
+        opened_at = self._opened_at_of(breaker)
+        self.publish_snapshot(
+            self._name, self._state, failure_count=breaker.fail_counter, opened_at=opened_at
+        )
         self._update_wrappers()
 
     def close(self) -> None:
@@ -68,18 +74,20 @@ class ListenerFeed(BreakerFeed):
         """Publish a change of state."""
         self._changes += 1
         self._state = _state_name(new)
-        # Processes that share a storage agree on the time of opening, which has no public accessor.
-        storage = getattr(breaker, "_state_storage", None)
-        opened_at = as_utc(getattr(storage, "opened_at", None)) if self._is_open() else None
         self.publish_change(
             self._name,
             old and _state_name(old),
             self._state,
             failure_count=breaker.fail_counter,
-            opened_at=opened_at,
-            shared=not isinstance(storage, self.local_storage),
+            opened_at=self._opened_at_of(breaker),
+            shared=not isinstance(getattr(breaker, "_state_storage", None), self.local_storage),
         )
         self._update_wrappers()
+
+    def _opened_at_of(self, breaker: Any) -> datetime | None:
+        # Processes that share a storage agree on the time of opening, which has no public accessor.
+        storage = getattr(breaker, "_state_storage", None)
+        return as_utc(getattr(storage, "opened_at", None)) if self._is_open() else None
 
     def _is_open(self) -> bool:
         return self._state.lower() == BreakerState.OPEN

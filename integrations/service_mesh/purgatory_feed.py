@@ -9,6 +9,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.breaker_event import as_utc
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed, check_type, wrap_method
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 try:
@@ -21,7 +22,12 @@ Factory = AsyncCircuitBreakerFactory | SyncCircuitBreakerFactory
 
 
 def attach_purgatory(
-    factory: Factory, stream: Stream, *, service: str | None = None, calls: bool = False
+    factory: Factory,
+    stream: Stream,
+    *,
+    service: str | None = None,
+    calls: bool = False,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> PurgatoryFeed:
     """Publish what the breakers of a factory do, including those that it makes later.
 
@@ -34,6 +40,8 @@ def attach_purgatory(
         service: the service that the breakers guard.
         calls: publish failures as well, and successes that end a row of failures; the library reports no
             other successes.
+        repeat_interval: seconds after which an open circuit is published again, as a snapshot, so that its
+            alert does not end while nobody calls the breaker; 0 for never.
 
     Returns:
         A handle; its `close()` ends the feed.
@@ -41,7 +49,7 @@ def attach_purgatory(
     Raises:
         TypeError: `stream` is not a stream, or `factory` is not a factory of the library.
     """
-    return PurgatoryFeed(factory, stream, service, calls=calls)
+    return PurgatoryFeed(factory, stream, service, calls=calls, repeat_interval=repeat_interval)
 
 
 class PurgatoryFeed(BreakerFeed):
@@ -51,9 +59,11 @@ class PurgatoryFeed(BreakerFeed):
     it returns publish their rejections: calls that pass cost nothing extra.
     """
 
-    def __init__(self, factory: Factory, stream: Stream, service: str | None, *, calls: bool) -> None:
+    def __init__(
+        self, factory: Factory, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
+    ) -> None:
         check_type(factory, "purgatory", AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory)
-        super().__init__(stream, "purgatory", service, calls=calls)
+        super().__init__(stream, "purgatory", service, calls=calls, repeat_interval=repeat_interval)
         self._factory = factory
         self._states: dict[str, str] = {}
         self._failures: dict[str, int] = {}

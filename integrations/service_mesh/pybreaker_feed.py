@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.listener_feed import ListenerFeed
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 try:
@@ -13,7 +14,12 @@ except ImportError as error:
 
 
 def attach_pybreaker(
-    breaker: CircuitBreaker, stream: Stream, *, service: str | None = None, calls: bool = False
+    breaker: CircuitBreaker,
+    stream: Stream,
+    *,
+    service: str | None = None,
+    calls: bool = False,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> PybreakerFeed:
     """Publish the state of a breaker, its changes, and rejected calls, each as a `CircuitBreakerEvent`.
 
@@ -24,6 +30,8 @@ def attach_pybreaker(
         stream: where events are published.
         service: the service that the breaker guards.
         calls: publish each success and failure as well.
+        repeat_interval: seconds after which an open circuit is published again, as a snapshot, so that its
+            alert does not end while nobody calls the breaker; 0 for never.
 
     Returns:
         A handle; its `close()` ends the feed.
@@ -31,7 +39,7 @@ def attach_pybreaker(
     Raises:
         TypeError: `stream` is not a stream, or `breaker` is not a breaker of the library.
     """
-    return PybreakerFeed(breaker, stream, service, calls=calls)
+    return PybreakerFeed(breaker, stream, service, calls=calls, repeat_interval=repeat_interval)
 
 
 class PybreakerFeed(ListenerFeed):

@@ -6,6 +6,7 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 try:
@@ -15,7 +16,12 @@ except ImportError as error:
 
 
 def attach_pyresilience(
-    guarded: Any, stream: Stream, *, service: str | None = None, calls: bool = False
+    guarded: Any,
+    stream: Stream,
+    *,
+    service: str | None = None,
+    calls: bool = False,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> PyresilienceFeed:
     """Publish what the circuit breaker of a guarded function does.
 
@@ -25,6 +31,8 @@ def attach_pyresilience(
         stream: where events are published.
         service: the service that the breaker guards.
         calls: publish each success and failure as well.
+        repeat_interval: seconds after which an open circuit is published again, as a snapshot, so that its
+            alert does not end while nobody calls the breaker; 0 for never.
 
     Returns:
         A handle; its `close()` ends the feed.
@@ -32,14 +40,16 @@ def attach_pyresilience(
     Raises:
         TypeError: `stream` is not a stream, or `guarded` is not guarded by pyresilience.
     """
-    return PyresilienceFeed(guarded, stream, service, calls=calls)
+    return PyresilienceFeed(guarded, stream, service, calls=calls, repeat_interval=repeat_interval)
 
 
 class PyresilienceFeed(BreakerFeed):
     """The feed of one guarded function or configuration; made by `attach_pyresilience`."""
 
-    def __init__(self, guarded: Any, stream: Stream, service: str | None, *, calls: bool) -> None:
-        super().__init__(stream, "pyresilience", service, calls=calls)
+    def __init__(
+        self, guarded: Any, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
+    ) -> None:
+        super().__init__(stream, "pyresilience", service, calls=calls, repeat_interval=repeat_interval)
         self._states: dict[str, str] = {}
         self._listener = self._on_event
         if isinstance(guarded, ResilienceConfig):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.request_logs import without_request_logs
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerState
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
@@ -16,6 +22,8 @@ try:
     import httpx
 except ImportError as error:
     raise MissingExtraError("a remote feed", "httpx", "mesh") from error
+
+_log = Diagnostics(__name__)
 
 _MAX_BACKOFF = 30.0  # seconds
 
@@ -31,6 +39,11 @@ class RemoteFeed(BackgroundFeed):
         calls: whether to publish successes and failures as well.
         backoff_initial: seconds before the second attempt; doubles up to 30 s.
         timeout: seconds for each request, or without data.
+        repeat_interval: seconds after which open circuits are published again; also while the source cannot
+            be read, as they may still be open.
+
+    Attributes:
+        invalid: records that could not be read and were skipped.
 
     Raises:
         TypeError: `stream` is not a stream, or a time is not a number.
@@ -47,14 +60,16 @@ class RemoteFeed(BackgroundFeed):
         calls: bool,
         backoff_initial: float,
         timeout: float,
+        repeat_interval: float,
     ) -> None:
         check_seconds("timeout", timeout, finite=True)
         super().__init__(f"{source} {name}")
-        self.feed = BreakerFeed(stream, source, calls=calls)
+        self.feed = BreakerFeed(stream, source, calls=calls, repeat_interval=repeat_interval)
         self.url = url
         self._name = name
         self._backoff_initial = backoff_initial
         self._failures = 0
+        self.invalid = 0
         try:
             address = httpx.URL(url)
         except httpx.InvalidURL:
@@ -77,11 +92,35 @@ class RemoteFeed(BackgroundFeed):
         except Exception as error:  # noqa: BLE001 - the source may answer anything, and the thread goes on
             return self._on_failure(error)
 
+    @contextmanager
+    def get(self, url: str, **options: Any) -> Iterator[httpx.Response]:
+        """Send a request and yield its response, whose status is checked and whose body is not read yet."""
+        request = self.client.build_request("GET", url, **options)
+        with without_request_logs():
+            response = self.client.send(request, stream=True)
+        try:
+            yield response.raise_for_status()
+        finally:
+            response.close()
+
     def connected(self) -> None:
         """Publish that the source can be read again, if it could not be."""
         if self._failures:
             self._failures = 0
+            self.reconnected()
             self.feed.publish_change(self._name, BreakerState.OPEN, BreakerState.CLOSED)
+
+    def skip_invalid(self, read: Callable[..., None], *args: Any) -> None:
+        """Read a record; whatever it contains, the next one is read."""
+        try:
+            read(*args)
+        except Exception as error:  # noqa: BLE001 - foreign data may raise anything
+            self.invalid += 1
+            source = self.feed.source
+            _log.warning(source, "%s: a record was skipped: %s", source, describe(error))
+
+    def reconnected(self) -> None:
+        """Forget what may have changed while the source could not be read."""
 
     def close(self, timeout: float = 5.0) -> None:
         self.feed.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.delivery.sink import is_async
 from codomyrmex.integrations.service_mesh.feed import RetryFeed
 from codomyrmex.streaming import Stream
 
@@ -38,16 +39,28 @@ class TenacityFeed(RetryFeed):
 
     def __init__(self, retrying: Any, stream: Stream, name: str | None) -> None:
         super().__init__(stream, "tenacity")
-        controller = getattr(retrying, "retry", retrying)
+        # A function has its controller as `retry`, which is a condition of a controller.
+        is_controller = isinstance(retrying, BaseRetrying)
+        controller = retrying if is_controller else getattr(retrying, "retry", None)
         if not isinstance(controller, BaseRetrying):
             raise TypeError(f"{retrying!r} is neither decorated with tenacity's retry nor a Retrying")
-        self._controller = controller
+        self._controller: Any = controller
         self._name = name
-        self._previous = controller.before_sleep
-        self._hook = self._before_sleep
-        controller.before_sleep = self._hook
+        self._previous: Any = controller.before_sleep
+        self._hook: Any = self._before_sync
+        if is_async(self._previous):
+            self._hook = self._before_async
+        self._controller.before_sleep = self._hook
 
-    def _before_sleep(self, state: RetryCallState) -> Any:
+    def _before_sync(self, state: RetryCallState) -> Any:
+        self._publish_retry(state)
+        return None if self._previous is None else self._previous(state)
+
+    async def _before_async(self, state: RetryCallState) -> Any:
+        self._publish_retry(state)
+        return await self._previous(state)
+
+    def _publish_retry(self, state: RetryCallState) -> None:
         outcome = state.outcome
         self.publish(
             self._name or getattr(state.fn, "__qualname__", None) or "unnamed",
@@ -56,7 +69,6 @@ class TenacityFeed(RetryFeed):
             waited=state.idle_for,
             error=outcome.exception() if outcome is not None and outcome.failed else None,
         )
-        return None if self._previous is None else self._previous(state)
 
     def close(self) -> None:
         """Stop publishing and restore the previous `before_sleep`. Closing twice is allowed."""

@@ -11,6 +11,7 @@ from typing import Any
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerState, as_utc, parse_state
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
+from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.streaming import Stream
 
 
@@ -23,6 +24,7 @@ def watch(
     source: str = "watch",
     service: str | None = None,
     poll_interval: float = 1.0,
+    repeat_interval: float = REPEAT_INTERVAL,
 ) -> WatchFeed:
     """Poll the state of an object and publish its changes; changes between two polls are missed.
 
@@ -38,6 +40,7 @@ def watch(
         source: the library that the object belongs to.
         service: the service that the breaker guards.
         poll_interval: seconds between two polls; 0 polls only when `poll()` is called.
+        repeat_interval: seconds after which an open circuit is published again, as a snapshot; 0 for never.
 
     Returns:
         A handle; its `close()` ends the feed.
@@ -57,7 +60,7 @@ def watch(
         )
     name = str(name or getattr(breaker, "name", None) or "unnamed")
     read = attrgetter("state") if state is None else state
-    return WatchFeed(breaker, stream, read, name, source, service, poll_interval)
+    return WatchFeed(breaker, stream, read, name, source, service, poll_interval, repeat_interval)
 
 
 class WatchFeed(BreakerFeed):
@@ -72,8 +75,9 @@ class WatchFeed(BreakerFeed):
         source: str,
         service: str | None,
         poll_interval: float,
+        repeat_interval: float,
     ) -> None:
-        super().__init__(stream, source, service)
+        super().__init__(stream, source, service, repeat_interval=repeat_interval)
         self._breaker = breaker
         self._read = read
         self._name = name

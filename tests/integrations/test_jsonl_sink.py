@@ -40,7 +40,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, number: int = errno.ENOSPC) -> None:
         self.room: float = room
         self._error = number
-        monkeypatch.setattr(jsonl_sink, "_write_all", self._write)
+        monkeypatch.setattr(jsonl_sink, "write_all", self._write)
 
     def _write(self, file: Any, data: bytes) -> None:
         part = data[: int(min(self.room, len(data)))]
@@ -184,14 +184,14 @@ async def test_an_attachment_neither_loses_nor_repeats_events_on_a_full_disk(tmp
 @in_time
 async def test_a_cancelled_write_is_completed(tmp_path, monkeypatch):
     path, begun, go = tmp_path / "a.jsonl", threading.Event(), threading.Event()
-    write = jsonl_sink._write_all
+    write = jsonl_sink.write_all
 
     def slow(file: Any, data: bytes) -> None:
         begun.set()
         go.wait(5)
         write(file, data)
 
-    monkeypatch.setattr(jsonl_sink, "_write_all", slow)
+    monkeypatch.setattr(jsonl_sink, "write_all", slow)
     sink = JsonlSink(path)
     await sink.open()
     sending = asyncio.create_task(sink.send([event(1)]))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from itertools import count
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
+from threading import Event as Flag
 from typing import Any
 
 import pytest
@@ -267,3 +271,58 @@ def test_a_stamp_that_the_standard_forbids_is_ignored(stamp):
     with structlog.testing.capture_logs() as lines:
         StructlogSink().emit(create_event(1, traceparent=stamp))
     assert "trace_id" not in lines[0]
+
+
+# In another context
+
+
+@pytest.mark.parametrize("published_by", ["handler", "processor"])
+def test_a_record_behind_a_queue_is_known_to_stem_from_a_log_event(published_by):
+    stream, name = InMemoryStream(), f"loops.{next(_numbers)}"
+    logger, queue = logging.getLogger(name), SimpleQueue()
+    logger.propagate = False
+    logger.addHandler(QueueHandler(queue))
+    feed: Any = StreamLogHandler(stream) if published_by == "handler" else PublishLogs(stream)
+    last: logging.Handler = feed if published_by == "handler" else logging.StreamHandler(StringIO())
+    if published_by == "processor":
+        pre = [structlog.stdlib.add_log_level, feed]
+        json = structlog.processors.JSONRenderer()
+        last.setFormatter(structlog.stdlib.ProcessorFormatter(json, foreign_pre_chain=pre))
+    wrapped = structlog.wrap_logger(
+        logger,
+        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[structlog.processors.JSONRenderer()],
+    )
+    sink = StructlogSink(wrapped, level="error")
+
+    def emit(event: Event) -> None:
+        token = cause.set(event.metadata["codomyrmex.origin"])
+        sink.emit(event)
+        cause.reset(token)
+
+    stream.subscribe_nowait(emit)
+    listener = QueueListener(queue, last)
+    listener.start()
+    logger.warning("once")
+    for _ in range(500):
+        if feed.suppressed:
+            break
+        Flag().wait(0.01)
+    listener.stop()
+    assert (feed.published, feed.suppressed) == (1, 1)
+
+
+def test_an_extra_with_the_name_of_a_field_is_kept():
+    stream = InMemoryStream()
+    logger = logging.getLogger(f"loops.{next(_numbers)}")
+    logger.propagate = False
+    logger.addHandler(StreamLogHandler(stream))
+    extra = {"level": "gold", "logger": 1, "event": None, "location": "Bonn", "level_": 2, "plain": 3}
+    logger.warning("hello", extra=extra)
+    logger.warning({"event": "a dict", "thread": "of an argument", "level": "warning"})
+    first, second = (event.data for event in stream.get_recent_events())
+    assert (first["level"], first["event"]) == ("warning", "hello")
+    kept = {name: first[name] for name in ("logger_", "event_", "location_", "plain")}
+    assert kept == {"logger_": 1, "event_": None, "location_": "Bonn", "plain": 3}
+    assert {first["level_"], first["level__"]} == {"gold", 2}
+    assert (second["thread_"], "level_" in second) == ("of an argument", False)

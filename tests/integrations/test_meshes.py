@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
@@ -129,6 +130,40 @@ def test_a_retry_of_tenacity_is_published_beside_its_own_hook(stream):
     assert len(own) == 4
     with pytest.raises(TypeError, match="neither"):
         attach_tenacity(print, stream)
+
+
+def test_a_controller_of_tenacity_can_be_attached(stream):
+    retrying = tenacity.Retrying(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none(), reraise=True)
+    feed = attach_tenacity(retrying, stream, name="orders")
+    with pytest.raises(ZeroDivisionError):
+        retrying(lambda: 1 / 0)
+    assert [event.topic for event in stream.get_recent_events()] == ["retry.orders"]
+    feed.close()
+    assert retrying.before_sleep is None
+
+
+class AsyncHook:
+    def __init__(self) -> None:
+        self.called = 0
+
+    async def __call__(self, state: tenacity.RetryCallState) -> None:
+        self.called += 1
+
+
+@pytest.mark.parametrize("wrap", [lambda hook: hook, lambda hook: hook.__call__, functools.partial])
+async def test_an_async_hook_of_tenacity_is_still_awaited(stream, wrap):
+    hook = AsyncHook()
+    stop, wait = tenacity.stop_after_attempt(2), tenacity.wait_none()
+    retrying = tenacity.AsyncRetrying(stop=stop, wait=wait, before_sleep=wrap(hook), reraise=True)
+    feed = attach_tenacity(retrying, stream, name="orders")
+
+    async def fail() -> None:
+        raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        await retrying(fail)
+    assert (hook.called, len(stream.get_recent_events())) == (1, 1)
+    feed.close()
 
 
 # Watching

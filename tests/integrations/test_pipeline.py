@@ -547,12 +547,12 @@ async def test_a_sink_gets_what_has_its_topic_and_meets_its_conditions(folder):
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @in_time
-async def test_log_lines_are_written_to_stdout_in_the_format_that_is_set(folder, capsys, form):
+async def test_log_lines_are_written_to_stdout_in_the_format_that_is_set(folder, capfd, form):
     await folder.run(
         f"sources: [{{type: stdin}}]\nsinks: [{{type: structlog, format: {form}, output: stdout}}]",
         b'{"a": 1}\n',
     )
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert out.count("\n") == 1
     if form == "json":
         assert json.loads(out)["data"] == {"a": 1}

@@ -8,10 +8,12 @@ import dataclasses
 import decimal
 import enum
 import itertools
+import json
 import pathlib
 import re
 import sys
 import threading
+import tracemalloc
 import uuid
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -284,6 +286,19 @@ POSITIVE = {
     "OpenAI": ("sk" + "-proj-" + "a1B2" * 5, GONE),
     "Stripe": ("sk" + "_live_" + "a1B2" * 5, GONE),
     "Stripe, restricted": ("rk" + "_live_" + "a1B2" * 5, GONE),
+    "password with a fragment in a URL": ("redis://:p#hunter2@cache/0", f"redis://{GONE}@cache/0"),
+    "password with slashes in a URL": ("redis://u:hunter2/?#x@cache/0", f"redis://{GONE}@cache/0"),
+    "cookie": ("GET / HTTP/1.1\r\nCookie: sid=hunter2\r\nA: b", f"GET / HTTP/1.1\r\nCookie: {GONE}\r\nA: b"),
+    "authorization of another scheme": (
+        "> Authorization: hunter2 x\n> A: b",
+        f"> Authorization: {GONE}\n> A: b",
+    ),
+    "header as an argument": ("curl -H 'Set-Cookie: hunter2' x", f"curl -H 'Set-Cookie: {GONE}' x"),
+    "JSON within JSON": (
+        r'x {"a": "{\"b\": \"{\\\"password\\\": \\\"hunter2\\\"}\"}"}',
+        r'x {"a": "{\"b\": \"{\\\"password\\\": \\\"' + GONE + r'\\\"}\"}"}',
+    ),
+    "an escaped quote in JSON": (r'x {"password": "a\"hunter2"}', f'x {{"password": "{GONE}"}}'),
     "two at once": (f"{JWT} {GITHUB}", f"{GONE} {GONE}"),
 }
 
@@ -306,6 +321,10 @@ def test_a_match_within_a_string_is_replaced(text, expected):
         "https://example.org/@ada",
         "https://example.org/?to=ada@example.org",
         "https://example.org/#ada@example.org",
+        "https://example.org:8080/ada@example.org",
+        "http://[::1]:80/ada@example.org",
+        "authorization: ",
+        "the cookie: fine",
         "https://example.org/?monkey=1&page=2&tokens=3&pwdless=4",
         "?key=",
         "the bearer of this ring",
@@ -1711,3 +1730,106 @@ def test_the_librarys_own_ids_are_unchanged():
 def test_redacting_twice_changes_nothing_more(text):
     once = redact()(create_event({"text": text, "password": "hunter2", "ok": 1}))
     assert redact()(once).data == once.data
+
+
+# Named other than by a key
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([("password", "hunter2")], [("password", GONE)]),
+        ([["X-Api-Key", "hunter2"], ["accept", "*/*"]], [["X-Api-Key", GONE], ["accept", "*/*"]]),
+        ({"headers": [(b"x-api-key", b"hunter2")]}, {"headers": [(b"x-api-key", GONE)]}),
+        ({"pin": ("passcode", 1234)}, {"pin": ("passcode", GONE)}),
+        ({"name": "password", "value": "hunter2"}, {"name": "password", "value": GONE}),
+        ([{"Key": "DbPassword", "Value": "hunter2"}], [{"Key": "DbPassword", "Value": GONE}]),
+        ({"key": "token", "value": {"stringValue": "hunter2"}}, {"key": "token", "value": GONE}),
+        ({"name": b"cookie", "value": b"hunter2"}, {"name": b"cookie", "value": GONE}),
+    ],
+    ids=repr,
+)
+def test_a_secret_that_is_named_by_another_value_is_replaced(value, expected):
+    assert cleaned(value) == expected
+    redactor = redact()
+    for _ in range(3):  # also once the names are cached
+        assert redactor(create_event({"x": value})).data == {"x": expected}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"scopes": ["auth", "profile"]},
+        [("ada", "bob"), ["x", "y"]],
+        {"name": "password", "length": 7},
+        {"name": "ada", "value": 7},
+        {"key": "token_count", "value": 7},
+    ],
+    ids=repr,
+)
+def test_other_pairs_are_unchanged(value):
+    assert passes(value)
+
+
+def nested(value: Any, depth: int) -> str:
+    for _ in range(depth):
+        value = json.dumps({"inner": value})
+    return value
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+@pytest.mark.parametrize("secret", [{"password": "hunter2"}, {"ssn": 1234}, [["pwd", "hunter2"]]], ids=repr)
+def test_a_secret_in_json_in_a_string_is_replaced(depth, secret):
+    for body in (nested(secret, depth), nested(json.dumps(secret), depth), f" {nested(secret, depth)}\n"):
+        text = cleaned({"body": body, "n": 1})["body"]
+        assert "hunter2" not in text
+        assert "1234" not in text
+        assert json.loads(text)["inner"]
+    assert cleaned({"body": nested(secret, depth).encode()}) == {"body": GONE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data=%7B%22password%22%3A%22hunter2%22%7D",
+        "next=%2Fcb%3Faccess_token%3Dhunter2",
+        "q=%257B%2522password%2522%253A%2522hunter2%2522%257D",
+        json.dumps({"\u0070assword": "hunter2"}).replace("p", "\\u0070"),
+    ],
+)
+def test_a_secret_in_an_encoding_is_replaced(text):
+    assert "hunter2" not in cleaned({"text": text})["text"]
+    assert "hunter2" not in cleaned([text])[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1}',
+        '["password"]',
+        '{"note": "50%"}',
+        "100% of %20 a%3Db",
+        '{"text": "the \\u0070assword"}',
+        '"{"',
+        "{",
+    ],
+)
+def test_encodings_without_a_secret_are_unchanged(text):
+    assert passes({"a": text})
+
+
+def test_many_new_keys_are_searched_at_once_and_not_kept():
+    redactor = redact()
+    for event in [create_event({f"{n}-{key}": key for key in range(40_000)}) for n in range(3)]:
+        assert redactor(event) is event
+    tracemalloc.start()
+    for n in range(20):
+        redactor(create_event({f"{n}+{key}": key for key in range(5_000)}))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2_000_000
+
+
+def test_one_secret_key_among_many_new_ones_is_found():
+    data = {f"key {number}": number for number in range(40_000)} | {"db-password": "hunter2"}
+    assert cleaned(data) == data | {"db-password": GONE}
