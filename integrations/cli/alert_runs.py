@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from codomyrmex.integrations.cli.arguments import YEARS, AsJson, ConfigPaths, existing_file
+from codomyrmex.integrations.cli.arguments import AsJson, ConfigPaths, existing_file
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     Row,
@@ -28,7 +28,6 @@ from codomyrmex.integrations.notification.alerts.notification import Kind, Statu
 from codomyrmex.integrations.notification.alerts.replay import Comparison, compare, read_events, sent_as_dict
 from codomyrmex.integrations.notification.alerts.replay import replay as run_replay
 from codomyrmex.integrations.notification.alerts.simulation import TestResult, run_tests
-from codomyrmex.streaming import Event
 from rich.text import Text
 
 _SIGNS = {"-": "red", "+": "green", " ": ""}
@@ -103,7 +102,7 @@ def replay(
     """
     with reporting_errors(as_json=as_json):
         configs = [load_alert_config(path) for path in (old, new) if path is not None]
-        recorded = _read_events(events)
+        recorded = read_events(events)
         runs = [run_replay(config, recorded) for config in configs]
     if len(runs) == 1:
         if as_json:
@@ -125,15 +124,6 @@ def replay(
         )
     if differs and exit_code:
         raise typer.Exit(PROBLEMS)
-
-
-def _read_events(path: Path) -> list[Event]:
-    events = read_events(path)
-    if events and events[-1].timestamp.year >= YEARS[1]:  # timers would end after the last year of datetime
-        last = events[-1]
-        message = f"event {last.id}: the year must be before {YEARS[1]}, got {last.timestamp.year}"
-        raise ConfigError([Problem(message, file=str(path))])
-    return events
 
 
 def _rows(comparison: Comparison, *, changes: bool) -> list[tuple[str, Sent]]:

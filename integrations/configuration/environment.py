@@ -1,4 +1,4 @@
-"""`expand`: `${NAME}` and `${NAME:-default}` in a text; and `Secret`, text that is never shown."""
+"""`expand`: references to environment variables in a text; and `Secret`, text that is never shown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Mapping
 from typing import ClassVar, Self
+from urllib.parse import quote
 
 # The last alternative matches a `${` that starts none of the valid forms.
 _REFERENCE = re.compile(
-    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}|(?P<invalid>\$\{)",
+    r"\$(?P<escaped>\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?P<url>:url)?(?::-(?P<default>(?:(?!\$\{)[^}])*))?\}"
+    r"|(?P<invalid>\$\{)",
     re.ASCII,
 )
 
@@ -41,10 +43,11 @@ class MissingVariableError(ExpansionError):
 
 
 def expand(text: str, environ: Mapping[str, str] | None = None) -> str:
-    """Replace references to environment variables by their values, which are not encoded or expanded again.
+    """Replace references to environment variables by their values, which are not expanded again.
 
     `${NAME}` is the value of a variable, `${NAME:-default}` the default if it is unset or empty, and
-    `$${` a literal `${`. A default cannot contain a reference.
+    `$${` a literal `${`. A default cannot contain a reference. `${NAME:url}` and `${NAME:url:-default}`
+    encode the value for a place in a URL, as a password like `p@ss` needs it; the others do not.
 
     Args:
         text: the text.
@@ -72,11 +75,10 @@ def _expand(text: str, environ: Mapping[str, str]) -> tuple[str, ExpansionError 
             errors.append(ExpansionError("a ${ is not followed by a name and }; write $${ for a literal ${"))
             return ""
         value = environ.get(name)
-        if default is not None:
-            return value or default
-        if value is None:
+        if value is None and default is None:
             errors.append(MissingVariableError(name))
-        return value or ""
+        text = value or default or ""
+        return quote(text, safe="") if reference["url"] else text
 
     expanded = _REFERENCE.sub(value_of, text)
     return expanded, errors[0] if errors else None

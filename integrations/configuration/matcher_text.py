@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
+from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError, quote
 
 Notation = Literal["fallback", "classic", "utf8"]
 
@@ -175,7 +175,15 @@ class _Utf8Parser:
 
     def _matcher(self) -> Matcher:
         end = self._end
+        word = self._token if self._kind == "word" else ""
         name = self._text("a label name")
+        if word.endswith((">", "<")) and self._accept("="):
+            found, quoted = f"{word[-1]}=", quote(word)
+            raise MatcherError(
+                f"{found} is not an operator; a matcher compares text, with =, !=, =~ or !~ (a label of this "
+                f"name is written {quoted})",
+                end - 1,
+            )
         if not name:
             raise MatcherError("the label name is empty", end)
         op = self._token

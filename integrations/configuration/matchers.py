@@ -83,7 +83,7 @@ class Matcher:
         """Return whether a value of the label meets the condition."""
         if self._literals is not None:
             return (value in self._literals) is not self._negative
-        return (self.regex.fullmatch(value) is not None) is not self._negative
+        return (self.regex.fullmatch(_for_re2(value)) is not None) is not self._negative
 
     @property
     def choices(self) -> frozenset[str] | None:
@@ -108,6 +108,11 @@ class Matcher:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+
+def _for_re2(value: str) -> str:
+    """Return a value that RE2 accepts: a lone surrogate, as JSON may contain, is replaced."""
+    return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def matches_all(matchers: Iterable[Matcher], labels: Labels) -> bool:
@@ -179,6 +184,7 @@ class RegexSet:
         return matching
 
     def _match(self, value: str) -> frozenset[str]:
+        value = _for_re2(value)
         numbers = None if self._set is None else self._set.Match(value)
         if numbers:
             anything = len(self._patterns)

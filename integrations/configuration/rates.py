@@ -46,6 +46,10 @@ class TokenBucket:
         """Remove a token even if there is none, at the expense of later ones."""
         self._full_at = max(self._full_at, now) + self._seconds_per_token
 
+    def move(self, by: float) -> None:
+        """Move the times by some seconds, after the clock was set."""
+        self._full_at += by
+
     def ready_at(self) -> float:
         """Return the time from which there is a token."""
         return self._full_at - (self._count - 1) * self._seconds_per_token

@@ -110,10 +110,10 @@ class Reader:
             return None if value is None else self._union(value, args, path)
         if origin is Annotated:  # the type of the result, and the one that parses it
             return self.value(value, args[1], path)
-        if value is None:
-            return _INVALID  # `key:` without a value is the same as no key
         if kind is Any:
             return value
+        if value is None:
+            return _INVALID  # `key:` without a value is the same as no key
         if origin is list:
             return self._list(value, args[0], path)
         if origin is dict:
@@ -135,14 +135,25 @@ class Reader:
     def _list(self, value: object, kind: Any, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
             return self._wrong_type(path, "a list", value)
-        items = [self.value(item, kind, at(path, number)) for number, item in enumerate(value)]
+        items = [self._item(item, kind, at(path, number)) for number, item in enumerate(value)]
         return [item for item in items if item is not _INVALID]
 
     def _dict(self, value: object, kind: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             return self._wrong_type(path, "a mapping", value)
-        items = {str(key): self.value(item, kind, at(path, str(key))) for key, item in value.items()}
+        if kind is str:  # as in Go, where nothing is an empty text
+            value = {key: "" if item is None else item for key, item in value.items()}
+        items = {str(key): self._item(item, kind, at(path, str(key))) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not _INVALID}
+
+    def _item(self, value: object, kind: Any, path: str) -> Any:
+        """Return a value in a list or a mapping, where nothing is not the same as no item."""
+        item = self.value(value, kind, path)
+        if value is None and item is _INVALID:
+            is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+            expected = "a mapping" if is_struct else _NAMES.get(get_origin(kind) or kind, "a value")
+            return self._wrong_type(path, getattr(kind, "expects", expected), None)
+        return item
 
     def _text(self, value: object, kind: Any, path: str) -> Any:
         text = value if isinstance(value, str) else self._words.get(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
@@ -30,7 +31,7 @@ def read_yaml(text: str, file: str | None = None) -> YamlText:
     """Parse YAML 1.1 with the tags of built-in types, as Prometheus does; `file` is for the problems."""
     result = YamlText()
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is not None:
@@ -44,12 +45,37 @@ def read_yaml(text: str, file: str | None = None) -> YamlText:
     return result
 
 
+class _Loader(yaml.SafeLoader):
+    """Accepts tabs where Go's YAML does (as libyaml): between tokens and inside of text, not to indent."""
+
+    def scan_to_next_token(self) -> None:
+        while self.peek() == "\t" and self._allows_tab():
+            self.forward()
+        super().scan_to_next_token()
+        if self.peek() == "\t" and self._allows_tab():
+            self.scan_to_next_token()
+
+    def _allows_tab(self) -> bool:
+        return bool(self.flow_level) or not self.allow_simple_key
+
+    def scan_plain_spaces(self, indent: int, start_mark: Any) -> Any:
+        length = 0
+        while self.peek(length) in {" ", "\t"}:
+            length += 1
+        blanks = self.prefix(length)
+        self.forward(length)
+        if self.peek() in "\r\n\x85\u2028\u2029":
+            return super().scan_plain_spaces(indent, start_mark)
+        return [blanks] if blanks else []
+
+
 class _Converter:
     def __init__(self, loader: yaml.SafeLoader, result: YamlText, file: str | None) -> None:
         self._loader = loader
         self._result = result
         self._file = file
         self._remaining = _MAX_VALUES
+        self._own_keys: dict[int, set[int]] = {}  # of each mapping, without those that are merged into it
 
     def value(self, node: yaml.Node, path: str) -> Any:
         self._remaining -= 1
@@ -75,32 +101,39 @@ class _Converter:
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
-        self._loader.flatten_mapping(node)  # `<<: *base`
-        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        own: set[int] = set()
+        own = self._own_keys.setdefault(
+            id(node), {id(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"}
+        )
+        self._loader.flatten_mapping(node)  # `<<: *base`; what is merged comes first
+        values: dict[str, list[yaml.Node]] = {}
+        first: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None:
                 self._add(key_node, path, "a key must be text")
                 continue
-            if (
-                key in merged
-                and key_node.start_mark.line >= node.start_mark.line
-                and id(merged[key][0]) in own
-            ):
-                first = merged[key][0].start_mark.line + 1
-                self._add(key_node, at(path, key), f"{key} is given twice, first on line {first}")
+            if id(key_node) in own and first.setdefault(key, key_node) is not key_node:
+                line = first[key].start_mark.line + 1
+                self._add(key_node, at(path, key), f"{key} is given twice, first on line {line}")
                 continue
-            if node.start_mark.index <= key_node.start_mark.index <= node.end_mark.index:
-                own.add(id(key_node))
-            merged[key] = (key_node, value_node)
+            values.setdefault(key, []).append(value_node)
             mark = key_node.start_mark
             self._result.positions[key_of(at(path, key))] = (mark.line + 1, mark.column + 1)
-        return {key: self.value(value_node, at(path, key)) for key, (_, value_node) in merged.items()}
+        return {
+            key: reduce(_merged, [self.value(each, at(path, key)) for each in nodes])
+            for key, nodes in values.items()
+        }
 
     def _add(self, node: yaml.Node, path: str, message: str) -> None:
         mark = node.start_mark
         self._result.problems.append(Problem(message, path, self._file, mark.line + 1, mark.column + 1))
+
+
+def _merged(base: Any, value: Any) -> Any:
+    """Return a value over one that is merged; mappings are joined, as in Go, where both fill one struct."""
+    if not isinstance(base, dict) or not isinstance(value, dict):
+        return value
+    return base | {key: _merged(base.get(key), each) for key, each in value.items()}
 
 
 def _problem(error: yaml.YAMLError, file: str | None) -> Problem:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.router import AlertRouter
     from codomyrmex.integrations.notification.alerts.silences import Silence
     from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
-    from codomyrmex.integrations.notification.alerts.sink import AlertSink
+    from codomyrmex.integrations.notification.alerts.sink import AlertSink, AlertStatistics
     from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
     from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
     from codomyrmex.integrations.notification.channels import ChannelError
@@ -33,6 +33,7 @@ _MODULES = {
     "AlertEngine": "alerts.engine",
     "AlertRouter": "alerts.router",
     "AlertSink": "alerts.sink",
+    "AlertStatistics": "alerts.sink",
     "AppriseChannel": "apprise_channel",
     "ChannelError": "channels",
     "Explanation": "alerts.explain",
@@ -62,6 +63,7 @@ __all__ = [
     "AlertEngine",
     "AlertRouter",
     "AlertSink",
+    "AlertStatistics",
     "AppriseChannel",
     "ChannelError",
     "Explanation",

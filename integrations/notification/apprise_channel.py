@@ -46,6 +46,12 @@ class AppriseConfig(ChannelConfig, kw_only=True, frozen=True):
             yield "url", "this is not an Apprise URL; it starts with a scheme, as in slack://"
         yield from super().problems()
 
+    def findings(self) -> Iterator[tuple[str, str]]:
+        """Yield why Apprise does not accept the URL; nothing if Apprise is not installed."""
+        reason = AppriseTarget(self.name, self.url, (), None, expand_url=False).check()
+        if reason is not None:
+            yield "url", reason
+
     def create(self) -> AppriseChannel:
         """Create the channel; the configuration has expanded its URL."""
         return AppriseChannel(self.name, self.url, tags=self.tags, timeout=self.timeout, expand_url=False)

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from importlib import import_module
 from inspect import isasyncgenfunction, isgeneratorfunction
 from pathlib import Path
 from types import ModuleType
@@ -36,23 +37,61 @@ _LOGGERS = (
     "oauthlib.oauth1.rfc5849",
 )
 _LOGGED_STATUS = re.compile(r"\berror=([1-5][0-9]{2})\b")
+_TITLE_MARKUP = 20  # characters around a title that becomes a part of the body, as in `<b>...</b><br />`
 _METHODS = frozenset({"delete", "get", "head", "options", "patch", "post", "put", "request"})
 _CONNECTION_ERRORS = ("ConnectionError", "Timeout", "ChunkedEncodingError")  # of `requests`
 _MAX_RETRY_AFTER = 86_400.0  # seconds
 
 
-def one_attempt(apprise: Any, service: Any) -> Callable[..., Any]:
-    """Return a function that sends a notification once, in the thread that calls it.
+# A call of `Apprise.notify` with a title, a body, a type and a format.
+Send = Callable[[str, str, Any, Any], Any]
 
-    Since 2.0 a service converts the format itself, and `Apprise` calls it on shared threads. Before that,
-    `Apprise` converts the format, and calls a single service directly.
+
+def one_attempt(apprise: Any, service: Any) -> Send:
+    """Return a function that sends what `Apprise.notify` would, once, in the thread that calls it.
+
+    Since 2.0 `Apprise` calls services on shared threads, so they are called directly. As some of them then
+    convert nothing (Telegram), the format is converted here.
     """
     service.retry, service.wait, service.optional = 0, 0.0, False
-    if hasattr(service, "resolve_format"):
-        return service.notify  # type: ignore[no-any-return]
-    alone = apprise.Apprise()
-    alone.add(service)
-    return alone.notify  # type: ignore[no-any-return]
+    if not hasattr(service, "resolve_format"):
+        alone = apprise.Apprise()
+        alone.add(service)
+        return lambda title, body, type_, format_: alone.notify(
+            title=title, body=body, notify_type=type_, body_format=format_
+        )
+
+    def send(title: str, body: str, type_: Any, format_: Any) -> Any:
+        target, body = converted(service, format_, body)
+        if title and service.title_maxlen <= 0:
+            _, title = converted(service, format_, title)
+        options = {"body_format": target, "body_passthrough": False}
+        return service.notify(title=title, body=body, notify_type=type_, **options)
+
+    return send
+
+
+def converted(service: Any, format_: Any, text: str) -> tuple[Any, str]:
+    """Return the format that a service uses for a text, and the text in it."""
+    if not hasattr(service, "resolve_format"):
+        return format_, text
+    target = service.resolve_format(format_)
+    return target, convert(format_, target, text)
+
+
+def convert(source: Any, target: Any, text: str) -> str:
+    """Return a text in another format."""
+    function: Any = import_module("apprise.conversion").convert_between
+    return str(function(source, target, text))
+
+
+def room_for_body(service: Any, title: str) -> int | None:
+    """Return the characters that a service takes as the body; None if the URL says what is done with more."""
+    if service.overflow_mode != type(service).overflow_mode or service.body_maxlen <= 0:
+        return None
+    shares = service.title_maxlen <= 0 or getattr(service, "overflow_amalgamate_title", False)
+    room: int = service.body_maxlen - (len(title) + _TITLE_MARKUP if shares else 0)
+    return max(room, 1)
 
 
 def find_false_success(service: Any) -> str | None:
@@ -78,9 +117,14 @@ class Response(NamedTuple):
     status: int | None = None
     retry_after: float | None = None  # seconds
     error: str | None = None  # the class of the exception, if there was no response
+    redirected: bool = False  # to a request with another method, so without the notification
     connection_failed: bool = False  # or timed out
 
     def __str__(self) -> str:
+        if self.redirected:
+            return (
+                f"status {self.status}, a redirection that does not send the notification; use the final URL"
+            )
         return self.error or f"status {self.status}"
 
 
@@ -145,8 +189,17 @@ def _record(
         responses.append(Response(error=type(error).__name__, connection_failed=failed))
         raise
     wait = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-    responses.append(Response(response.status_code, wait))
+    lost = next((each for each in response.history if _changes_method(each, response)), None)
+    if lost is not None:
+        responses.append(Response(lost.status_code, redirected=True))
+    else:
+        responses.append(Response(response.status_code, wait))
     return response
+
+
+def _changes_method(first: Any, last: Any) -> bool:
+    """Return whether a request was redirected to one with another method (RFC 9110, section 15.4)."""
+    return bool(first.request.method != last.request.method)
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -12,9 +12,13 @@ from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.environment import ExpansionError, expand
 from codomyrmex.integrations.notification.apprise_internals import (
     Response,
+    Send,
+    convert,
+    converted,
     find_false_success,
     one_attempt,
     recorded_responses,
+    room_for_body,
     silenced,
     watch_requests,
 )
@@ -25,6 +29,13 @@ from codomyrmex.integrations.notification.channels import (
 )
 from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import escape
+
+# The services in which a label could mention everybody, and how; `?ping=` in a URL still does.
+_CHATS = frozenset({"discord", "guilded", "mmost", "mmosts", "rocket", "rockets", "slack", "zulip"})
+_MENTION = re.compile(r"(?<![\w.])@(?=everyone\b|here\b|channel\b|all\b)|<(?=[@!])")
+
+# The services whose Markdown has no entities such as `&lt;`; all of them take the backslashes of CommonMark.
+_WITHOUT_ENTITIES = frozenset({"discord", "slack", "tgram"})
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _RETRYABLE = frozenset({408, 425, 429})  # RFC 9110, 8470 and 6585: the same request may succeed later
@@ -48,7 +59,7 @@ class AppriseTarget:
         self._expand_url = expand_url
         self._apprise: Any = None
         self._service: Any = None
-        self._send: Callable[..., Any] | None = None
+        self._send: Send | None = None
 
     def __str__(self) -> str:
         return f"channel {self._name} ({self.scheme})"
@@ -66,6 +77,16 @@ class AppriseTarget:
         if reason is not None:
             raise ChannelError(f"{self} cannot be set up: {reason}")
         watch_requests(self._service)
+
+    def check(self) -> str | None:
+        """Return why Apprise does not accept the URL; None if it does or is not installed."""
+        try:
+            self._apprise = import_module("apprise")
+        except ImportError:
+            return None
+        reason = self._set_up()
+        known = "; a scheme that the application adds with @notify is known only there"
+        return None if reason is None else f"{reason}: {self.scheme}://...{known}"
 
     def _set_up(self) -> str | None:
         """Create the service, or return why that fails; no error leaves this frame, which has the URL."""
@@ -91,22 +112,50 @@ class AppriseTarget:
         """
         if self._send is None:
             raise ChannelError(f"{self} is not open")
-        if self._service.title_maxlen <= 0:  # Apprise puts the title into the body, in the body's format
-            message = replace(message, title=escape(message.title, message.format))
         sent, raised = False, None
         with silenced() as logged_statuses, recorded_responses() as responses:
             try:
-                sent = self._send(
-                    title=message.title,
-                    body=message.body,
-                    notify_type=getattr(self._apprise.NotifyType, message.type.upper()),
-                    body_format=getattr(self._apprise.NotifyFormat, message.format.upper()),
-                )
+                message = self._fitted(message)
+                type_ = getattr(self._apprise.NotifyType, message.type.upper())
+                sent = self._send(message.title, message.body, type_, self._format(message))
             except BaseException as error:  # noqa: BLE001 - its message may contain the URL
                 raised = type(error).__name__
-        if not sent:
-            failed = [each for each in responses if each.error or (each.status or 0) >= 400]  # noqa: PLR2004
+        if not sent or any(each.redirected for each in responses):
+            failed = [each for each in responses if _has_failed(each)]
             raise self._failure(failed or [Response(status) for status in logged_statuses], raised)
+
+    def _format(self, message: Message) -> Any:
+        return getattr(self._apprise.NotifyFormat, message.format.upper())
+
+    def _fitted(self, message: Message) -> Message:
+        """Return a message that the service accepts: not too long, and without mentions."""
+        service = self._service
+        if self.scheme.lower() in _CHATS:
+            message = _without_mentions(message)
+        if service.title_maxlen <= 0:  # Apprise puts the title into the body, in the body's format
+            message = replace(message, title=escape(message.title, message.format))
+        else:
+            message = replace(message, title=message.title[: service.title_maxlen])
+        if message.format == "markdown" and self.scheme.lower() in _WITHOUT_ENTITIES:
+            body = message.body.replace("&lt;", "\\<").replace("&gt;", "\\>").replace("&amp;", "&")
+            message = replace(message, body=body)
+        room = room_for_body(service, message.title)
+        if room is None:
+            return message
+        if message.format == "html" and self._size(message) > room:  # cut tags would be refused
+            text_format = self._apprise.NotifyFormat.TEXT
+            text = convert(self._format(message), text_format, message.body)
+            message = replace(message, body=text, format="text")
+        limit, whole = room, message
+        while (size := self._size(message)) > room and limit > 1:
+            limit = min(limit, len(message.body), max(len(message.body) * room // size, 1))
+            message = replace(message, body=whole.shortened(limit))
+            limit -= 1
+        return message
+
+    def _size(self, message: Message) -> int:
+        """Return the length of the body as the service gets it."""
+        return len(converted(self._service, self._format(message), message.body)[1])
 
     def _failure(self, responses: Sequence[Response], raised: str | None) -> ChannelError:
         """Return the error for a notification that was not delivered.
@@ -119,12 +168,28 @@ class AppriseTarget:
         if retryable:
             wait = max((each.retry_after for each in retryable if each.retry_after is not None), default=None)
             return ChannelRetryableError(f"{message}: {retryable[-1]}", retry_after=wait)
-        refused = [each for each in responses if 400 <= (each.status or 0) < 500]  # noqa: PLR2004
+        refused = [
+            each
+            for each in responses
+            if each.redirected or 400 <= (each.status or 0) < 500  # noqa: PLR2004
+        ]
         if refused:
             return ChannelPermanentError(f"{message}: {refused[-1]}")
         if raised is not None:
             return ChannelError(f"{message}: Apprise raised {raised}")
         return ChannelError(f"{message}: {responses[-1]}" if responses else message)
+
+
+def _without_mentions(message: Message) -> Message:
+    title, body = (_MENTION.sub("\\g<0>\u200b", text) for text in (message.title, message.body))
+    if body == message.body:
+        return replace(message, title=title)
+    cuts = [(end + len(_MENTION.findall(message.body[:end])), left_out) for end, left_out in message.cuts]
+    return replace(message, title=title, body=body, cuts=cuts)
+
+
+def _has_failed(response: Response) -> bool:
+    return response.redirected or response.error is not None or (response.status or 0) >= 400  # noqa: PLR2004
 
 
 def _is_retryable(response: Response) -> bool:

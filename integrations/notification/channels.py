@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -11,6 +11,7 @@ from codomyrmex.integrations.configuration.rates import RateLimit
 from codomyrmex.integrations.delivery.errors import DeliveryError, PermanentError, RetryableError
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.notification.templates import TemplateError, compile_template
+from codomyrmex.streaming import Event
 
 
 class ChannelError(DeliveryError):
@@ -64,9 +65,36 @@ class ChannelConfig(msgspec.Struct, kw_only=True, frozen=True):
         if self.timeout <= 0:
             yield "timeout", f"must be greater than 0, got {self.timeout}"
 
+    def findings(self) -> Iterator[tuple[str, str]]:
+        """Yield what `lint` should say about the channel, as `problems` does."""
+        yield from ()
+
     def create(self) -> Sink:
         """Create the channel."""
         raise NotImplementedError
+
+
+class UndeliverableChannel(ChannelConfig, kw_only=True, frozen=True):
+    """The channel of a receiver whose blocks are all for other programs: each notification fails.
+
+    Args:
+        reason: why it fails.
+    """
+
+    reason: str
+
+    def create(self) -> Sink:
+        """Create a sink that refuses everything."""
+        return _Refusing(self.name, self.reason)
+
+
+class _Refusing(Sink):
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self._reason = reason
+
+    async def send(self, events: Sequence[Event]) -> None:  # noqa: ARG002 - all fail
+        raise ChannelPermanentError(self._reason)
 
 
 class ApplicationChannel(ChannelConfig, kw_only=True, frozen=True):

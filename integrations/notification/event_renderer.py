@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codomyrmex.integrations.notification.templates import FORMATS, Template, check_format, compile_template
+from codomyrmex.integrations.notification.templates import (
+    CUT,
+    FORMATS,
+    Template,
+    check_format,
+    compile_template,
+)
 from codomyrmex.streaming import Event, EventType
 
 MAX_TITLE = 250
@@ -29,6 +35,17 @@ class Message:
     body: str
     type: str  # `info`, `success`, `warning` or `failure`
     format: str  # of the body: `text`, `markdown` or `html`
+    cuts: Sequence[tuple[int, int]] = ()  # where the body may end, and how many alerts it then leaves out
+
+    def shortened(self, limit: int) -> str:
+        """Return the body with at most `limit` characters; it says what was left out."""
+        if len(self.body) <= limit:
+            return self.body
+        for end, left_out in reversed(self.cuts):
+            more = f"\n\nand {left_out} more"
+            if 0 < end <= limit - len(more):
+                return f"{self.body[:end]}{more}"
+        return f"{self.body[: max(limit - len(CUT), 0)]}{CUT}"[:limit]
 
 
 class EventRenderer:
@@ -54,13 +71,15 @@ class EventRenderer:
             format = self._format  # noqa: A001
         if not isinstance(title, str):
             title = _default_title(event) if self._title is None else self._title.render(event=_values(event))
+        cuts = _cuts(metadata) if isinstance(body, str) else ()
         if not isinstance(body, str):
             if self._body is None:
                 body, format = _default_body(event), "text"  # noqa: A001
             else:
                 body = self._body_template(format).render(event=_values(event))
         body = body.encode("utf-8", "replace").decode()  # a lone surrogate would fail inside the plugin
-        return Message(one_line(title), body if body.strip() else NO_DATA, notify_type(event), format)
+        body = body if body.strip() else NO_DATA
+        return Message(one_line(title), body, notify_type(event), format, cuts)
 
     def _body_template(self, format: str) -> Template:  # noqa: A002 - as above
         if format not in self._bodies:
@@ -96,6 +115,13 @@ def one_line(text: str) -> str:
     """Return a title without line breaks and control characters, cut to `MAX_TITLE` characters."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(printable.split())[:MAX_TITLE].rstrip()
+
+
+def _cuts(metadata: Mapping[str, Any]) -> list[tuple[int, int]]:
+    cuts = metadata.get("body_cuts")
+    if not isinstance(cuts, (list, tuple)):
+        return []
+    return [(end, left_out) for end, left_out in cuts if isinstance(end, int)]
 
 
 def _default_title(event: Event) -> str:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from codomyrmex.integrations.configuration.environment import Secret
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.pipelines.line_sources import check_files, file_path, position_path
 from codomyrmex.integrations.pipelines.parts import (
     Address,
@@ -21,7 +22,6 @@ from codomyrmex.integrations.pipelines.parts import (
     Topic,
 )
 from codomyrmex.streaming import Event, InMemoryStream
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 _log = Diagnostics(__name__)
 

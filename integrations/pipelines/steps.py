@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 from codomyrmex.integrations.configuration.matcher_text import MatcherLine
 from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.integrations.configuration.rates import RateLimit, TokenBucket
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, LazyTraceback, describe
 from codomyrmex.integrations.logging_monitoring.redaction import DEFAULT_KEYS, redact
 from codomyrmex.integrations.pipelines.config import Part
@@ -22,7 +23,6 @@ from codomyrmex.integrations.pipelines.fields import condition, template, text_o
 from codomyrmex.integrations.pipelines.parts import Context, FieldError, Step, StepConfig, Topic
 from codomyrmex.streaming import Event, EventType
 from codomyrmex.streaming.chain import FLAT_MAP, MAP, SINK, Chain
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 _MAX_BUCKETS = 10_000
 

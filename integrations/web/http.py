@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any
 
-from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.streaming.encoding import to_json
 from codomyrmex.streaming.topics import check_pattern, matches
 from starlette.datastructures import Headers

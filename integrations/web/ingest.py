@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.web import http
 from codomyrmex.streaming import Clock, Event, EventDecodeError, Stream, StreamClosedError, TopicError
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
-from codomyrmex.streaming.diagnostics import Diagnostics
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Router

@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
-from codomyrmex.streaming.diagnostics import Diagnostics
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.notification import AlertSink, Silence

@@ -15,7 +15,7 @@ from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.configuration.rates import RateLimit
 from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, lint, load_alert_config
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
-from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -264,7 +264,9 @@ def test_a_whole_alertmanager_yml_loads_and_the_notes_say_what_is_not_used() -> 
     ]
     assert (config.notes[4].line, config.notes[4].column) == (25, 3)
     assert "deliver nothing" in config.notes[4].message
-    assert config.receivers["team-X-pager"].channels == ()
+    [channel] = config.receivers["team-X-pager"].channels
+    assert isinstance(channel, UndeliverableChannel)
+    assert "has only pagerduty_configs and webhook_configs, which deliver nothing here" in channel.reason
     assert "hunter2" not in repr(config)
 
 
@@ -754,3 +756,106 @@ def test_any_text_is_a_configuration_or_an_alert_config_error(text: str) -> None
         load_alert_config(f"{text}\n", environ={})
     except AlertConfigError as error:
         assert error.problems  # noqa: PT017 - either is right
+
+
+ROUTES = """
+route:
+  receiver: a
+  routes:
+    - receiver: a
+      {}
+receivers: [{{name: a}}]
+"""
+
+
+def test_a_label_with_nothing_is_an_empty_label_as_in_alertmanager() -> None:
+    route = load_alert_config(ROUTES.format("match: {team: }")).route.children[0]
+    assert [str(matcher) for matcher in route.matchers] == ['team=""']
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("match_re: {team: }", "match_re.team", "expected a regular expression, found nothing"),
+        ("matchers: [a=b, ~]", "matchers[1]", 'expected a matcher like severity="critical", found nothing'),
+        ("group_by: [a, null]", "group_by[1]", "expected text, found nothing"),
+        ("routes: [~]", "routes[0]", "expected a mapping, found nothing"),
+    ],
+)
+def test_nothing_in_a_list_or_a_mapping_is_a_problem(text: str, path: str, message: str) -> None:
+    with pytest.raises(AlertConfigError) as caught:
+        load_alert_config(ROUTES.format(text))
+    [problem] = caught.value.problems
+    assert (problem.path, problem.message) == (f"route.routes[0].{path}", message)
+    assert problem.line == 6
+
+
+def test_a_kubernetes_manifest_is_named_in_one_sentence() -> None:
+    manifest = (
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: alertmanager}\ndata: {alertmanager.yaml: cm91dGU6}\n"
+    )
+    with pytest.raises(AlertConfigError) as caught:
+        load_alert_config(manifest)
+    [problem] = caught.value.problems
+    assert problem.message.startswith(
+        "this is a Kubernetes manifest (Secret) and not a configuration of alerts"
+    )
+    assert problem.line == 2
+
+
+# YAML as Go reads it
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "route: {receiver: a}\t# x\nreceivers: [{name: a}]\n",
+        "route:\t{receiver:\ta,\tgroup_by: []\t}\nreceivers:\t\n- name: a\t# x\n",
+        "route:\n  receiver: a\t\nreceivers: [{name: a}]\n",
+    ],
+)
+def test_tabs_may_stand_between_words_and_at_the_end_of_a_line(text: str) -> None:
+    assert load_alert_config(text).route.receiver == "a"
+
+
+def test_a_tab_inside_of_a_text_belongs_to_it_and_one_for_indentation_is_a_problem() -> None:
+    text = "route: {{receiver: a}}\nreceivers:\n- name: a\n- name: b\tc{}\n"
+    assert set(load_alert_config(text.format("")).receivers) == {"a", "b\tc"}
+    with pytest.raises(AlertConfigError, match="cannot start any token"):
+        load_alert_config(text.format("\n\tfallback: a"))
+
+
+@pytest.mark.parametrize("order", ["<<: *base, match: {y: '2'}", "match: {y: '2'}, <<: *base"])
+def test_a_mapping_is_joined_with_the_one_that_is_merged(order: str) -> None:
+    text = f"""
+route:
+  receiver: a
+  routes:
+    - &base {{receiver: b, match: {{x: '1', y: '1'}}, group_by: [x]}}
+    - {{{order}, group_by: [y]}}
+    - {{{order}}}
+receivers: [{{name: a}}, {{name: b}}]
+"""
+    _, second, third = load_alert_config(text).route.children
+    for route in (second, third):
+        assert ([str(each) for each in route.matchers], route.receiver) == (['x="1"', 'y="2"'], "b")
+    assert (second.group_by, third.group_by) == (("y",), ("x",))
+
+
+# Values of the environment inside of URLs
+
+
+@pytest.mark.parametrize(
+    ("reference", "url"),
+    [
+        ("${PW:url}", "json://u:p%40ss%2F%23@h"),
+        ("${PW}", "json://u:p@ss/#@h"),
+        ("${NO:url:-a@b}", "json://u:a%40b@h"),
+        ("${NO:url:-}", "json://u:@h"),
+    ],
+)
+def test_a_value_is_encoded_for_a_url_where_the_reference_says_so(reference: str, url: str) -> None:
+    receivers = [{"name": "a", "apprise_configs": [{"url": f"json://u:{reference}@h"}]}]
+    config = load_alert_config({"route": {"receiver": "a"}, "receivers": receivers}, environ={"PW": "p@ss/#"})
+    [channel] = config.receivers["a"].channels
+    assert str(channel.url) == url  # type: ignore[attr-defined]

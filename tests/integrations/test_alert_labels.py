@@ -52,7 +52,7 @@ def test_what_is_no_scalar_is_no_label(value: object) -> None:
 
 
 def test_topic_and_type_are_labels() -> None:
-    alert = LabelRules().alert_of(create_event({}, topic="orders.failed", event_type=EventType.MESSAGE))
+    alert = LabelRules().alert_of(create_event({}, topic="orders.failed", status="firing"))
     assert alert is not None
     assert alert.labels == {"topic": "orders.failed", "type": "message"}
 
@@ -251,3 +251,89 @@ def test_an_end_finds_its_beginning_though_the_type_of_the_event_is_another() ->
         engine.observe([alert], NOON.timestamp())
     (alert,) = engine.alerts()
     assert not alert.fires(NOON.timestamp())
+
+
+# Which events are alerts
+
+
+@pytest.mark.parametrize(
+    ("metadata", "is_alert"),
+    [
+        ({}, False),
+        ({"order": 42}, False),
+        ({"labels": {}}, True),
+        ({"labels": "none"}, False),
+        ({"status": "firing"}, True),
+        ({"status": "resolved"}, True),
+        ({"status": 200}, False),
+        ({"status": ["firing"]}, False),
+    ],
+)
+def test_an_event_is_an_alert_if_it_is_an_error_or_says_so(
+    metadata: dict[str, Any], *, is_alert: bool
+) -> None:
+    assert (LabelRules().alert_of(create_event({}, topic="orders", **metadata)) is not None) is is_alert
+    assert LabelRules().alert_of(create_event({}, EventType.ERROR, **metadata)) is not None
+
+
+@pytest.mark.parametrize(
+    ("matchers", "topics"),
+    [(["topic=orders"], {"orders"}), ([], {"orders", "jobs"}), (["type=error"], {"jobs"}), (["x=y"], set())],
+)
+def test_the_matchers_of_the_configuration_select_the_events(matchers: list[str], topics: set[str]) -> None:
+    config = load_alert_config(
+        {"route": {"receiver": "a"}, "receivers": [{"name": "a"}], "events": {"matchers": matchers}}
+    )
+    events = [create_event({}, topic="orders"), create_event({}, EventType.ERROR, topic="jobs")]
+    assert {each.topic for each in events if config.label_rules.alert_of(each) is not None} == topics
+
+
+# Times that cannot be, and data that cannot be shown
+
+
+TIMES = [
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59.999999-12:00",
+    "1969-12-31",
+    -1,
+    4e10,
+    math.nan,
+    math.inf,
+]
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_a_time_that_cannot_be_never_reaches_an_alert(time: object) -> None:
+    alert = alert_of(starts_at=time, status="resolved", ends_at=time)
+    assert (alert.starts_at, alert.ends_at) == (NOON.timestamp(), NOON.timestamp())
+
+
+@pytest.mark.parametrize("time", [-1.0, -1e300, 1e300, math.nan, math.inf, -math.inf, NOON.timestamp() + 1])
+def test_the_engine_takes_no_time_before_1970_or_in_the_future(time: float) -> None:
+    now = NOON.timestamp()
+    engine = AlertEngine(load_alert_config({"route": {"receiver": "a"}, "receivers": [{"name": "a"}]}))
+    engine.observe([Alert({"x": "y"}, starts_at=time)], now)
+    engine.observe([Alert({"x": "y"}, ends_at=time)], now)
+    (alert,) = engine.alerts()
+    assert (alert.starts_at, alert.ends_at) == (now, now)
+    saved = {
+        key: {**value, "starts_at": time} for key, value in engine.pop_changes().items() if key[0] == "alert"
+    }
+    (alert,) = AlertEngine(engine.config, saved).alerts()
+    assert alert.starts_at == now
+
+
+def test_data_that_cannot_be_shown_leaves_an_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Event, "to_dict", lambda _: 1 / 0)
+    assert alert_of({"a": 1}).annotations == {
+        "summary": "(the data of the event cannot be shown: ZeroDivisionError)"
+    }
+
+
+def test_labels_and_annotations_are_bounded_in_bytes() -> None:
+    many = {f"n{number}": "ö" * 1000 for number in range(60)}
+    alert = alert_of(labels=many, annotations=many, url="https://" + "u" * 10_000, trace_id="t" * 10_000)
+    for texts in (alert.labels, alert.annotations):
+        assert 14_000 < len("".join([*texts, *texts.values()]).encode()) <= 16_384
+    assert (alert.url, alert.trace_id) == (None, None)

@@ -279,13 +279,14 @@ def test_receivers_that_nothing_uses_are_found_also_those_that_are_only_the_fall
     ]
 
 
-def test_a_receiver_without_channels_is_found_unless_its_name_or_a_note_says_so():
+def test_a_receiver_that_delivers_nothing_is_found_unless_its_name_says_so():
     config = tree(*(node(f'a="{name}"', receiver=name) for name in ("quiet", "null", "slack")))
     config["receivers"] += [{"name": "quiet"}, {"name": "null"}, {"name": "slack", "slack_configs": [{}]}]
     found = lint(load_alert_config(config), NOW)
     assert [(each.kind, each.path) for each in found] == [
         ("note", "receivers[3].slack_configs"),
         ("no-channel", "receivers[1].name"),
+        ("delivers-nothing", "receivers[3].name"),
     ]
 
 
@@ -425,3 +426,19 @@ route:
   repeat_interval: 1m
 """
     assert [each.line for each in lint(load_alert_config(text), NOW)] == [3, 4, 7]
+
+
+def test_a_url_that_apprise_does_not_know_is_found_with_its_position():
+    text = """
+route: {receiver: a}
+receivers:
+  - name: a
+    apprise_configs:
+      - url: json://127.0.0.1
+      - url: foo://secret@x
+"""
+    [finding] = lint(load_alert_config(text), NOW)
+    assert (finding.kind, finding.path) == ("invalid-channel", "receivers[0].apprise_configs[1].url")
+    assert (finding.line, finding.column) == (7, 14)
+    assert "Apprise does not support this URL: foo://..." in finding.message
+    assert "secret" not in str(finding)

@@ -308,3 +308,12 @@ def test_a_list_of_literal_alternatives_matches_the_same_as_re2(choices, data):
     expected = re2.search(f"^(?:{pattern})$", value) is not None
     assert Matcher("x", "=~", pattern).holds(value) is expected
     assert Matcher("x", "!~", pattern).holds(value) is not expected
+
+
+@pytest.mark.parametrize("text", ["value>=5", "value<=5", 'a=b, value>="5"', "{data.status>=500}"])
+def test_a_comparison_of_numbers_is_an_error_that_names_the_operators(text):
+    with pytest.raises(
+        MatcherError, match=r"[<>]= is not an operator; a matcher compares text, with =, !=, =~ or !~"
+    ):
+        parse_matchers(text)
+    assert [str(each) for each in parse_matchers('"value>"=5')] == ['value>="5"']

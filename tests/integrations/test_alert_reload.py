@@ -37,6 +37,9 @@ def apprise(monkeypatch) -> dict[str, Inbox]:
     return instead_of_apprise(monkeypatch)
 
 
+BOTH = {"routes": [{"receiver": "ops", "continue": True}, {"receiver": "more"}]}
+
+
 def write(path: Path, config: Any) -> None:
     """Put a file in the place of another, as editors and deployments do."""
     new = path.with_suffix(".new")
@@ -63,7 +66,7 @@ async def test_a_changed_file_is_loaded_and_groups_keep_their_timers(tmp_path, a
         run.clock.advance(1)
         [event] = await audit.wait_for(1)
         assert event.topic == "alerts.reloaded"
-        assert event.data == {"file": str(path), "receivers": ["ops", "more"]}
+        assert event.data == {"file": str(path), "receivers": ["ops", "more"], "removed": []}
         assert apprise["more[0]"].calls == ["open", "close", "open"]  # tried first
         await run.pass_time(9)
         assert await inbox.wait_for(1) == ["firing: disk"]
@@ -151,50 +154,79 @@ async def test_a_reload_with_a_channel_that_cannot_be_opened_changes_nothing(tmp
 @in_time
 async def test_a_failing_reload_restores_the_channels(tmp_path, apprise):
     path, inbox = tmp_path / "alerts.yaml", Inbox()
-    async with watching(path, routing(urls({})), {"ops": inbox}) as (run, _):
+    ops = {"name": "ops"}
+    async with watching(path, routing(ops, urls({}, name="more"), route=BOTH), {"ops": inbox}) as (run, _):
         await run.publish(fires("disk"))
         await run.pass_time(WAIT)
         await inbox.wait_for(1)
-        inbox.refusals = 1  # it gets another place, so it is opened again
-        write(path, routing(urls({}, {}), urls(name="more")))
+        inbox.refusals = 1  # it gets another rate limit, so it is opened again
+        write(path, routing({**ops, "rate_limit": "9/1m"}, urls({}, {}, name="more"), route=BOTH))
         with pytest.raises(OSError, match="no such host"):
             await run.sink.reload()
-        assert set(run.sink.health()) == {"ops[0]", "ops[1]"}
+        assert set(run.sink.health()) == {"ops[0]", "more[0]"}
         await run.publish(fires("cpu"))
         await run.pass_time(WAIT)
         await inbox.wait_for(2)
-        await apprise["ops[0]"].wait_for(2)
+        await apprise["more[0]"].wait_for(2)
 
 
 @in_time
 async def test_a_channel_that_cannot_be_restored_affects_no_other(tmp_path, apprise, caplog):
     path, inbox = tmp_path / "alerts.yaml", Inbox()
-    async with watching(path, routing(urls({})), {"ops": inbox}) as (run, audit):
+    ops, more = {"name": "ops"}, urls({}, name="more")
+    async with watching(path, routing(ops, more, route=BOTH), {"ops": inbox}) as (run, audit):
         inbox.refusals = 2
-        write(path, routing(urls({}, {})))
+        write(path, routing({**ops, "rate_limit": "9/1m"}, more, route=BOTH))
         with pytest.raises(OSError, match="no such host"):
             await run.sink.reload()
         await run.publish(fires("disk"))
         await run.pass_time(WAIT)
-        await apprise["ops[0]"].wait_for(1)
+        await apprise["more[0]"].wait_for(1)
         [error] = [event.data["error"] for event in audit if event.topic == "alerts.failed"]
         assert "removed" in error
         await run.sink.reload()
         await run.pass_time(INTERVAL)
         await inbox.wait_for(1)
-    assert "channel ops[1] cannot be reopened: OSError" in caplog.text
+    assert "channel ops[0] cannot be reopened: OSError" in caplog.text
 
 
 @in_time
-async def test_a_sink_of_the_application_moves_when_the_file_has_more_channels(tmp_path, apprise):
+async def test_channels_of_the_application_replace_those_of_the_file_also_after_a_reload(tmp_path, apprise):
     path, first, second = tmp_path / "alerts.yaml", Inbox(), Inbox()
-    async with watching(path, routing(), {"ops": [first, second]}) as (run, _):
-        write(path, routing(urls({})))
+    async with watching(path, routing(urls({})), {"ops": [first, second]}) as (run, _):
+        write(path, routing(urls({}, {})))
         await run.sink.reload()
         await run.publish(fires("disk"))
         await run.pass_time(WAIT)
-        for inbox in (first, second, apprise["ops[0]"]):
+        for inbox in (first, second):
             assert await inbox.wait_for(1) == ["firing: disk"]
+    assert apprise == {}
+
+
+@in_time
+async def test_a_file_that_is_half_written_is_not_taken(tmp_path):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    async with watching(path, routing(), {"ops": inbox}) as (run, audit):
+        text = json.dumps(routing("ops", "more"))
+        for size in (len(text) // 2, len(text)):  # in place
+            path.write_text(text[:size])
+            await run.pass_time(1)
+            assert audit == []
+        await run.pass_time(1)
+        [event] = await audit.wait_for(1)
+        assert event.data["receivers"] == ["ops", "more"]
+
+
+@in_time
+async def test_what_a_reload_removes_is_reported(tmp_path, caplog):
+    path, inbox = tmp_path / "alerts.yaml", Inbox()
+    route = {"routes": [{"receiver": "more", "matchers": ["a=b"]}]}
+    async with watching(path, routing("ops", "more", route=route), {"ops": inbox}) as (run, audit):
+        write(path, routing())
+        await run.sink.reload()
+        [event] = await audit.wait_for(1)
+        assert event.data["removed"] == ["receiver more", 'route {}/{a="b"}']
+    assert "sink alerts no longer has these parts of its configuration: receiver more, route" in caplog.text
 
 
 @in_time

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -32,7 +33,9 @@ from codomyrmex.integrations.notification import (
     StateFile,
     parse_matchers,
 )
+from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
 from codomyrmex.integrations.notification.alerts.messages import NotificationRenderer
+from codomyrmex.integrations.notification.alerts.planner import NotificationPlanner
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from codomyrmex.streaming.testing import FakeClock, collect
 from helpers import in_time, settle
@@ -245,21 +248,22 @@ async def test_an_event_that_cannot_become_an_alert_delays_no_other(monkeypatch,
 
 
 @in_time
-async def test_a_notification_that_cannot_be_rendered_fails_and_the_others_are_sent(monkeypatch, caplog):
-    inbox, boss = Inbox(), Inbox()
-    config = routing({"name": "ops", "fallback": "boss"}, "boss")
-    async with running(config, {"ops": inbox, "boss": boss}) as run:
+async def test_a_notification_that_cannot_be_rendered_is_sent_with_what_can_be_rendered(monkeypatch, caplog):
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
         whole = NotificationRenderer.message
 
         def message(renderer: Any, notification: Any, channel: Any) -> Any:
-            assert notification.group_labels != {"alertname": "odd"} or channel.name != "ops[0]"
+            assert notification.group_labels != {"alertname": "odd"}
             return whole(renderer, notification, channel)
 
         monkeypatch.setattr(NotificationRenderer, "message", message)
         await run.publish(fires("odd"), fires("good"))
         await run.pass_time(WAIT)
-        assert await inbox.wait_for(1) == ["firing: good"]
-        assert await boss.wait_for(1) == ["firing: odd"]
+        assert sorted(await inbox.wait_for(2)) == ["firing: good", "firing: odd"]
+        [body] = [each.metadata["body"] for each in inbox.received if "cannot be" in each.metadata["body"]]
+        assert "FIRING topic=jobs type=error alertname=odd" in body
+        assert run.sink.statistics() == (0, 1, 0)
     assert "cannot render a notification" in caplog.text
 
 
@@ -274,7 +278,7 @@ async def test_a_bug_in_a_step_does_not_end_the_sink(monkeypatch, caplog):
             steps.append(1)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(AlertEngine, "observe", broken)
+        monkeypatch.setattr(EngineRunner, "step", broken)
         run.clock.advance(WAIT)
         await until(lambda: steps)
         await settle()
@@ -529,3 +533,159 @@ async def test_a_silence_in_the_state_file_from_another_connection_is_seen_withi
         await run.pass_time(INTERVAL)
         assert (await inbox.wait_for(2))[1] == "firing: disk"
         others.close()
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999+00:00"])
+@in_time
+async def test_an_alert_with_an_extreme_time_does_not_suppress_its_group(time):
+    inbox = Inbox()
+    async with running(routing(route={"group_by": []}), {"ops": inbox}) as run:
+        await run.stream.publish(fires("odd", starts_at=time))
+        odd = fires("odder").replace(timestamp=datetime.fromisoformat(time.replace("+14", "+00")))
+        await run.stream.publish(odd)
+        await run.publish(fires("sound"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: odd odder sound"]
+        assert run.sink.statistics() == (0, 0, 0)
+        [group] = await run.sink.groups()
+        assert all(alert["startsAt"].startswith("2026-01-05T12:00:00") for alert in group.to_dict()["alerts"])
+
+
+@in_time
+async def test_a_receiver_with_foreign_blocks_only_is_reported_at_the_start_and_at_each_loss(caplog):
+    config = routing({"name": "ops", "slack_configs": [{"channel": "#ops"}], "fallback": "boss"}, "boss")
+    audit, boss = InMemoryStream(), Inbox()
+    with collect(audit) as decisions:
+        async with running(config, {"boss": boss}, audit=audit) as run:
+            assert "the receiver ops has only slack_configs, which deliver nothing here" in caplog.text
+            await run.publish(fires("disk"))
+            await run.pass_time(WAIT)
+            assert await boss.wait_for(1) == ["firing: disk"]
+            health = run.sink.health()["ops[0]"]
+            assert health.dead == 1
+            assert "has only slack_configs" in (health.last_error or "")
+    [failed] = [event for event in decisions if event.topic == "alerts.failed"]
+    assert (failed.data["receiver"], failed.type) == ("ops", EventType.ERROR)
+
+
+@in_time
+async def test_questions_never_delay_a_step():
+    async with running(routing(), {"ops": Inbox()}) as run:
+        order: list[str] = []
+        questions = [asyncio.create_task(run.sink.groups()) for _ in range(50)]
+        for task in questions:
+            task.add_done_callback(lambda _: order.append("question"))
+        await asyncio.sleep(0)
+        await run.publish(fires("disk"))
+        order.append("step")
+        await asyncio.gather(*questions)
+        assert order.index("step") < 5
+
+
+# A clock that is set
+
+
+class SetClock(FakeClock):
+    """A clock that can be set, unlike the time that elapses."""
+
+    offset = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.offset
+
+
+@pytest.mark.parametrize("by", [-86_400.0, 3600.0, 86_400.0])
+@in_time
+async def test_a_clock_that_is_set_ends_and_delays_nothing(by, caplog, tmp_path):
+    inbox, clock = Inbox(), SetClock()
+    config = routing(route={"repeat_interval": "1h"}, state=str(tmp_path / "state.db"))
+    config["global"]["resolve_timeout"] = "10m"
+    async with running(config, {"ops": inbox}, clock=clock) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+        clock.offset = by
+        await run.publish(fires("cpu"))
+        await run.pass_time(WAIT)
+        assert (await inbox.wait_for(2))[1:] == ["firing: cpu"]  # after its group_wait; disk is still firing
+        for _ in range(8):
+            await run.publish(fires("disk"))
+            await run.pass_time(INTERVAL)
+        assert len(inbox.received) == 3  # cpu was not repeated
+        assert inbox.summaries[2] == "resolved: cpu"
+        [group] = await run.sink.groups()
+        assert group.alerts[0].starts_at <= clock.time()
+        assert group.next_tick <= clock.time() + INTERVAL
+    direction = "back" if by < 0 else "forward"
+    assert (
+        f"sink alerts: the clock was set {direction} by {abs(by) / 3600:.0f}h".replace("24h", "1d")
+        in caplog.text
+    )
+
+
+@in_time
+async def test_a_silence_lasts_no_longer_because_the_clock_is_set_back():
+    inbox, clock = Inbox(), SetClock()
+    async with running(routing(), {"ops": inbox}, clock=clock) as run:
+        silence = Silence(tuple(parse_matchers("alertname=disk")), clock.time() - 1, clock.time() + 3600)
+        await run.sink.add_silence(silence)
+        clock.offset = -86_400.0
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert inbox.received == []
+        await run.pass_time(3600)
+        assert await inbox.wait_for(1) == ["firing: disk"]
+
+
+@in_time
+async def test_a_clock_that_is_set_back_between_two_processes_delays_nothing(tmp_path):
+    inbox, clock = Inbox(), SetClock()
+    config = routing(route={"repeat_interval": "1h"}, state=str(tmp_path / "state.db"))
+    config["global"]["resolve_timeout"] = "10m"
+    async with running(config, {"ops": inbox}, clock=clock) as run:
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        await inbox.wait_for(1)
+    clock.offset = -86_400.0
+    async with running(config, {"ops": inbox}, clock=clock) as run:
+        await run.pass_time(INTERVAL)
+        await run.pass_time(INTERVAL)
+        assert (await inbox.wait_for(2))[1:] == ["resolved: disk"]
+
+
+# One alert or group that fails
+
+
+@in_time
+async def test_a_label_that_is_no_unicode_text_loses_no_other_alert():
+    inbox = Inbox()
+    route = {"routes": [{"receiver": "ops", "matchers": ['host=~"a.*"']}]}
+    async with running(routing(route=route), {"ops": inbox}) as run:
+        await run.publish(fires("odd", labels={"host": "a\ud800"}), fires("good", labels={"host": "b"}))
+        await run.pass_time(WAIT)
+        assert sorted(await inbox.wait_for(2)) == ["firing: good", "firing: odd"]
+        assert run.sink.statistics() == (0, 0, 0)
+
+
+@in_time
+async def test_a_group_or_an_alert_that_fails_affects_no_other(monkeypatch, caplog):
+    tick, observe = NotificationPlanner.tick, AlertEngine.observe
+
+    def failing_tick(planner: NotificationPlanner, group: Any, now: float) -> Any:
+        due = tick(planner, group, now)
+        assert group.labels != {"alertname": "odd group"}
+        return due
+
+    def failing_observe(engine: AlertEngine, alerts: Any, now: float) -> None:
+        assert alerts[0].labels["alertname"] != "odd alert"
+        observe(engine, alerts, now)
+
+    monkeypatch.setattr(NotificationPlanner, "tick", failing_tick)
+    monkeypatch.setattr(AlertEngine, "observe", failing_observe)
+    inbox = Inbox()
+    async with running(routing(), {"ops": inbox}) as run:
+        await run.publish(*map(fires, ("first", "odd group", "odd alert", "last")))
+        await run.pass_time(WAIT)
+        assert sorted(await inbox.wait_for(2)) == ["firing: first", "firing: last"]
+        assert run.sink.statistics() == (0, 0, 2)
+    assert "the engine failed with one alert or group, and continues: AssertionError" in caplog.text

@@ -119,7 +119,7 @@ async def test_an_attachment_that_is_closed_at_once_still_closes_the_channels(tm
 async def test_a_state_file_that_hangs_delays_close_no_longer(tmp_path, monkeypatch, caplog):
     entered, free = threading.Event(), threading.Event()
 
-    def hangs(*_: Any) -> None:
+    def hangs(*_: Any, **__: Any) -> None:
         entered.set()
         free.wait(10)
 
@@ -326,9 +326,12 @@ async def test_a_full_disk_stops_no_notification_and_what_was_not_saved_is_saved
         await run.pass_time(WAIT)
         assert len((await inbox.wait_for(1))[0].split()) == 101
         assert saved(path) == 0
+        assert "database or disk is full" in (run.sink.health()["state file"].last_error or "")
         database.execute("PRAGMA max_page_count=1000000")
+        run.clock.advance(60)
         await run.publish(fires("cpu"))
         assert saved(path) == 101
+        assert set(run.sink.health()) == {"ops[0]"}
     assert "continues without saving its state" in caplog.text
     assert "database or disk is full" in caplog.text
 
@@ -347,7 +350,6 @@ async def test_a_state_that_others_write_to_for_long_does_not_slow_the_publisher
 ):
     path, inbox = tmp_path / "state.db", Inbox()
     async with running(routing(state=str(path)), {"ops": inbox}) as run:
-        connections[0].execute("PRAGMA busy_timeout=50")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         for number in range(100):
@@ -357,9 +359,23 @@ async def test_a_state_that_others_write_to_for_long_does_not_slow_the_publisher
         await inbox.wait_for(1)
         other.execute("ROLLBACK")
         other.close()
+        run.clock.advance(60)
         await run.sink.flush()
         assert saved(path) == 100
     assert "database is locked" in caplog.text
+
+
+@in_time
+async def test_a_state_file_that_is_removed_is_reported_and_stops_no_notification(tmp_path):
+    path, inbox = tmp_path / "state.db", Inbox()
+    async with running(routing(state=str(path)), {"ops": inbox}) as run:
+        path.unlink()
+        await run.pass_time(1)
+        await until(lambda: "state file" in run.sink.health())
+        assert "was removed while it was in use" in (run.sink.health()["state file"].last_error or "")
+        await run.publish(fires("disk"))
+        await run.pass_time(WAIT)
+        assert await inbox.wait_for(1) == ["firing: disk"]
 
 
 @in_time

@@ -203,3 +203,46 @@ os._exit(0)
         file = StateFile(path)
         file.claim()  # though the child lives
         file.close()
+
+
+# Links, rights, and files that disappear
+
+
+def test_a_new_state_file_is_for_its_owner_only(file, path):
+    file.claim()
+    file.save({("alert", "a"): {}})
+    assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["state.db", "state.db.lock"])
+def test_a_link_is_not_followed(name, path, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / name).symlink_to(other)
+    with pytest.raises(StateError, match="is a symbolic link"):
+        StateFile(path).claim()
+    (tmp_path / name).unlink()
+    os.link(other, tmp_path / name)
+    with pytest.raises(StateError, match="has several hard links"):
+        StateFile(path).claim()
+    assert other.read_text() == "precious"
+
+
+def test_a_path_through_a_linked_folder_is_the_same_file(file, path, tmp_path):
+    file.claim()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    other = StateFile(link / path.name)
+    with pytest.raises(StateError, match="in use by process"):
+        other.claim()
+    other.close()
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_a_file_that_is_removed_is_noticed(what, file, path):
+    path.rename(path.with_suffix(".old"))
+    if what == "replaced":
+        path.write_bytes(b"")
+    for use in (file.changed_by_others, lambda: file.save({("alert", "a"): {}})):
+        with pytest.raises(StateError, match=f"was {what} while it was in use"):
+            use()

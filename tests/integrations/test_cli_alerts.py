@@ -92,7 +92,7 @@ def events(cli):
         json.dumps(
             {
                 "id": str(number),
-                "type": "message",
+                "type": "error",
                 "topic": "checks",
                 "data": None,
                 "metadata": {name: value for name, value in event.items() if name != "at"},
@@ -419,19 +419,19 @@ def test_malformed_events_are_reported_with_their_line(cli):
     assert len(cli.json("replay", cli.good, "--events", file, code=1)["errors"]) == 3
 
 
-def test_events_of_a_far_future_are_a_problem(cli):
-    line = {"id": "1", "type": "message", "topic": "t", "timestamp": "9999-12-31T23:59:59Z"}
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_events_of_a_time_that_cannot_be_are_a_problem(cli, time):
+    line = {"id": "1", "type": "error", "topic": "t", "timestamp": time}
     file = cli.write("future.jsonl", json.dumps(line))
-    assert (
-        "the year must be before 3000, got 9999" in cli("replay", cli.good, "--events", file, code=1).stderr
-    )
+    shown = cli("replay", cli.good, "--events", file, code=1).stderr
+    assert f"{file}:1: error: timestamp: must be between the years 1970 and 3000, got {time[:4]}" in shown
 
 
 def test_control_characters_of_events_do_not_reach_the_terminal(cli):
     metadata = {"alertname": "\x1b[31mred\n", "severity": "critical"}
     line = {
         "id": "1",
-        "type": "message",
+        "type": "error",
         "topic": "t",
         "metadata": metadata,
         "timestamp": "2026-11-25T10:00:00Z",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from codomyrmex.integrations.configuration.matchers import Matcher, matches_all
 from codomyrmex.streaming import Event, EventType
 from codomyrmex.streaming.provenance import ORIGIN
 
@@ -35,7 +36,10 @@ _MAX_LABELS = 64
 _MAX_VALUE = 1024  # characters of a label
 _MAX_ANNOTATION = 4096
 _MAX_SUMMARY = 500
+_MAX_URL = 2048  # a longer one is left out, as a cut one leads nowhere
+_MAX_BYTES = 16_384  # of the labels of an alert, and of its annotations
 _MAX_INTEGER = 10**100  # Python refuses to convert much larger ones to text
+MAX_TIME = 32_503_679_999.0  # the end of the year 2999, which can be shown in any time zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,11 @@ def fingerprint(labels: Mapping[str, str]) -> str:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).hexdigest()
 
 
+def past_or(seconds: float | None, now: float) -> float:
+    """Return a time in seconds since 1970; `now` if it is None, before 1970, in the future or no number."""
+    return seconds if seconds is not None and 0 <= seconds <= now else now
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRules:
     """Which events are alerts, and what their labels are.
@@ -77,10 +86,13 @@ class LabelRules:
             None for the default: `topic`, `type`, each scalar entry of the metadata that is not an id or a
             time, and the entries of `metadata["labels"]`.
         control: whether HEARTBEAT, CONNECT and DISCONNECT are alerts too.
+        selected: the matchers that the labels of an alert meet. None for the default: an event is an alert if
+            its type is ERROR, or its metadata has `labels` or a `status` of `firing` or `resolved`.
     """
 
     chosen: Mapping[str, str] | None = None
     control: bool = False
+    selected: Sequence[Matcher] | None = None
 
     def alert_of(self, event: Event) -> Alert | None:
         """Return the alert of an event; None if it is not an alert."""
@@ -95,17 +107,17 @@ class LabelRules:
             _annotations(event),
             _seconds(metadata.get("starts_at"), published),
             min(_seconds(metadata.get("ends_at"), published), published) if resolved else None,
-            _text(metadata.get("generator_url") or metadata.get("trace_url") or metadata.get("url")),
-            _text(metadata.get("trace_id")),
+            _short(metadata.get("generator_url") or metadata.get("trace_url") or metadata.get("url")),
+            _short(metadata.get("trace_id")),
         )
 
     # This runs in the publisher's call, so it does nothing but read the metadata once.
     def labels_of(self, event: Event) -> dict[str, str] | None:
         """Return the labels of an event; None if it is not an alert."""
-        if event.type in _CONTROL and not self.control:
-            return None
         metadata = event.metadata
         entries = metadata.get("labels")
+        if not self._may_be_alert(event, entries):
+            return None
         nested: Mapping[Any, Any] = entries if isinstance(entries, Mapping) else {}
         if self.chosen is None:
             items: Iterable[tuple[Any, Any]] = [
@@ -127,7 +139,21 @@ class LabelRules:
                 labels.pop(name, None)  # an empty label is a missing one
             elif name in labels or len(labels) < _MAX_LABELS:
                 labels[name[:_MAX_VALUE]] = text[:_MAX_VALUE]
+        if sum(map(len, labels)) + sum(map(len, labels.values())) > _MAX_BYTES // 4:  # four bytes for each
+            labels = _bounded(labels)
+        if self.selected is not None and not matches_all(self.selected, labels):
+            return None
         return labels
+
+    def _may_be_alert(self, event: Event, labels: object) -> bool:
+        if event.type in _CONTROL:
+            return self.control
+        return (
+            self.selected is not None
+            or event.type is EventType.ERROR
+            or isinstance(labels, Mapping)
+            or event.metadata.get("status") in ("firing", "resolved")
+        )
 
 
 def _annotations(event: Event) -> dict[str, str]:
@@ -138,12 +164,20 @@ def _annotations(event: Event) -> dict[str, str]:
             name, text = _text(key), _text(value)
             if name and text:
                 annotations[name[:_MAX_VALUE]] = text[:_MAX_ANNOTATION]
+        annotations = _bounded(annotations)
     if "summary" not in annotations and "description" not in annotations and event.data is not None:
-        data = event.data
-        if not isinstance(data, str):
-            data = json.dumps(event.to_dict()["data"], ensure_ascii=False, separators=(", ", ": "))
+        data = _data_of(event)
         annotations["summary"] = data if len(data) <= _MAX_SUMMARY else f"{data[:_MAX_SUMMARY]}..."
     return annotations
+
+
+def _data_of(event: Event) -> str:
+    if isinstance(event.data, str):
+        return event.data
+    try:
+        return json.dumps(event.to_dict()["data"], ensure_ascii=False, separators=(", ", ": "))
+    except Exception as error:  # noqa: BLE001 - data can be anything, and the alert matters more
+        return f"(the data of the event cannot be shown: {type(error).__name__})"
 
 
 def _text(value: object) -> str | None:
@@ -159,16 +193,36 @@ def _text(value: object) -> str | None:
     return None
 
 
+def _short(value: object) -> str | None:
+    text = _text(value)
+    return text if text is not None and len(text) <= _MAX_URL else None
+
+
+def _bounded(texts: dict[str, str]) -> dict[str, str]:
+    """Return the first items, with at most `_MAX_BYTES` in UTF-8."""
+    bounded: dict[str, str] = {}
+    remaining = _MAX_BYTES
+    for name, text in texts.items():
+        remaining -= len(f"{name}{text}".encode(errors="surrogatepass"))
+        if remaining < 0:
+            break
+        bounded[name] = text
+    return bounded
+
+
 def _seconds(value: object, default: float) -> float:
-    """Return a time in seconds since 1970, from a datetime, ISO 8601 text, or seconds."""
+    """Return a time in seconds since 1970, from a datetime, ISO 8601 text, or seconds.
+
+    A time before 1970 or after 2999 is the default too, as no alert can have such a time: Go writes
+    0001-01-01T00:00:00Z for a time that is not set.
+    """
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value)
         if isinstance(value, datetime):
-            return (value.replace(tzinfo=UTC) if value.tzinfo is None else value).timestamp()
-        if isinstance(value, (int, float)):
-            datetime.fromtimestamp(value, UTC)  # raises if there is no such time
+            value = (value.replace(tzinfo=UTC) if value.tzinfo is None else value).timestamp()
+        if isinstance(value, (int, float)) and 0 <= value <= MAX_TIME:
             return float(value)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError):
         pass
     return default

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from codomyrmex.integrations.configuration.problems import ConfigError
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import origin_for
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.planner import Suppressed
 from codomyrmex.streaming import EventType, Stream, create_event
-from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.provenance import ORIGIN, marked
 
 _log = Diagnostics(__name__)
@@ -58,9 +60,10 @@ class Audit:
             },
         )
 
-    def reloaded(self, config: AlertConfig) -> None:
+    def reloaded(self, config: AlertConfig, removed: Sequence[str]) -> None:
         """Publish that another configuration is in force."""
-        self._publish("reloaded", {"file": config.source_map.file, "receivers": list(config.receivers)})
+        data = {"file": config.source_map.file, "receivers": list(config.receivers), "removed": list(removed)}
+        self._publish("reloaded", data)
 
     def reload_failed(self, error: Exception) -> None:
         """Publish that a configuration was rejected."""
@@ -74,4 +77,4 @@ class Audit:
         try:
             self._stream.publish_nowait(event)
         except Exception as error:  # noqa: BLE001 - the audit must not affect the notifications
-            _log.warning(name, "event %s could not be published", event.topic, error=error)
+            _log.warning(name, "event %s could not be published: %s", event.topic, describe(error))

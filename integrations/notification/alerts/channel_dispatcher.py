@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from codomyrmex.integrations.delivery.attachment import attach
 from codomyrmex.integrations.delivery.dead_letters import letter_of
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import PartialDeliveryError
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
@@ -19,7 +20,6 @@ from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.channels import ApplicationChannel, ChannelConfig
 from codomyrmex.streaming import Clock, Event, InMemoryStream
-from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.provenance import LOGS, cause
 
 _log = Diagnostics(__name__)
@@ -73,7 +73,7 @@ class ChannelDispatcher:
         await self._dead_letters.subscribe(self._handle_dead_letter)
         await self._attachment.start()
         try:
-            for channel in _channels_of(config).values():
+            for channel in channels_of(config).values():
                 await self._add(channel)
         except BaseException:
             await self.close(0)
@@ -84,7 +84,7 @@ class ChannelDispatcher:
 
         A notification that a channel does not deliver in time is sent through its replacement.
         """
-        channels, previous = _channels_of(config), dict(self._channels)
+        channels, previous = channels_of(config), dict(self._channels)
         changed = {name for name, channel in channels.items() if channel != previous.get(name)}
         for name in changed:
             await _check_opens(channels[name])
@@ -204,7 +204,8 @@ class _ReportingSink(Sink):
         await self._channel.close()
 
 
-def _channels_of(config: AlertConfig) -> dict[str, ChannelConfig]:
+def channels_of(config: AlertConfig) -> dict[str, ChannelConfig]:
+    """Return all channels of a configuration by their names."""
     return {channel.name: channel for each in config.receivers.values() for channel in each.channels}
 
 

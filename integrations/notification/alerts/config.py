@@ -130,3 +130,19 @@ class AlertConfig:
     def line(self, path: str) -> int | None:
         """Return the line of the value at a path; None if the configuration is not a file."""
         return self.source_map.position(path)[0]
+
+
+def removed_by(old: AlertConfig, new: AlertConfig) -> list[str]:
+    """Return what another configuration no longer has, such as `receiver ops`."""
+    kept = {route.key for route in new.route.walk()}
+    rules = [(rule.source, rule.target, rule.equal) for rule in new.inhibit_rules]
+    return [
+        *(f"receiver {name}" for name in old.receivers if name not in new.receivers),
+        *(f"route {route.key}" for route in old.route.walk() if route.key not in kept),
+        *(f"time interval {name}" for name in old.intervals if name not in new.intervals),
+        *(
+            f"inhibition rule {rule.path}"
+            for rule in old.inhibit_rules
+            if (rule.source, rule.target, rule.equal) not in rules
+        ),
+    ]

@@ -7,7 +7,7 @@ The keys are Alertmanager's. Those that are not used here are accepted and noted
 from __future__ import annotations
 
 from datetime import datetime, tzinfo
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
@@ -64,13 +64,27 @@ class Moment:
 _Text = dict[str, str]
 
 
+class RegexText(str):
+    """A regular expression; unlike other text, it must not be left empty by mistake."""
+
+    __slots__ = ()
+    expects: ClassVar[str] = "a regular expression"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(text)
+
+
+_Regexes = dict[str, RegexText]
+
+
 class RouteFile(msgspec.Struct, kw_only=True):
     """A node of the routing tree."""
 
     receiver: str | None = None
     matchers: list[MatcherLine] = []
     match: _Text = {}
-    match_re: _Text = {}
+    match_re: _Regexes = {}
     continue_: bool = msgspec.field(default=False, name="continue")
     group_by: list[str] | None = None
     group_wait: Duration | None = None
@@ -107,10 +121,10 @@ class InhibitFile(msgspec.Struct, kw_only=True):
 
     source_matchers: list[MatcherLine] = []
     source_match: _Text = {}
-    source_match_re: _Text = {}
+    source_match_re: _Regexes = {}
     target_matchers: list[MatcherLine] = []
     target_match: _Text = {}
-    target_match_re: _Text = {}
+    target_match_re: _Regexes = {}
     equal: list[str] = []
 
 
@@ -148,6 +162,12 @@ class GlobalFile(msgspec.Struct, kw_only=True):
     max_alerts: int = 200_000
     trace_url: str | None = None
     control_events: bool = False
+
+
+class EventsFile(msgspec.Struct, kw_only=True):
+    """Which events are alerts: those whose labels meet the matchers."""
+
+    matchers: list[MatcherLine] = []
 
 
 class SilenceStep(msgspec.Struct, kw_only=True):
@@ -206,6 +226,7 @@ class ConfigFile(msgspec.Struct, kw_only=True):
     inhibit_rules: list[InhibitFile] = []
     time_intervals: list[IntervalFile] = []
     mute_time_intervals: list[IntervalFile] = []
+    events: EventsFile | None = None
     labels: Any = None
     state: str | None = None
     tests: list[TestFile] = []

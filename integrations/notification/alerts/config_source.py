@@ -28,6 +28,7 @@ class ConfigSource:
         self._watch = watch
         self._path: Path | None = None
         self._stamp: Stamp | None = None
+        self._previous: Stamp | None = None  # at the last call of `has_changed`
         self._channels: dict[str, list[Sink]] = {}
         for receiver, sinks in (channels or {}).items():
             self._channels[receiver] = [sinks] if isinstance(sinks, Sink) else list(sinks)
@@ -55,14 +56,22 @@ class ConfigSource:
                 )
             added = [
                 ApplicationChannel(name=f"{name}[{number}]", sink=sink, rate_limit=receiver.rate_limit)
-                for number, sink in enumerate(sinks, len(receiver.channels))
+                for number, sink in enumerate(sinks)
             ]
-            receivers[name] = replace(receiver, channels=(*receiver.channels, *added))
+            receivers[name] = replace(receiver, channels=tuple(added))
         return replace(config, receivers=receivers)
 
     def has_changed(self) -> bool:
-        """Return whether the file has changed since it was loaded; a missing file has not."""
-        return self._read_stamp() not in {None, self._stamp}
+        """Return whether the file has changed since it was loaded; a missing file has not.
+
+        A file that is written in place may be half written. So it has changed only once two calls find it the
+        same; one that has replaced the other, by renaming, is complete.
+        """
+        stamp, previous = self._read_stamp(), self._previous
+        self._previous = stamp
+        if stamp is None or stamp == self._stamp:
+            return False
+        return stamp == previous or self._stamp is None or stamp[2] != self._stamp[2]
 
     def _read_stamp(self) -> Stamp | None:
         return stamp_of(self._path) if self._watch and self._path is not None else None

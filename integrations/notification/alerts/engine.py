@@ -112,13 +112,20 @@ class AlertEngine:
 
     # With nothing due, this checks the top of the heap.
     def due(self, now: float) -> list[Notification]:
-        """Return what to send now; a notification is in flight until it was `delivered` or has `failed`."""
+        """Return what to send now; a notification is in flight until it was `delivered` or has `failed`.
+
+        If a group raises an error, the next call continues with the others.
+        """
         due, self._ready = self._ready, []
-        if self._planner.next_mute_check() <= now:  # first, or a tick would notify about one group alone
-            due += self._planner.end_mutes(now)
-        while (group := self._state.pop_due_group(now)) is not None:
-            due += self._planner.tick(group, now)
-        due += self._planner.release(now)
+        try:
+            if self._planner.next_mute_check() <= now:  # first, or a tick would notify about one group alone
+                due += self._planner.end_mutes(now)
+            while (group := self._state.pop_due_group(now)) is not None:
+                due += self._planner.tick(group, now)
+            due += self._planner.release(now)
+        except Exception:
+            self._ready = due
+            raise
         self._state.sweep(now)
         return due
 
@@ -172,6 +179,10 @@ class AlertEngine:
         """Return the groups, which must not be modified."""
         return list(self._state.groups.values())
 
+    def group(self, key: str) -> Group | None:
+        """Return a group, which must not be modified; None if there is none with this key."""
+        return self._state.groups.get(key)
+
     def log_entry(self, group_key: str, channel: str) -> LogEntry | None:
         """Return the last notification that a channel has delivered about a group."""
         return self._state.log.get((group_key, channel))
@@ -220,6 +231,23 @@ class AlertEngine:
         """Forget what has changed, if nothing is saved."""
         self._state.discard_changes()
 
+    def mark_all(self) -> None:
+        """Have the next `pop_changes` return everything, after some changes could not be saved."""
+        self._state.mark_all()
+
+    def move_timers(self, by: float, now: float) -> None:
+        """Continue with a clock that was set, without ending or extending anything.
+
+        Timers move with the clock. Calendar times, such as those of time intervals and silences, do not; but
+        an active silence does not last longer than it would have.
+
+        Args:
+            by: the seconds by which the clock was set forward; negative if it was set back.
+            now: seconds since 1970, by the clock as it is now.
+        """
+        self._state.move_timers(by, now)
+        self._planner.check_mutes()
+
     def skip_waits(self, now: float) -> None:
         """Skip each group_wait and rate limit, before a process ends without saving its state."""
         for group in self.groups():
@@ -229,10 +257,7 @@ class AlertEngine:
 
     def resume(self, now: float) -> None:
         """Continue after a restart; the time in between does not count towards `resolve_timeout`."""
-        for alert in self._state.alerts.values():
-            if alert.times_out:
-                alert.ends_at = max(alert.ends_at, now + self._state.config.resolve_timeout)
-                self._state.mark("alert", alert.fingerprint)
+        self._state.forget_future(now)
         for group in self.groups():
             if group.flushed and self._has_undelivered(group, now):
                 self._state.schedule(group, now)

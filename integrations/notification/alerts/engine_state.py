@@ -5,18 +5,20 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from sys import intern
 from typing import Any
 
-from codomyrmex.integrations.configuration.matchers import Labels, matches_all
+from codomyrmex.integrations.configuration.matchers import Labels
 from codomyrmex.integrations.configuration.rates import TokenBucket
 from codomyrmex.integrations.notification.alerts.alert import Alert, fingerprint
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, InhibitRule, Route
+from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route
 from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group, RouteMatch
+from codomyrmex.integrations.notification.alerts.inhibitor import Inhibitor
 from codomyrmex.integrations.notification.alerts.notification import LogEntry
 from codomyrmex.integrations.notification.alerts.router import AlertRouter
-from codomyrmex.integrations.notification.alerts.silences import KEPT_FOR, Silence
+from codomyrmex.integrations.notification.alerts.silences import KEPT_FOR, Silence, SilenceState
 from codomyrmex.integrations.notification.channels import ChannelConfig
 
 SavedState = Mapping[tuple[str, str], Any]  # by kind (alert, group, log, silence) and key
@@ -262,7 +264,57 @@ class EngineState:
         wait = route.group_interval if group.flushed else route.group_wait
         self.schedule(group, min(group.next_tick, now + wait))
 
+    # The clock was set, while the process ran or while it did not
+
+    def move_timers(self, by: float, now: float) -> None:
+        """Move timers with a clock that was set by some seconds; it is `now` since."""
+        for alert in self.alerts.values():
+            if by < 0 or alert.fires(now - by):
+                alert.ends_at += by
+            alert.updated_at += by
+            alert.starts_at = min(alert.starts_at, now)
+        for group in self.groups.values():
+            group.next_tick += by
+            group.resolved_at_tick = {key: at + by for key, at in group.resolved_at_tick.items()}
+        self._ticks = [(at + by, number, group) for at, number, group in self._ticks]  # still a heap
+        for key, entry in self.log.items():
+            self.log[key] = replace(entry, at=entry.at + by, expires=entry.expires + by)
+        for bucket in self.buckets.values():
+            bucket.move(by)
+        self._sweep_at += by
+        for silence in list(self.silences.values()):
+            if by < 0 and silence.state(now - by) is SilenceState.ACTIVE:
+                starts_at, ends_at = silence.starts_at + by, silence.ends_at + by
+                self.silences[silence.id] = replace(silence, starts_at=starts_at, ends_at=ends_at)
+        self.mark_all()
+
+    def forget_future(self, now: float) -> None:
+        """Limit restored times to what is possible now; the clock may have been set back in between."""
+        for alert in self.alerts.values():
+            if alert.times_out:
+                alert.ends_at = now + self.config.resolve_timeout
+            else:
+                alert.ends_at = min(alert.ends_at, now)
+            alert.starts_at = min(alert.starts_at, now)
+            self.mark("alert", alert.fingerprint)
+        for group in self.groups.values():
+            wait = group.route.group_interval if group.flushed else group.route.group_wait
+            if group.next_tick > now + wait:
+                self.schedule(group, now + wait)
+        for key, entry in self.log.items():
+            self.log[key] = replace(entry, at=min(entry.at, now))
+
     # What is saved
+
+    def mark_all(self) -> None:
+        """Record that everything has to be saved."""
+        tables: dict[str, Mapping[str, Any]] = {
+            "alert": self.alerts,
+            "group": self.groups,
+            "silence": self.silences,
+        }
+        self._changed |= dict.fromkeys((kind, key) for kind, table in tables.items() for key in table)
+        self._changed |= dict.fromkeys(("log", f"{key}{_SEPARATOR}{channel}") for key, channel in self.log)
 
     def pop_changes(self) -> dict[tuple[str, str], Any]:
         """Return what has changed since the last call, as built-in types; None for what was deleted."""
@@ -313,51 +365,6 @@ class EngineState:
                 self._delete_group(group)
             elif group.key in groups:
                 self.schedule(group, groups[group.key]["next_tick"])
-
-
-class Inhibitor:
-    """The alerts that match the source side of each rule, by the values of the rule's `equal` labels.
-
-    All sources of such a value are kept, not only one: a source that does not count for a target must not
-    hide one that does (prometheus/alertmanager#5162).
-
-    Args:
-        rules: the inhibition rules.
-    """
-
-    def __init__(self, rules: Sequence[InhibitRule]) -> None:
-        self._rules = rules
-        self._sources: list[dict[tuple[str, ...], dict[str, ActiveAlert]]] = [{} for _ in rules]
-
-    def add(self, alert: ActiveAlert) -> None:
-        for rule, sources in zip(self._rules, self._sources, strict=True):
-            if matches_all(rule.source, alert.labels):
-                sources.setdefault(_equal(rule, alert.labels), {})[alert.fingerprint] = alert
-
-    def remove(self, alert: ActiveAlert) -> None:
-        for rule, sources in zip(self._rules, self._sources, strict=True):
-            key = _equal(rule, alert.labels)
-            if key in sources and sources[key].pop(alert.fingerprint, None) is not None and not sources[key]:
-                del sources[key]
-
-    def inhibitor_of(self, labels: Labels, now: float) -> ActiveAlert | None:
-        """Return the firing alert that inhibits one with these labels.
-
-        If the target matches the source side of a rule too, alerts that match both sides do not count, so
-        that no alert inhibits itself and no two inhibit each other.
-        """
-        for rule, sources in zip(self._rules, self._sources, strict=True):
-            if not sources or not matches_all(rule.target, labels):
-                continue
-            both = matches_all(rule.source, labels)
-            for source in sources.get(_equal(rule, labels), {}).values():
-                if source.fires(now) and not (both and matches_all(rule.target, source.labels)):
-                    return source
-        return None
-
-
-def _equal(rule: InhibitRule, labels: Labels) -> tuple[str, ...]:
-    return tuple([labels.get(name, "") for name in rule.equal])
 
 
 def _log_key(key: str) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from codomyrmex.integrations.configuration.durations import Duration
@@ -16,7 +15,7 @@ from codomyrmex.integrations.notification.alerts.group import (
     reason_to_notify,
     route_match,
 )
-from codomyrmex.integrations.notification.alerts.notification import LogEntry, iso, pairs
+from codomyrmex.integrations.notification.alerts.notification import LogEntry, iso, moment_of, pairs
 from codomyrmex.integrations.notification.alerts.silences import Silence
 
 _TIMERS = ("group_wait", "group_interval", "repeat_interval")
@@ -26,7 +25,7 @@ _SETTINGS = ("receiver", "group_by", *_TIMERS, "on_unmute", "resolve_always")
 class RunningEngine(Protocol):
     """What an explanation reads from an `AlertEngine`."""
 
-    def groups(self) -> list[Group]: ...
+    def group(self, key: str) -> Group | None: ...
     def log_entry(self, group_key: str, channel: str) -> LogEntry | None: ...
     def inhibitor_of(self, labels: Labels, now: float) -> ActiveAlert | None: ...
     def silenced_by(self, labels: Labels, now: float) -> Silence | None: ...
@@ -203,7 +202,7 @@ class _Explainer:
             for interval in intervals:
                 now = ""
                 if self.at is not None:
-                    holds = interval.holds(datetime.fromtimestamp(self.at, UTC))
+                    holds = interval.holds(moment_of(self.at))
                     now = f", which is {'on' if holds else 'off'} then"
                 yield f"{effect} in the interval {interval.name}{now}"
 
@@ -228,7 +227,7 @@ class _Explainer:
             yield f"SILENCED now until {iso(silence.ends_at)}{by}{comment}: {silence.id}"
 
     def _group_notes(self, engine: RunningEngine, now: float, key: str, route: Route) -> Iterator[str]:
-        group = next((each for each in engine.groups() if each.key == key), None)
+        group = engine.group(key)
         if group is None:
             yield f"there is no such group yet; it would be notified about after {Duration(route.group_wait)}"
             return

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from codomyrmex.integrations.configuration.matchers import Labels, quote_group
-from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.alert import Alert, past_or
 from codomyrmex.integrations.notification.alerts.config import Route
 from codomyrmex.integrations.notification.alerts.notification import (
     LogEntry,
@@ -86,11 +86,11 @@ class ActiveAlert:
 
     def update(self, alert: Alert, now: float, resolve_timeout: float) -> None:
         """Merge a newer alert; while it fires, the earliest start is kept."""
-        started = now if alert.starts_at is None else alert.starts_at
+        started = past_or(alert.starts_at, now)
         if alert.ends_at is None or self.starts_at == math.inf:
             self.starts_at = min(self.starts_at, started) if self.fires(now) else started
         self.times_out = alert.ends_at is None
-        self.ends_at = now + resolve_timeout if alert.ends_at is None else min(alert.ends_at, now)
+        self.ends_at = now + resolve_timeout if alert.ends_at is None else past_or(alert.ends_at, now)
         self.annotations = alert.annotations or self.annotations
         self.url = alert.url or self.url
         self.trace_id = alert.trace_id or self.trace_id
@@ -115,7 +115,8 @@ class ActiveAlert:
 
     @classmethod
     def from_dict(cls, key: str, data: dict[str, Any]) -> ActiveAlert:
-        return cls(key, **{**data, "closed": tuple(data["closed"])})
+        starts_at = past_or(data["starts_at"], data["updated_at"])
+        return cls(key, **{**data, "starts_at": starts_at, "closed": tuple(data["closed"])})
 
 
 @dataclass(slots=True, eq=False)

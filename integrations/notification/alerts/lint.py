@@ -12,9 +12,10 @@ from typing import Any
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.matchers import Matcher, Op, literal_choices
 from codomyrmex.integrations.configuration.problems import Problem, at
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, InhibitRule, Route
+from codomyrmex.integrations.notification.alerts.config import AlertConfig, InhibitRule, Receiver, Route
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
+from codomyrmex.integrations.notification.channels import UndeliverableChannel
 
 # The names of receivers that are meant to deliver nothing.
 _SILENT = frozenset({"null", "none", "nobody", "blackhole", "devnull", "discard", "drop", "ignore", "noop"})
@@ -220,6 +221,10 @@ class _Lint:
                 unchecked.append(fallback)
         for receiver in receivers.values():
             path = at(receiver.path, "name")
+            self._check_channels(receiver)
+            lossy = next((each for each in receiver.channels if isinstance(each, UndeliverableChannel)), None)
+            if lossy is not None:
+                self._add("delivers-nothing", path, lossy.reason)
             if receiver.name not in used:
                 message = f"no route uses the receiver {receiver.name}, not even as a fallback; remove it"
                 self._add("unused-receiver", path, message)
@@ -234,6 +239,13 @@ class _Lint:
                 )
                 empty = f"`{next(iter(CHANNEL_TYPES))}: []`"
                 self._add("no-channel", path, f"{message} {empty} if that is intended")
+
+    def _check_channels(self, receiver: Receiver) -> None:
+        for key, kind in CHANNEL_TYPES.items():
+            channels = [channel for channel in receiver.channels if isinstance(channel, kind)]
+            for number, channel in enumerate(channels):
+                for field, message in channel.findings():
+                    self._add("invalid-channel", at(receiver.path, key, number, field), message)
 
     def _check_intervals(self) -> None:
         for number, interval in enumerate(self._config.intervals.values()):

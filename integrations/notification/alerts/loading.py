@@ -26,6 +26,7 @@ from codomyrmex.integrations.notification.alerts.config import (
     Route,
 )
 from codomyrmex.integrations.notification.alerts.config_file import (
+    CHANNEL_TYPES,
     ConfigFile,
     InhibitFile,
     IntervalFile,
@@ -41,7 +42,7 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     TimeSpec,
     time_range,
 )
-from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 
 GROUP_BY_ALL = "..."
 _DEFAULTS = {"group_wait": 30.0, "group_interval": 300.0, "repeat_interval": 14_400.0}
@@ -78,6 +79,13 @@ def load_alert_config(
         data, words, positions, yaml_problems = yaml.data, yaml.words, yaml.positions, yaml.problems
     problems = ProblemList(file, positions)
     problems.found += yaml_problems
+    if isinstance(data, Mapping) and "apiVersion" in data and "kind" in data:
+        problems.add(
+            "kind",
+            f"this is a Kubernetes manifest ({data['kind']}) and not a configuration of alerts; give the "
+            "text that is in it, such as `data[alertmanager.yaml]` of a Secret, decoded from base64",
+        )
+        raise AlertConfigError(problems.found)
     if data is None:
         if not problems.found:
             problems.add("", "the configuration is empty; a route and receivers are required")
@@ -101,7 +109,7 @@ class _Loader:
             for number, interval in enumerate(getattr(file, key)):
                 self._add_interval(interval, at(key, number))
         for number, receiver in enumerate(file.receivers):
-            self._add_receiver(receiver, at("receivers", number))
+            self._add_receiver(receiver, at("receivers", number), _at_number(data, "receivers", number))
         for loaded in self._receivers.values():
             self._check_fallback(loaded)
         root = data.get("route") if isinstance(data, Mapping) else data
@@ -117,6 +125,7 @@ class _Loader:
             problems.add("global.max_alerts", f"must be at least 1, got {settings.max_alerts}")
         self._check_positive("global.resolve_timeout", settings.resolve_timeout)
         label_rules = replace(self._label_rules(file.labels), control=settings.control_events)
+        label_rules = replace(label_rules, selected=_selected(file))
         for number, test in enumerate(file.tests):
             self._check_test(test, at("tests", number))
         if problems.found or route is None:
@@ -251,7 +260,7 @@ class _Loader:
 
     # Receivers
 
-    def _add_receiver(self, file: ReceiverFile, path: str) -> None:
+    def _add_receiver(self, file: ReceiverFile, path: str, data: Mapping[str, Any]) -> None:
         if not file.name:
             self._problems.add(path, "a receiver must have a name")
         elif file.name in self._receivers:
@@ -261,6 +270,13 @@ class _Loader:
                 self._channel(channel, channel_path, f"{file.name}[{number}]", file)
                 for number, (channel_path, channel) in enumerate(file.plugins)
             )
+            foreign = [key for key in ReceiverFile.__ignored__ if data.get(key)]
+            if foreign and not channels:
+                reason = (
+                    f"the receiver {file.name} has only {' and '.join(foreign)}, which deliver nothing here; "
+                    f"add {' or '.join(CHANNEL_TYPES)}"
+                )
+                channels = (UndeliverableChannel(name=f"{file.name}[0]", reason=reason),)
             self._receivers[file.name] = Receiver(file.name, channels, file.fallback, path, file.rate_limit)
 
     def _channel(self, channel: ChannelConfig, path: str, name: str, receiver: ReceiverFile) -> ChannelConfig:
@@ -328,6 +344,9 @@ class _Loader:
             return LabelRules()
         if not chosen:
             self._problems.add("labels", "at least one label is required; remove `labels` for the default")
+        for label, entry in chosen.items():
+            if not entry:
+                self._problems.add(at("labels", label), f"name the metadata entry that {label} is taken from")
         return LabelRules(chosen)
 
     def _check_test(self, test: TestFile, path: str) -> None:
@@ -348,6 +367,20 @@ class _Loader:
             self._problems.add(
                 path, f"the test must be at most {Duration(_MAX_TEST)} long, got {Duration(length)}"
             )
+
+
+def _selected(file: ConfigFile) -> tuple[Matcher, ...] | None:
+    """Return the matchers of the events that are alerts; None for the default."""
+    if file.events is None:
+        return None
+    return tuple(matcher for line in file.events.matchers for matcher in line.matchers)
+
+
+def _at_number(data: Any, key: str, number: int) -> Mapping[str, Any]:
+    """Return a mapping in a list of the file, or an empty one if it is something else."""
+    items = data.get(key) if isinstance(data, Mapping) else None
+    item = items[number] if isinstance(items, (list, tuple)) and number < len(items) else None
+    return item if isinstance(item, Mapping) else {}
 
 
 def _text_of(matchers: tuple[Matcher, ...]) -> str:

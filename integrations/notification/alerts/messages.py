@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from codomyrmex.integrations.notification.alerts.notification import (
     Reason,
     Status,
     count_firing,
+    moment_of,
     pairs,
 )
 from codomyrmex.integrations.notification.channels import ChannelConfig
@@ -59,7 +59,8 @@ class NotificationRenderer:
             title = compile_template(channel.title).render(**values)
         title = one_line(title)
         if channel.body is None:
-            return Message(title, self._body(notification), notify_type(notification), "text")
+            body, cuts = self._body_and_cuts(notification)
+            return Message(title, body, notify_type(notification), "text", cuts)
         body = compile_template(channel.body, channel.format).render(**values)
         return Message(title, body, notify_type(notification), channel.format)
 
@@ -79,8 +80,8 @@ class NotificationRenderer:
         }
 
     def _alert_values(self, alert: NotifiedAlert) -> dict[str, Any]:
-        ends_at = None if alert.ends_at is None else _moment(alert.ends_at)
-        times = {"starts_at": _moment(alert.starts_at), "ends_at": ends_at}
+        ends_at = None if alert.ends_at is None else moment_of(alert.ends_at)
+        times = {"starts_at": moment_of(alert.starts_at), "ends_at": ends_at}
         return {**msgspec.to_builtins(alert), **times, "url": self._link(alert)}
 
     def _link(self, alert: NotifiedAlert) -> str | None:
@@ -91,9 +92,23 @@ class NotificationRenderer:
     # The default body
 
     def _body(self, notification: Notification) -> str:
-        return "\n".join(self._lines(notification))
+        return self._body_and_cuts(notification)[0]
 
-    def _lines(self, notification: Notification) -> Iterator[str]:
+    def _body_and_cuts(self, notification: Notification) -> tuple[str, list[tuple[int, int]]]:
+        lines: list[str] = []
+        cuts: list[tuple[int, int]] = []
+        size, remaining = -1, len(notification.alerts)
+        for line in self._lines(notification):
+            if line is None:
+                cuts.append((size, remaining))
+                remaining -= 1
+            else:
+                lines.append(line)
+                size += len(line) + 1
+        return "\n".join(lines), cuts
+
+    def _lines(self, notification: Notification) -> Iterator[str | None]:
+        """Yield the lines of the default body, and None before each alert."""
         yield _headline(notification)
         labels: Mapping[str, str] = {}
         annotations: Mapping[str, str] = {}
@@ -108,6 +123,7 @@ class NotificationRenderer:
                 yield ""
                 yield f"{pairs(part.group_labels) or 'all alerts'}: {_counts(part)}"
             for alert in part.alerts[: max(remaining, 0)]:
+                yield None
                 yield ""
                 yield from self._alert_lines(alert, labels, annotations)
             remaining -= len(part.alerts)
@@ -134,6 +150,26 @@ class NotificationRenderer:
             yield f"  {link}"
         elif alert.trace_id is not None:
             yield f"  trace {alert.trace_id}"
+
+
+def outline(notification: Notification) -> tuple[Message, dict[str, Any]]:
+    """Return a message and data with what can be rendered of a notification that fails as a whole."""
+    lines = [f"{notification.receiver}: this notification cannot be rendered; its alerts:"]
+    alerts: list[dict[str, Any]] = []
+    for alert in notification.alerts:
+        try:
+            alerts.append(alert.to_dict())
+            line = f"{alert.status.value.upper()} {pairs(alert.labels)}"
+        except Exception as error:  # noqa: BLE001 - it must not affect the others
+            line = f"an alert that cannot be shown: {type(error).__name__}"
+        lines.append(line)
+    more = len(lines) - 1 - _MAX_ALERTS
+    if more > 0:
+        lines[_MAX_ALERTS + 1 :] = [f"and {more} more"]
+    status = notification.status.value
+    data = {"version": "4", "receiver": notification.receiver, "status": status, "alerts": alerts}
+    kind = "failure" if notification.firing else "success"
+    return Message(f"{notification.receiver}: alerts", "\n".join(lines), kind, "text"), data
 
 
 def notify_type(notification: Notification) -> str:
@@ -180,9 +216,5 @@ def _counts(part: Part) -> str:
     return ", ".join(f"{number} {status}" for number, status in counts if number)
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def _shown(seconds: float) -> str:
-    return f"{_moment(seconds):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{moment_of(seconds):%Y-%m-%d %H:%M:%S} UTC"

@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
+
 
 class Reason(StrEnum):
     """Why a notification is sent, in the words of Alertmanager's notification reasons."""
@@ -216,6 +218,11 @@ def common(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
+def moment_of(seconds: float) -> datetime:
+    """Return a time in UTC; one outside the years 1970 to 2999 is moved there, so that it can be shown."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), MAX_TIME), UTC)
+
+
 def iso(seconds: float) -> str:
     """Return a time as ISO 8601 text in UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment_of(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -195,14 +195,18 @@ class NotificationPlanner:
         """
         return self._check_mutes_at if self._with_pending else math.inf
 
+    def check_mutes(self) -> None:
+        """Check at the next opportunity whether a mute has ended, because the clock was set."""
+        self._check_mutes_at = -math.inf
+
     def end_mutes(self, now: float) -> list[Notification]:
         """Return one summary for each channel of the routes that are not muted any more."""
+        self._check_mutes_at = _next_minute(now)
         groups_of: dict[str, list[Group]] = {}
         for key in sorted(self._with_pending):
             group = self._state.groups[key]
             if not group.failed and not self._run(GROUP_STAGES, Flush(group, now, {})).is_muted:
                 groups_of.setdefault(group.route.path, []).append(group)
-        self._check_mutes_at = _next_minute(now)
         due: list[Notification] = []
         for groups in groups_of.values():
             due += self._send_pending(groups, now)

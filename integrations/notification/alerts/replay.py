@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.notification import iso
 from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
@@ -59,8 +60,11 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
             continue
         column = None
         try:
-            events.append(Event.from_dict(json.loads(line)))
-            continue
+            event = Event.from_dict(json.loads(line))
+            if 0 <= event.timestamp.timestamp() <= MAX_TIME:
+                events.append(event)
+                continue
+            message = f"timestamp: must be between the years 1970 and 3000, got {event.timestamp}"
         except json.JSONDecodeError as error:
             message, column = f"this is not JSON: {error.msg}", error.colno
         except EventDecodeError as error:

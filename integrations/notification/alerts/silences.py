@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from codomyrmex.integrations.configuration.matchers import Labels, Matcher, matches_all
+from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, matches_all
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
 from codomyrmex.streaming.events import new_id
 
+_POSITIVE = frozenset({Op.EQUAL, Op.REGEX})
 KEPT_FOR = 120 * 3600.0  # seconds that an expired silence is kept, as by Alertmanager
 
 
@@ -26,7 +28,8 @@ class Silence:
     """Suppresses the alerts that match all of its matchers while it is active.
 
     Args:
-        matchers: at least one of them must not match an empty value.
+        matchers: at least one of them must be negative or not match an empty value, as in Alertmanager; any
+            other silence would match every alert.
         starts_at: seconds since 1970.
         ends_at: seconds since 1970.
         created_by: the person who has created it.
@@ -34,7 +37,7 @@ class Silence:
         id: generated if left out.
 
     Raises:
-        ValueError: it would match every alert, or ends before it starts.
+        ValueError: it would match every alert, ends before it starts, or has a time that cannot be.
     """
 
     matchers: Sequence[Matcher]
@@ -45,10 +48,13 @@ class Silence:
     id: str = field(default_factory=new_id)
 
     def __post_init__(self) -> None:
-        if all(matcher.holds("") for matcher in self.matchers):
+        if all(matcher.op in _POSITIVE and matcher.holds("") for matcher in self.matchers):
             raise ValueError(
                 "a silence must not match every alert; add a matcher that an empty value does not match"
             )
+        for name, time in (("starts_at", self.starts_at), ("ends_at", self.ends_at)):
+            if not abs(time) <= MAX_TIME:
+                raise ValueError(f"{name}: must be before the year 3000, got {time:g} seconds")
         if not self.starts_at < self.ends_at:
             raise ValueError("ends_at: must be after starts_at")
 

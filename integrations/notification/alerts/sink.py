@@ -16,26 +16,31 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import DroppedError
-from codomyrmex.integrations.delivery.health import CLOSED, QUEUE_FULL, SinkHealth
-from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.delivery.health import CLOSED, QUEUE_FULL, SinkHealth, SinkState
+from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
 from codomyrmex.integrations.notification.alerts.audit import Audit
-from codomyrmex.integrations.notification.alerts.channel_dispatcher import ChannelDispatcher, Outcome
-from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.channel_dispatcher import (
+    ChannelDispatcher,
+    Outcome,
+    channels_of,
+)
+from codomyrmex.integrations.notification.alerts.config import AlertConfig, removed_by
 from codomyrmex.integrations.notification.alerts.config_source import ConfigSource, Source
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner, retrieve_error, shielded
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
 from codomyrmex.integrations.notification.alerts.silences import Silence
 from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
+from codomyrmex.integrations.notification.channels import UndeliverableChannel
 from codomyrmex.streaming import Clock, Event, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
-from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
@@ -44,8 +49,24 @@ _POLL_INTERVAL = 1.0  # seconds between checks of the file and of the silences o
 _SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
 _CLOSE_TIMEOUT = 2.0  # seconds to close the channels and the state, after the drain timeout
 
+NOT_OPEN = "not_open"  # the reason of drops after `open` has failed
+
 _logger = logging.getLogger(__name__)
 _log = Diagnostics(__name__)
+
+
+class AlertStatistics(NamedTuple):
+    """What an alert sink could not do as it should.
+
+    Attributes:
+        refused: new alerts that were refused because `max_alerts` were active.
+        unrendered: notifications that were sent with only what could be rendered of them.
+        failed: alerts, outcomes and groups with which the engine has failed; each is a bug, and logged.
+    """
+
+    refused: int
+    unrendered: int
+    failed: int
 
 
 class AlertSink(InlineSink):
@@ -61,8 +82,8 @@ class AlertSink(InlineSink):
 
     Args:
         config: a path, YAML text, a mapping, or the result of `load_alert_config`.
-        channels: sinks of the application, by the name of their receiver, in addition to the channels of
-            the file. Their events have the data of Alertmanager's webhook, and `title`, `body` and
+        channels: sinks of the application, by the name of their receiver, instead of the channels that it has
+            in the file. Their events have the data of Alertmanager's webhook, and `title`, `body` and
             `notify_type` in the metadata.
         clock: the source of time; for tests.
         watch: whether to reload a changed file. An invalid one changes nothing.
@@ -167,11 +188,18 @@ class AlertSink(InlineSink):
         self._dispatcher = ChannelDispatcher(self._handle_outcome, self._wait_until_saved, self._clock)
         self._deadline: float | None = None
         self._refusal = None
+        for channel in channels_of(self._config).values():
+            if isinstance(channel, UndeliverableChannel):
+                _logger.warning("sink %s: %s", self.name, channel.reason)
         try:
             await self._runner.open()
             await self._dispatcher.open(self._config)
-        except BaseException:
-            self._refusal = "not_open"
+        except BaseException as error:
+            self._refusal = NOT_OPEN
+            waiting = self._buffer.get_all()
+            lost = len(waiting.events) + waiting.dropped
+            message = "sink %s could not be opened, and notifies about nothing (%d events so far): %s"
+            _logger.warning(message, self.name, lost, describe(error))
             await shielded(self._runner.close())
             raise
         self._next_poll = self._clock.monotonic() + _POLL_INTERVAL
@@ -224,7 +252,8 @@ class AlertSink(InlineSink):
                 await self._step()
             except Exception as error:  # noqa: BLE001 - a bug must not end the notifications
                 self._deadline = None  # retry after a pause
-                _log.warning("step", "sink %s failed: %s", self.name, describe(error), error=error)
+                text = "sink %s failed: %s\n%s"
+                _log.warning("step", text, self.name, describe(error), LazyTraceback(error))
 
     async def _wait(self) -> None:
         """Wait until the sink is woken, a notification is due, or it is time to poll."""
@@ -295,9 +324,13 @@ class AlertSink(InlineSink):
                 _logger.warning(message, self.name, describe(error))
                 self._audit.reload_failed(error)
                 raise
+            removed = removed_by(self._config, config)
+            if removed:
+                text = "sink %s no longer has these parts of its configuration: %s"
+                _logger.warning(text, self.name, ", ".join(removed))
             self._config = config
             self._buffer.rules = config.label_rules
-            self._audit.reloaded(config)
+            self._audit.reloaded(config, removed)
             self._wake_task()
 
     # Questions to the engine
@@ -335,8 +368,23 @@ class AlertSink(InlineSink):
         await self._query(lambda engine: engine.expire_silence(silence_id, now))
 
     def health(self) -> Mapping[str, SinkHealth]:
-        """Return the health of each channel; empty while the sink is not open."""
-        return {} if self._task is None else self._dispatcher.health()
+        """Return the health of each channel; empty while the sink is not open.
+
+        While the state cannot be saved, there is an entry `state file` too, with the error.
+        """
+        if self._task is None:
+            return {}
+        health = dict(self._dispatcher.health())
+        if self._runner.state_error is not None:
+            health["state file"] = SinkHealth(
+                SinkState.RETRYING, 0, 0, 0, 0, {}, 0, self._runner.state_error, None, 0.0, 0
+            )
+        return health
+
+    def statistics(self) -> AlertStatistics:
+        """Return the counts since the sink was opened; it must be open."""
+        self._check_open()
+        return AlertStatistics(self._runner.refused, self._runner.unrendered, self._runner.failed)
 
     async def _query(self, function: Callable[[AlertEngine], T]) -> T:
         self._check_open()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Self
 
 from codomyrmex.integrations.configuration.matchers import Labels
@@ -15,7 +14,7 @@ from codomyrmex.integrations.configuration.rates import TokenBucket
 from codomyrmex.integrations.notification.alerts.engine_state import EngineState
 from codomyrmex.integrations.notification.alerts.group import Group, reason_to_notify
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
-from codomyrmex.integrations.notification.alerts.notification import Part, Reason, Status
+from codomyrmex.integrations.notification.alerts.notification import Part, Reason, Status, moment_of
 from codomyrmex.integrations.notification.channels import ChannelConfig
 
 
@@ -49,7 +48,7 @@ class Flush:
 
     def is_in(self, interval: TimeInterval) -> bool:
         """Return whether the time is in an interval."""
-        return interval.holds(datetime.fromtimestamp(self.now, UTC))
+        return interval.holds(moment_of(self.now))
 
     def suppress(self, key: str, reason: str, by: str) -> None:
         del self.alerts[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID
 """
 
+_BUSY_TIMEOUT = 100  # milliseconds
+
 # The connections of the parent process: SQLite forbids closing them in a child.
 _inherited: list[sqlite3.Connection] = []
 
@@ -38,6 +41,8 @@ class StateFile:
     What is saved survives a crash of the process at any time. After a power failure the last seconds may be
     missing, because SQLite's write-ahead log does not wait for the disk; their notifications are repeated.
 
+    A new file can be read by its owner only. Links are not followed, so that two paths are two files.
+
     Args:
         path: the file; it is created if it does not exist.
     """
@@ -47,8 +52,13 @@ class StateFile:
         self._lock: int | None = None
         self._data_version = -1
         with self._errors("cannot be opened"):
+            folder = self.path.parent.resolve()  # each path through a folder that is a link has the same lock
+            self._real_path = folder / self.path.name
+            descriptor = self._open(self._real_path)
+            self._identity = _identity(os.fstat(descriptor))
+            os.close(descriptor)
             self._database = sqlite3.connect(
-                self.path, timeout=5, isolation_level=None, check_same_thread=False
+                self._real_path, timeout=5, isolation_level=None, check_same_thread=False
             )
         try:
             with self._errors(
@@ -59,6 +69,30 @@ class StateFile:
             self._database.close()
             raise
         renew_in_children(self)
+
+    def _open(self, path: Path) -> int:
+        """Open or create a file that is a file of its own: neither a link nor linked from elsewhere."""
+        nofollow = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
+        flags = os.O_RDWR | os.O_CREAT | nofollow | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+        if path.is_symlink():
+            raise StateError(f"the state file {path} is a symbolic link; give the path that it leads to")
+        descriptor = os.open(path, flags, 0o600)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            problem = "has several hard links" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+            raise StateError(f"the state file {path} {problem}; give it a path of its own")
+        return descriptor
+
+    def _check_identity(self) -> None:
+        """Raise an error if the path leads to another file than the open one."""
+        try:
+            identity = _identity(self._real_path.lstat())
+        except FileNotFoundError:
+            identity = None
+        if identity != self._identity:
+            what = "removed" if identity is None else "replaced"
+            raise StateError(f"the state file {self.path} was {what} while it was in use; restart to use it")
 
     def after_fork(self) -> None:
         """Leave the database and the lock to the parent process."""
@@ -78,12 +112,16 @@ class StateFile:
         run(f"PRAGMA user_version={_VERSION}")
 
     def claim(self) -> None:
-        """Lock the state for this process, which sends notifications. Silences do not need the lock."""
+        """Lock the state for this process, which sends notifications. Silences do not need the lock.
+
+        From now on, `save` does not wait for other processes, because notifications wait for it.
+        """
+        self._database.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT}")
         if fcntl is None:
             return
         try:
             with self._errors("cannot be locked"):
-                self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._lock = self._open(self._real_path.with_name(f"{self._real_path.name}.lock"))
                 try:
                     fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -105,15 +143,24 @@ class StateFile:
             rows = self._database.execute("SELECT kind, key, value FROM state").fetchall()
             return {(kind, json.loads(key)): json.loads(value) for kind, key, value in rows}
 
-    def save(self, changes: Mapping[tuple[str, str], Any]) -> None:
-        """Save changes of the state in one transaction; the value None removes a key."""
+    def save(self, changes: Mapping[tuple[str, str], Any], *, replace: bool = False) -> None:
+        """Save changes of the state in one transaction.
+
+        Args:
+            changes: the values by kind and key; None removes a key.
+            replace: whether these are all alerts, groups and entries of the log. Silences are kept, as other
+                processes add some too.
+        """
         # Keys are JSON too: labels may contain lone surrogates, which SQLite does not accept.
         rows = [(kind, json.dumps(key), value) for (kind, key), value in changes.items()]
         removed = [(kind, key) for kind, key, value in rows if value is None]
         saved = [(kind, key, json.dumps(value)) for kind, key, value in rows if value is not None]
         with self._errors("cannot be written"):
             try:
+                self._check_identity()
                 self._database.execute("BEGIN IMMEDIATE")
+                if replace:
+                    self._database.execute("DELETE FROM state WHERE kind != 'silence'")
                 self._database.executemany("DELETE FROM state WHERE kind = ? AND key = ?", removed)
                 self._database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", saved)
                 self._database.execute("COMMIT")
@@ -152,6 +199,7 @@ class StateFile:
     def changed_by_others(self) -> bool:
         """Return whether another process has written since the last call."""
         with self._errors("cannot be read"):
+            self._check_identity()
             [version] = self._database.execute("PRAGMA data_version").fetchone()
         changed = self._data_version not in {-1, version}
         self._data_version = version
@@ -173,3 +221,7 @@ class StateFile:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
             raise StateError(f"the state file {self.path} {problem}: {error}") from None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
