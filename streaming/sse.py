@@ -245,12 +245,19 @@ class SSEStream(LocalStream):
                     feed.timer.cancel()
                     feed.timer = None
 
-    def newest_id(self) -> str | None:
-        """Return the id of the newest event that can be replayed from, or None if there is none."""
-        try:
-            return self._buffer[-1].event.id
-        except IndexError:
-            return None
+    def newest_id(self, filter_fn: FilterFunction | None = None) -> str | None:
+        """Return the id of the newest event that can be replayed from, or None if there is none.
+
+        Args:
+            filter_fn: only events that it returns true for are considered.
+        """
+        if filter_fn is None:
+            try:
+                return self._buffer[-1].event.id
+            except IndexError:
+                return None
+        buffered = reversed(list(self._buffer))
+        return next((frame.event.id for frame in buffered if filter_fn(frame.event)), None)
 
     def statistics(self) -> StreamStatistics:
         feeds = list(self._feeds.values())
@@ -339,14 +346,12 @@ class SSEStream(LocalStream):
         resumed = last_id in ids
         if resumed:
             buffered = buffered[len(ids) - ids[::-1].index(last_id) :]
-        frames = [
-            frame
-            for frame in buffered
-            if matches(subscription.topic, frame.event.topic) and self._passes(subscription, frame.event)
-        ]
+        accepted = [frame for frame in buffered if self._passes(subscription, frame.event)]
+        frames = [frame for frame in accepted if matches(subscription.topic, frame.event.topic)]
         data: dict[str, Any] = {"resumed": True, "replayed": len(frames)}
         if not resumed:
-            first_available = ids[0] if ids else None
+            # The filter may stand for a permission, so an event that it does not accept is not named.
+            first_available = wire_id(accepted[0].event.id) if accepted else None
             data = {"resumed": False, "requested": last_event_id, "first_available": first_available}
         return deque([Frame(Event(type=EventType.CONNECT, data=data), notice=True), *frames])
 

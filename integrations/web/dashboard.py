@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.web import http, snapshot
 from codomyrmex.integrations.web.event_stream import event_stream
+from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence, text_fields
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
-from codomyrmex.streaming.encoding import replace_surrogates
+from codomyrmex.streaming.encoding import replace_surrogates, to_json
+from codomyrmex.streaming.errors import shorten
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -45,6 +47,8 @@ _HEADERS = {
     "x-frame-options": "DENY",  # for browsers without frame-ancestors
 }
 _MAX_FORM_BYTES = 16_384
+_MAX_FORMS = 100  # of the maximum size, in memory at once
+_FORM_TIMEOUT = 10.0  # seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class DashboardApp:
         max_clients: the number of pages that can be connected; others are told to try again later.
         heartbeat_interval: seconds without events after which a page is sent a comment.
         reconnect_within: seconds over which pages spread their reconnects after a shutdown.
+        allowed_hosts: as for `event_stream`.
         signals: as for `event_stream`.
         clock: the clock; tests pass a `FakeClock`.
 
@@ -97,6 +102,7 @@ class DashboardApp:
         max_clients: int = 100,
         heartbeat_interval: float = 15.0,
         reconnect_within: float = 2.0,
+        allowed_hosts: Iterable[str] | None = None,
         signals: bool = True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -118,6 +124,8 @@ class DashboardApp:
         self._snapshots = snapshot.Snapshots(attachment, alerts, board, clock)
         self._token = None if allow_actions is None else allow_actions.strip()
         self._authorize = authorize
+        self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
+        self._forms = http.BodyReader(_MAX_FORM_BYTES, _FORM_TIMEOUT, _MAX_FORMS, clock)
         self._title = title
         self._clock = clock
         self._rates = snapshot.TopicRates()
@@ -130,14 +138,14 @@ class DashboardApp:
             max_clients=max_clients,
             heartbeat_interval=heartbeat_interval,
             reconnect_within=reconnect_within,
+            allowed_hosts=["*"],  # checked here
             signals=signals,
             clock=clock,
         )
         for event in snapshot.recent_events(stream, buffer_size):
             self._add(event, event.timestamp.timestamp())
-        self._subscriptions = [stream.subscribe_nowait(lambda event: self._add(event, clock.time()))]
-        if audit is not None:
-            self._subscriptions.append(self._snapshots.watch(audit))
+        self._stream, self._audit = stream, audit
+        self._subscribe()
         self._app = Starlette(
             routes=[
                 Mount(
@@ -164,14 +172,17 @@ class DashboardApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             raise RuntimeError("the live page is served over HTTP, not over websocket")
-        root, path = scope.get("root_path", ""), scope.get("path", "")
-        if scope["type"] == "http" and root and path == root:  # relative URLs in the page need the slash
-            query = scope.get("query_string", b"").decode("latin-1")
-            location = quote(replace_surrogates(path.rpartition("/")[2])) + "/" + (query and f"?{query}")
-            # Relative, because a proxy may serve this under another path.
-            await RedirectResponse(location, 308, _HEADERS)(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        try:
+            self._gate.check(Request(scope))
+        except HTTPException as refusal:
+            await _error_response(Request(scope), refusal)(scope, receive, send)
+            return
+        scope = _as_mounted(scope)
+        redirect = _slash_redirect(scope)
+        await (redirect or self._app)(scope, receive, send)
 
     async def aclose(self) -> None:
         """Send each page a `disconnect`, and end. Can be called twice."""
@@ -181,8 +192,17 @@ class DashboardApp:
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        if not self._subscriptions[0].active:  # a second run, as in tests
+            self._events.open()
+            self._subscribe()
         yield
         await self.aclose()
+
+    def _subscribe(self) -> None:
+        clock = self._clock
+        self._subscriptions = [self._stream.subscribe_nowait(lambda event: self._add(event, clock.time()))]
+        if self._audit is not None:
+            self._subscriptions.append(self._snapshots.watch(self._audit))
 
     def _add(self, event: Event, time: float) -> None:
         self._rates.count(event.topic, time)
@@ -212,11 +232,11 @@ class DashboardApp:
             "actions": self._token is not None and self._alerts is not None,
             "may_act": self._may_act(request),
             "topics": self._rates.busiest(now, allowed.allow),
-            "problems": {},
         }
-        if allowed.everything:
-            state |= await self._snapshots.get()
-        return http.JsonResponse(state, headers=_HEADERS)
+        # The snapshot is the larger part, and it is encoded once for all pages.
+        sections = await self._snapshots.get() if allowed.everything else b'{"problems":{}}'
+        body = to_json(state).encode()[:-1] + b"," + sections[1:]
+        return Response(body, headers={"content-type": "application/json", **_HEADERS})
 
     async def _explain(self, request: Request) -> Response:
         allowed = await http.authorized_topics(self._topics, request.scope)
@@ -225,7 +245,12 @@ class DashboardApp:
         if self._alerts is None:
             raise HTTPException(404, "no alert sink is connected to this page")
         fingerprint = request.query_params.get("fingerprint", "")
-        explanation = await self._ask(lambda alerts: _explanation(alerts, fingerprint))
+        try:
+            explanation = await self._snapshots.explain(fingerprint)
+        except snapshot.BusyError as error:
+            raise HTTPException(503, str(error), {"retry-after": "1"}) from None
+        except Exception as error:  # noqa: BLE001 - a state file can fail in many ways
+            raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
         if explanation is None:
             raise HTTPException(404, "this alert no longer exists")
         return http.JsonResponse(explanation, headers=_HEADERS)
@@ -245,7 +270,7 @@ class DashboardApp:
         silence = parse_silence(await self._read_form(request), self._clock.time())
         await self._ask(lambda alerts: alerts.add_silence(silence))
         self._snapshots.invalidate()
-        _logger.info("silence %s was added on the live page", silence.id)
+        _logger.info("silence %s was added on the live page", shorten(silence.id))
         return http.JsonResponse({"id": silence.id}, 201, _HEADERS)
 
     async def _expire_silence(self, request: Request) -> Response:
@@ -255,23 +280,21 @@ class DashboardApp:
         except KeyError:
             raise HTTPException(404, "this silence no longer exists") from None
         self._snapshots.invalidate()
-        _logger.info("silence %s was expired on the live page", silence_id)
+        _logger.info("silence %s was expired on the live page", shorten(silence_id))
         return http.JsonResponse({"id": silence_id}, headers=_HEADERS)
 
     async def _read_form(self, request: Request) -> object:
         """Return the form of a request that may act; raise an HTTPException for others."""
         if self._token is None or self._alerts is None:
             raise HTTPException(403, "this page is read-only")
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        if site != "same-origin" or http.is_cross_origin(request.headers):
-            raise HTTPException(403, "pages of other origins may not act here")
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":  # which pages of other origins cannot send
             raise HTTPException(415, "the content type must be application/json")
         if not self._may_act(request):
             raise HTTPException(401, "the token is missing or wrong", http.UNAUTHORIZED)
         try:
-            return json.loads(await http.read_body(request, _MAX_FORM_BYTES))
+            async with self._forms.reading(request) as body:
+                return json.loads(body)
         except (ValueError, RecursionError):
             raise FormError({"": "the form is not valid JSON"}) from None
 
@@ -294,16 +317,38 @@ class _PageFiles(StaticFiles):
         return response
 
 
-async def _error_response(_: Request, error: Any) -> Response:
+def _error_response(_: Request, error: Any) -> Response:
     content = {"error": error.detail}
     if isinstance(error, FormError):
         content["problems"] = error.problems
     return http.JsonResponse(content, error.status_code, {**_HEADERS, **(error.headers or {})})
 
 
-async def _explanation(alerts: AlertSink, fingerprint: str) -> dict[str, Any] | None:
-    for view in await alerts.groups():
-        for alert in view.alerts:
-            if alert.fingerprint == fingerprint:
-                return (await alerts.explain(alert.labels)).to_dict()
-    return None
+def _as_mounted(scope: Scope) -> Scope:
+    """Return a scope whose path begins with its root path (ASGI, HTTP scope), whoever has mounted the page.
+
+    Behind a proxy that strips its prefix, FastAPI leaves the prefix in the root path only. Litestar has no
+    root path and ends each path with a slash.
+    """
+    root, path = scope.get("root_path", "").rstrip("/"), scope.get("path", "")
+    while root and path != root and not path.startswith(f"{root}/"):
+        _, slash, rest = root[1:].partition("/")
+        root = slash + rest
+    if path.rstrip("/") != root:
+        path = path.rstrip("/")
+    return {**scope, "root_path": root, "path": path}
+
+
+def _slash_redirect(scope: Scope) -> Response | None:
+    """Return a redirect to the page's path with a slash, which relative URLs need, if it has none.
+
+    Some frameworks add the slash themselves, so what the client has sent decides.
+    """
+    sent = scope.get("raw_path")
+    path = scope.get("path", "") if sent is None else unquote(sent.decode("latin-1"))
+    at_page = scope["path"].rstrip("/") == scope["root_path"]
+    if not at_page or path.endswith("/") or not path:
+        return None
+    query = scope.get("query_string", b"").decode("latin-1")
+    location = quote(replace_surrogates(path.rpartition("/")[2])) + "/" + (query and f"?{query}")
+    return RedirectResponse(location, 308, _HEADERS)  # relative, because a proxy may serve this elsewhere

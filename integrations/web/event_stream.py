@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.web import http
 from codomyrmex.integrations.web import signals as process_signals
+from codomyrmex.integrations.web.clients import Client, end_when_disconnected, find_abort
+from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.streaming import (
     Clock,
     EventType,
@@ -39,24 +41,12 @@ _HEARTBEAT = b": hb\n"  # no blank line: some clients would dispatch an empty ev
 _HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"x-accel-buffering", b"no"),  # nginx would buffer the stream
-    *((name.encode(), value.encode()) for name, value in http.RESPONSE_HEADERS.items()),
+    (b"cache-control", b"no-store, no-transform"),  # a proxy that compresses would buffer it too
+    (b"x-content-type-options", b"nosniff"),
 ]
 _BATCH = 200  # frames in one write
 _SINGLES = 8  # writes of a single frame after which the next write waits for more frames
 _DRAIN_TIMEOUT = 5.0  # seconds that clients have for the remaining events when the application closes
-
-
-@dataclass(eq=False, slots=True)
-class _Client:
-    """A connected client."""
-
-    subscription: Subscription
-    task: asyncio.Task[Any]
-    abort: Callable[[], None] | None
-    requested_id: str
-    last_id: str
-    dropped: bool = False
-    sending_since: float = math.inf  # monotonic time, while a write is in progress
 
 
 class EventStreamApp:
@@ -81,12 +71,18 @@ class EventStreamApp:
         heartbeat_interval: seconds without events after which a comment is sent.
         send_timeout: seconds after which a client that does not read is dropped.
         max_clients: the number of clients that can be connected; others are refused with 503.
-        allow_origins: other origins whose pages can read the stream (CORS).
+        allow_origins: other origins whose pages can read the stream (CORS); `"*"` allows any.
+        allow_credentials: whether these pages can send cookies; not possible with `"*"`.
+        allowed_hosts: the names that requests may have in their `Host` header; `"*"` allows any. By default
+            those of this machine, or any if `authorize` is passed, a gate of `serve` has checked them, or
+            every origin is allowed.
         reconnect_within: seconds over which clients spread their reconnects after a shutdown.
-        signals: whether SIGTERM and SIGINT close the application before the server handles them.
+        signals: whether SIGTERM and SIGINT close the application before the server handles them. That is
+            possible in the main thread only; elsewhere await `aclose` before the server stops.
         clock: the clock; tests pass a `FakeClock`.
 
     Attributes:
+        allow_origins: the other origins.
         refused: the number of clients that were refused because of `max_clients`.
         dropped: the number of clients that were dropped because they did not read.
 
@@ -108,6 +104,8 @@ class EventStreamApp:
         send_timeout: float = 30.0,
         max_clients: int = 10_000,
         allow_origins: Iterable[str] = (),
+        allow_credentials: bool = False,
+        allowed_hosts: Iterable[str] | None = None,
         reconnect_within: float = 5.0,
         signals: bool = True,
         clock: Clock = SYSTEM_CLOCK,
@@ -123,8 +121,15 @@ class EventStreamApp:
         check_seconds("heartbeat_interval", heartbeat_interval)
         if overflow == Overflow.BLOCK:
             raise ValueError("overflow: must not be BLOCK, because one slow client would block the publisher")
+        self._gate = SiteGate(allowed_hosts, allow_origins, authorized=authorize is not None)
+        self.allow_origins = tuple(self._gate.origins)
+        if allow_credentials and "*" in self.allow_origins:
+            raise ValueError('allow_credentials: allow_origins must name the origins, got "*"')
         # Queues, replay and encoded frames belong to the application: the stream may have other subscribers.
-        self._hub = SSEStream(buffer_size, queue_size, overflow, heartbeat_interval, clock=clock)
+        self._make_hub = partial(
+            SSEStream, buffer_size, queue_size, overflow, heartbeat_interval, clock=clock
+        )
+        self._stream = stream
         self._whole = data == "event"
         self._authorize = authorize
         self._send_timeout = send_timeout
@@ -132,7 +137,7 @@ class EventStreamApp:
         self._reconnect_within = reconnect_within
         self._signals = signals
         self._clock = clock
-        self._clients: set[_Client] = set()
+        self._clients: set[Client] = set()
         self._no_clients = asyncio.Event()
         self._no_clients.set()
         self._watchdog: Timer | None = None
@@ -141,10 +146,11 @@ class EventStreamApp:
         self._close_task: asyncio.Task[None] | None = None
         self.refused = 0
         self.dropped = 0
-        endpoint = http.allow_cross_origin(self._respond, allow_origins, ("GET", "HEAD"))
+        endpoint = http.allow_cross_origin(
+            self._respond, self.allow_origins, ("GET", "HEAD"), credentials=allow_credentials
+        )
         self._router = Router(default=endpoint, lifespan=self._lifespan)
-        self._subscription = stream.subscribe_nowait(self._hub.publish_nowait)
-        self._subscription.on_end(self._source_closed)
+        self.open()
 
     @property
     def clients(self) -> int:
@@ -153,6 +159,17 @@ class EventStreamApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
+
+    def open(self) -> None:
+        """Serve the stream again after `aclose`.
+
+        Raises:
+            StreamClosedError: the stream is closed.
+        """
+        self._hub = self._make_hub()
+        self._subscription = self._stream.subscribe_nowait(self._hub.publish_nowait)
+        self._closing = False
+        self._subscription.on_end(self._source_closed)
 
     async def aclose(self) -> None:
         """Send each client its queued events and a `disconnect`, and end. Can be called twice."""
@@ -169,12 +186,14 @@ class EventStreamApp:
 
     @asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        if self._closing:  # a second run, as in tests
+            self.open()
         yield
         await self.aclose()
 
-    def _source_closed(self, _: Subscription) -> None:
+    def _source_closed(self, ended: Subscription) -> None:
         """Close after the source stream; called in any thread."""
-        if not self._closing:
+        if ended is self._subscription and not self._closing:
             self._closing = True
             if self._loop is not None:
                 with suppress(RuntimeError):  # the loop is closed
@@ -212,10 +231,14 @@ class EventStreamApp:
 
     def _check(self, request: Request) -> None:
         """Raise an HTTPException if the client cannot be served."""
-        if not http.accepts_event_stream(request.headers.get("accept")):
+        self._gate.check(request)
+        if not http.accepts_event_stream(request.headers.getlist("accept")):
             raise HTTPException(406, "this is an event stream: send Accept: text/event-stream")
+        topics = request.query_params.getlist("topic")
+        if len(topics) > 1:
+            raise HTTPException(400, f"topic: must be one pattern, got {len(topics)}")
         try:
-            check_pattern(request.query_params.get("topic") or "*")
+            check_pattern((topics and topics[0]) or "*")
         except TopicError as error:
             raise HTTPException(400, f"topic: {error}") from None
         if self._closing:
@@ -231,20 +254,20 @@ class EventStreamApp:
     ) -> None:
         query = request.query_params
         requested_id = http.utf8_header(request.headers, "last-event-id") or query.get("last_event_id", "")
-        newest_id = self._hub.newest_id() or ""  # a client without events can resume here
+        abort = find_abort(receive, send)
+        visible = None if allowed.everything else lambda event: allowed.allow(event.topic)
+        newest_id = self._hub.newest_id(visible) or ""  # a client without events can resume here
         subscription = await self._hub.subscribe(
             topic=query.get("topic") or "*",
-            filter_fn=None if allowed.everything else lambda event: allowed.allow(event.topic),
+            filter_fn=visible,
             last_event_id=requested_id or None,
         )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        client = _Client(
-            subscription, task, _find_abort(receive, send), requested_id, requested_id or newest_id
-        )
-        self._add(client)
-        listener = asyncio.create_task(_cancel_when_disconnected(receive, subscription))
+        client = Client(subscription, task, abort, requested_id, requested_id or newest_id)
+        listener = asyncio.create_task(end_when_disconnected(receive, client))
         try:
+            self._add(client)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             if not requested_id:
                 client.sending_since = self._clock.monotonic()
@@ -256,14 +279,14 @@ class EventStreamApp:
         except OSError:  # the client disconnected
             pass
         except asyncio.CancelledError:
-            if not client.dropped:
+            if not client.cancelled:
                 raise
             task.uncancel()
         finally:
             listener.cancel()
             self._remove(client)
 
-    def _add(self, client: _Client) -> None:
+    def _add(self, client: Client) -> None:
         self._clients.add(client)
         self._no_clients.clear()
         self._loop = asyncio.get_running_loop()
@@ -272,17 +295,17 @@ class EventStreamApp:
             if self._signals:
                 process_signals.watch(self, self._close_soon)
 
-    def _remove(self, client: _Client) -> None:
-        client.subscription.cancel()
-        self._clients.discard(client)
+    def _remove(self, client: Client) -> None:
+        self._clients.discard(client)  # before anything that may raise: the client is gone in any case
         if not self._clients:
             self._no_clients.set()
             if self._watchdog is not None:
                 self._watchdog.cancel()
                 self._watchdog = None
             process_signals.unwatch(self)
+        client.subscription.cancel()
 
-    async def _send_events(self, client: _Client, send: Send) -> None:
+    async def _send_events(self, client: Client, send: Send) -> None:
         """Send events until the subscription ends, all that are queued in one write: the hot loop."""
         now, encode, singles = self._clock.monotonic, self._encode, 0
         async with aclosing(self._hub.batches(client.subscription.id, _BATCH)) as batches:
@@ -306,7 +329,7 @@ class EventStreamApp:
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
 
-    def _encode(self, frame: Frame, client: _Client) -> bytes:
+    def _encode(self, frame: Frame, client: Client) -> bytes:
         """Return the bytes of a frame, which all clients share unless it is a notice for one of them."""
         event = frame.event
         if frame.notice:
@@ -314,7 +337,7 @@ class EventStreamApp:
         frame.wire = _frame(event.id, event.type.value, event.to_dict() if self._whole else event.data)
         return frame.wire
 
-    def _encode_notice(self, frame: Frame, client: _Client) -> bytes:
+    def _encode_notice(self, frame: Frame, client: Client) -> bytes:
         event = frame.event
         if event.type is EventType.HEARTBEAT:
             return _HEARTBEAT
@@ -333,37 +356,20 @@ class EventStreamApp:
     def _drop_clients(self, sending_since: float = math.inf) -> None:
         """Cut the connections whose current write began at a time or before; no regular end would arrive."""
         for client in self._clients:
-            if client.sending_since <= sending_since and not client.dropped:
+            if client.sending_since > sending_since:
+                continue
+            if not client.dropped:
                 client.dropped = True
                 self.dropped += 1
-                if client.abort is not None:
-                    client.abort()
-                client.task.cancel()
+                client.subscription.cancel()
+            # A connection that the server does not let us abort stays, and is counted, until it is gone.
+            if client.abort is not None:
+                client.abort()
+            if client.abort is not None or self._closing:
+                client.cancel()
 
 
 event_stream = EventStreamApp
-
-
-async def _cancel_when_disconnected(receive: Receive, subscription: Subscription) -> None:
-    """Cancel a subscription when its client disconnects, which ends the loop that reads it."""
-    with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    subscription.cancel()
-
-
-def _find_abort(receive: Receive, send: Send) -> Callable[[], None] | None:
-    """Return a function that aborts the connection if the server makes one available, as uvicorn does.
-
-    ASGI cannot abort, and a regular end waits until everything is sent, which never happens if the client
-    does not read.
-    """
-    for channel in (receive, send):
-        transport = getattr(getattr(channel, "__self__", None), "transport", None)
-        abort = getattr(transport, "abort", None)
-        if callable(abort):
-            return abort  # type: ignore[no-any-return]
-    return None
 
 
 def _frame(event_id: str, event_type: str, data: Any, retry: str = "") -> bytes:

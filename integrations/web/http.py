@@ -1,13 +1,17 @@
-"""HTTP details that the applications share: authorization, origins, headers, bodies and responses."""
+"""HTTP details that the applications share: authorization, headers, bodies and responses."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from inspect import isawaitable
 from typing import Any
 
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.streaming.clock import Clock
 from codomyrmex.streaming.encoding import to_json
 from codomyrmex.streaming.topics import check_pattern, matches
 from starlette.datastructures import Headers
@@ -22,6 +26,7 @@ Authorize = Callable[[Scope], "Topics | Awaitable[Topics | None] | None"]
 
 RESPONSE_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 UNAUTHORIZED = {"www-authenticate": "Bearer"}  # RFC 9110, section 15.5.2: 401 names the scheme
+_MAX_DIGITS = 20  # of a Content-Length
 _ALLOWED_HEADERS = ("Authorization", "Content-Type", "Last-Event-ID")
 
 _log = Diagnostics(__name__)
@@ -97,27 +102,13 @@ def same_token(sent: str, expected: str) -> bool:
     return hmac.compare_digest(sent.encode(errors="replace"), expected.encode())
 
 
-def listed_origins(origins: Iterable[str]) -> list[str]:
-    """Return origins as browsers send them: without a trailing slash."""
-    listed = [origins] if isinstance(origins, str) else origins
-    return [origin.rstrip("/") for origin in listed]
-
-
-def allow_cross_origin(app: ASGIApp, origins: Iterable[str], methods: Sequence[str]) -> ASGIApp:
+def allow_cross_origin(
+    app: ASGIApp, origins: Sequence[str], methods: Sequence[str], *, credentials: bool = False
+) -> ASGIApp:
     """Return an application that lets pages of other origins read its responses (CORS)."""
-    allowed = listed_origins(origins)
-    return CORSMiddleware(app, allowed, methods, _ALLOWED_HEADERS) if allowed else app
-
-
-def is_cross_origin(headers: Headers, allowed: Sequence[str] = ()) -> bool:
-    """Return whether a browser sends the request for a page of another origin that is not allowed.
-
-    Browsers name the origin of every POST (Fetch, section 3.2); other clients usually send none.
-    """
-    origin = headers.get("origin")
-    if origin is None or "*" in allowed or origin in allowed:
-        return False
-    return origin.partition("://")[2].lower() != headers.get("host", "").lower()
+    if not origins:
+        return app
+    return CORSMiddleware(app, origins, methods, _ALLOWED_HEADERS, credentials)
 
 
 class JsonResponse(JSONResponse):
@@ -130,19 +121,69 @@ class JsonResponse(JSONResponse):
         return to_json(content).encode()
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body of a request.
+class BodyReader:
+    """Reads the bodies of requests within bounds.
 
-    Raises:
-        HTTPException: with status 413 if it is larger than `max_bytes`.
-        ClientDisconnect: the client disconnected.
+    Args:
+        max_bytes: the size limit of a body.
+        timeout: seconds for a body to arrive.
+        max_bodies: the number of bodies of that size that can be in memory at once.
+        clock: the clock.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise HTTPException(413, f"the body is too large: at most {max_bytes} bytes are accepted")
-    return bytes(body)
+
+    def __init__(self, max_bytes: int, timeout: float, max_bodies: int, clock: Clock) -> None:
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._max_total = max_bodies * max_bytes
+        self._clock = clock
+        self._total = 0
+
+    @asynccontextmanager
+    async def reading(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body, which counts as being in memory until the context ends.
+
+        Raises:
+            HTTPException: with status 408 if it takes too long, 413 if it is too large, or 503 if there are
+                too many others.
+            ClientDisconnect: the client disconnected.
+        """
+        body = bytearray()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.cancel()
+
+        timer = self._clock.call_later(self._timeout, expire)
+        try:
+            try:
+                self._check_length(request.headers.get("content-length", ""))
+                async for chunk in request.stream():
+                    self._total += len(chunk)
+                    body += chunk
+                    self._check_length(len(body))
+            except asyncio.CancelledError:
+                if not expired:
+                    raise
+                task.uncancel()
+                message = f"the body did not arrive within {self._timeout:g} s"
+                raise HTTPException(408, message, {"connection": "close"}) from None
+            finally:
+                timer.cancel()
+            yield bytes(body)
+        finally:
+            self._total -= len(body)
+
+    def _check_length(self, length: int | str) -> None:
+        if isinstance(length, str):
+            length = int(length) if length.isascii() and length.isdigit() and len(length) < _MAX_DIGITS else 0
+        if length > self._max_bytes:
+            raise HTTPException(413, f"the body is too large: at most {self._max_bytes} bytes are accepted")
+        if self._total > self._max_total:
+            raise HTTPException(503, "too many requests at once; try again soon", {"retry-after": "1"})
 
 
 def utf8_header(headers: Headers, name: str) -> str:
@@ -150,13 +191,27 @@ def utf8_header(headers: Headers, name: str) -> str:
     return headers.get(name, "").encode("latin-1").decode(errors="replace")
 
 
-def accepts_event_stream(accept: str | None) -> bool:
-    """Return whether an `Accept` header allows `text/event-stream`, as it does when it is absent."""
-    if accept is None:
-        return True
-    ranges = [part.partition(";") for part in accept.lower().split(",")]
-    return any(
-        media_range.strip() in {"text/event-stream", "text/*", "*/*"}
-        and "q=0" not in parameters.replace(" ", "").split(";")
-        for media_range, _, parameters in ranges
-    )
+def cookie_values(headers: Headers, name: str) -> list[str]:
+    """Return the values of a cookie, in time linear in the length of the headers (RFC 6265, section 5.4)."""
+    pairs = (pair.partition("=") for header in headers.getlist("cookie") for pair in header.split(";"))
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
+
+
+def accepts_event_stream(accept: Sequence[str]) -> bool:
+    """Return whether the `Accept` headers allow `text/event-stream` (RFC 9110, section 12.5.1).
+
+    Several headers are one list; the most specific range decides; a header that is absent or empty allows
+    everything.
+    """
+    allowed: dict[str, bool] = {}
+    for item in ",".join(accept).lower().split(","):
+        media_range, *parameters = [part.strip() for part in item.split(";")]
+        if media_range in {"text/event-stream", "text/*", "*/*"}:
+            forbidden = any(re.fullmatch(r"q\s*=\s*0(\.0{0,3})?", parameter) for parameter in parameters)
+            allowed[media_range] = allowed.get(media_range, False) or not forbidden
+        elif media_range:
+            allowed.setdefault("", False)
+    for media_range in ("text/event-stream", "text/*", "*/*"):
+        if media_range in allowed:
+            return allowed[media_range]
+    return not allowed

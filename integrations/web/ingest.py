@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.web import http
+from codomyrmex.integrations.web.gates import SiteGate
+from codomyrmex.integrations.web.sender_rates import SenderRates, sender_of
 from codomyrmex.streaming import Clock, Event, EventDecodeError, Stream, StreamClosedError, TopicError
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
+from codomyrmex.streaming.external import decode_external
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-_BURST = 1.0  # seconds of the rate that are accepted at once
+_MAX_BODIES = 32  # of the maximum size, in memory at once
+_VALUE_BYTES = 64  # about what a value takes in memory, in addition to its JSON
 
+_JSON = json.JSONDecoder()
+_SPACE = " \t\n\r"
 _log = Diagnostics(__name__)
 
 
@@ -27,7 +34,9 @@ class EventIngestApp:
     Clients send `POST /` with one event as JSON, an array of events, or JSON lines (`application/x-ndjson`).
     Events have the fields of `Event.from_dict`; an event without an id gets one. The response has status 202,
     the ids in order and, for each invalid event, its index and the problem. Valid events are published even
-    if others are invalid; if all are invalid, the status is 400.
+    if others are invalid; if all are invalid, the status is 400. What is cleaned on the way in is described
+    in `decode_external`. Status 202 means that the events were published: every handler and queue of the
+    stream has them, and no more than that.
 
     Args:
         stream: the stream to publish to.
@@ -35,10 +44,21 @@ class EventIngestApp:
             may be published to: one or several patterns, or None for none.
         max_bytes: the size limit of a body; larger ones are refused with 413.
         max_events: the limit of events in a body; more are refused with 413.
-        rate: events per second; bursts of one second are accepted, more are refused with 429 and
-            `Retry-After`. None: no limit.
-        allow_origins: other origins whose pages can post (CORS).
+        max_event_bytes: the limit of the memory that an event takes, estimated as its JSON and 64 bytes for
+            each value in it; by default a quarter of `max_bytes`, and at least 64 KiB.
+        rate: events per second from each sender: an address and, if there is one, a token. Bursts of one
+            second are accepted. A body with more events than can be accepted at the moment is refused as a
+            whole, with 429 and `Retry-After`, or with 413 if it has more than a burst. None: no limit.
+        total_rate: events per second from all senders; by default ten times `rate`.
+        body_timeout: seconds for a body to arrive; then it is refused with 408.
+        allow_origins: other origins whose pages can post (CORS); `"*"` allows any.
+        allowed_hosts: the names that requests may have in their `Host` header; `"*"` allows any. By default
+            those of this machine, or any if `authorize` is passed, a gate of `serve` has checked them, or
+            every origin is allowed.
         clock: the clock; tests pass a `FakeClock`.
+
+    Attributes:
+        allow_origins: the other origins.
 
     Raises:
         TypeError: `stream` is not a stream.
@@ -52,26 +72,32 @@ class EventIngestApp:
         authorize: http.Authorize | None = None,
         max_bytes: int = 1_048_576,
         max_events: int = 1_000,
+        max_event_bytes: int | None = None,
         rate: float | None = None,
+        total_rate: float | None = None,
+        body_timeout: float = 60.0,
         allow_origins: Iterable[str] = (),
+        allowed_hosts: Iterable[str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if not isinstance(stream, Stream):
             raise TypeError(f"stream: must be a Stream, got {type(stream).__name__}")
-        for name, value in (("max_bytes", max_bytes), ("max_events", max_events)):
+        if max_event_bytes is None and isinstance(max_bytes, int):
+            max_event_bytes = max(max_bytes // 4, 65_536)
+        limits = {"max_bytes": max_bytes, "max_events": max_events, "max_event_bytes": max_event_bytes}
+        for name, value in limits.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
-        if rate is not None and not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
-            raise ValueError(f"rate: must be a finite number greater than 0, got {rate!r}")
+        check_seconds("body_timeout", body_timeout, finite=True)
         self._stream = stream
         self._authorize = authorize
-        self._max_bytes = max_bytes
         self._max_events = max_events
-        self._rate = rate
-        self._origins = http.listed_origins(allow_origins)
-        self._clock = clock
-        self._busy_until = -math.inf  # when the accepted events would have arrived at the rate
-        self._router = Router(default=http.allow_cross_origin(self._respond, self._origins, ("POST",)))
+        self._max_event_bytes: Any = max_event_bytes
+        self._bodies = http.BodyReader(max_bytes, body_timeout, _MAX_BODIES, clock)
+        self._rates = SenderRates(rate, total_rate, clock)
+        self._gate = SiteGate(allowed_hosts, allow_origins, authorized=authorize is not None)
+        self.allow_origins = tuple(self._gate.origins)
+        self._router = Router(default=http.allow_cross_origin(self._respond, self.allow_origins, ("POST",)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
@@ -93,21 +119,22 @@ class EventIngestApp:
     async def _post(self, request: Request) -> http.JsonResponse:
         if request.method != "POST":
             raise HTTPException(405, f"{request.method} is not allowed; use POST", {"allow": "POST"})
-        if http.is_cross_origin(request.headers, self._origins):  # CORS would only hide the response
-            raise HTTPException(403, "pages of this origin may not post events; see allow_origins")
+        self._gate.check(request)  # CORS would only hide the response
         allowed = await http.authorized_topics(self._authorize, request.scope)
-        body = await http.read_body(request, self._max_bytes)
-        try:
-            values = list(_parse(body, request.headers.get("content-type", ""), self._max_events))
-        except _InvalidError as error:
-            raise HTTPException(400, str(error)) from None
-        if len(values) > self._max_events:
-            raise HTTPException(413, f"too many events: at most {self._max_events} are accepted in a body")
-        wait = self._reserve(len(values))
-        if wait > 0:
-            message = f"too many events: at most {self._rate:g} per second are accepted; none was published"
-            raise HTTPException(429, message, {"retry-after": str(math.ceil(wait))})
-        return await self._publish(values, allowed)
+        sender = sender_of(request, with_token=self._authorize is not None)
+        self._rates.check(sender)
+        async with self._bodies.reading(request) as body:
+            content_type = request.headers.get("content-type", "")
+            try:
+                items = _parse(body, content_type, self._max_events, self._max_event_bytes)
+            except _InvalidError as error:
+                raise HTTPException(400, str(error)) from None
+            if len(items) > self._max_events:
+                raise HTTPException(
+                    413, f"too many events: at most {self._max_events} are accepted in a body"
+                )
+            self._rates.reserve(sender, len(items))
+            return await self._publish(items, allowed)
 
     async def _publish(self, values: list[Any], allowed: http.AllowedTopics) -> http.JsonResponse:
         ids: list[str] = []
@@ -129,17 +156,6 @@ class EventIngestApp:
                 ids.append(event.id)
         return http.JsonResponse({"ids": ids, "errors": errors}, 202 if ids or not errors else 400)
 
-    def _reserve(self, count: int) -> float:
-        """Reserve capacity for some events and return 0, or return the seconds until there is capacity."""
-        if self._rate is None:
-            return 0.0
-        now = self._clock.monotonic()
-        busy_until = max(self._busy_until, now)
-        if busy_until - now >= _BURST:
-            return busy_until - now - _BURST + 1 / self._rate
-        self._busy_until = busy_until + count / self._rate
-        return 0.0
-
 
 event_ingest = EventIngestApp
 
@@ -148,34 +164,82 @@ class _InvalidError(Exception):
     """A body or an event is invalid."""
 
 
-def _parse(body: bytes, content_type: str, max_events: int) -> Iterator[Any]:
-    """Yield the values in a body, and an error for each line that is not JSON."""
+def _parse(body: bytes, content_type: str, max_events: int, max_event_bytes: int) -> list[Any]:
+    """Return the values in a body, with an error in place of each that is invalid.
+
+    At most `max_events + 1` values are decoded, because `[{},{},...]` takes 30 times its length in memory.
+    """
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _InvalidError(f"the body is not valid UTF-8, at byte {error.start}") from None
-    if content_type.partition(";")[0].strip().lower() not in {"application/x-ndjson", "application/jsonl"}:
+    lines = content_type.partition(";")[0].strip().lower() in {"application/x-ndjson", "application/jsonl"}
+    if not lines:
         try:
-            value = json.loads(text)
+            return list(islice(_values(text, max_event_bytes), max_events + 1))
         except (ValueError, RecursionError) as error:
             if "\n" not in text.strip():
                 raise _InvalidError(f"the body is not valid JSON: {error}") from None
-        else:
-            yield from value if isinstance(value, list) else [value]
-            return
-    for count, line in enumerate((line for line in text.split("\n") if line.strip()), start=1):
-        if count > max_events + 1:
-            return
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield _InvalidError(f"not valid JSON: {error}")
+    return list(islice(_lines(text, max_event_bytes), max_events + 1))
+
+
+def _values(text: str, max_event_bytes: int) -> Iterator[Any]:
+    """Yield the only value of a text, or the items of its array; raise a ValueError if it is not JSON."""
+    begin = _skip_space(text, 0)
+    if not text.startswith("[", begin):
+        yield _checked(json.loads(text), text, begin, len(text), max_event_bytes)
+        return
+    position = _skip_space(text, begin + 1)
+    more = not text.startswith("]", position)
+    while more:
+        value, end = _JSON.raw_decode(text, position)
+        yield _checked(value, text, position, end, max_event_bytes)
+        position = _skip_space(text, end)
+        more = text.startswith(",", position)
+        if more:
+            position = _skip_space(text, position + 1)
+        elif not text.startswith("]", position):
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+    if _skip_space(text, position + 1) != len(text):
+        raise json.JSONDecodeError("Extra data", text, position + 1)
+
+
+def _lines(text: str, max_event_bytes: int) -> Iterator[Any]:
+    """Yield the value of each line that is not empty, or an error if it is not JSON."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin)
+        end = len(text) if end < 0 else end
+        line = text[begin:end]
+        begin = end + 1
+        if line.strip():
+            try:
+                yield _checked(json.loads(line), line, 0, len(line), max_event_bytes)
+            except (ValueError, RecursionError) as error:
+                yield _InvalidError(f"not valid JSON: {error}")
+
+
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in _SPACE:
+        position += 1
+    return position
+
+
+def _checked(value: Any, text: str, begin: int, end: int, max_event_bytes: int) -> Any:
+    """Return a value, or an error if it takes too much memory."""
+    if (end - begin) * (_VALUE_BYTES + 1) <= max_event_bytes:
+        return value
+    values = sum(text.count(character, begin, end) for character in "[{,:")
+    size = end - begin + _VALUE_BYTES * values
+    if size <= max_event_bytes:
+        return value
+    return _InvalidError(f"too large: about {size} bytes in memory, at most {max_event_bytes} are accepted")
 
 
 def _event(value: Any, allowed: http.AllowedTopics) -> Event:
     if isinstance(value, _InvalidError):
         raise value
-    event = Event.from_dict(value)
+    event = decode_external(value)
     if not allowed.allow(event.topic):
         raise _InvalidError(f"topic: not authorized to publish to {event.topic!r}")
     return event

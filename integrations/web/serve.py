@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import ipaddress
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
 
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.web import http
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from codomyrmex.integrations.web.gates import HostGate, TokenGate, is_loopback
+from starlette.types import ASGIApp
 
 if TYPE_CHECKING:
     import uvicorn
 
 _SHUTDOWN_TIMEOUT = 5  # seconds for open requests when the server stops
 _POLL_INTERVAL = 0.02
-_PARAMETER = "access_token"
 
 
 class PublicAddressError(ValueError):
@@ -40,7 +33,7 @@ def check_address(host: str, token: str | None) -> None:
     Raises:
         PublicAddressError: other machines can reach the address, and there is no token.
     """
-    if not (token or "").strip() and not _is_loopback(host):
+    if not (token or "").strip() and not is_loopback(host):
         raise PublicAddressError(
             f"host: {host or 'every address'} is reachable from other machines; "
             "pass a token, or listen on 127.0.0.1"
@@ -54,6 +47,7 @@ def serve(
     token: str | None = None,
     *,
     hosts: Collection[str] = (),
+    max_connections: int = 1_000,
 ) -> None:
     """Serve an application until the process receives SIGINT or SIGTERM.
 
@@ -65,13 +59,16 @@ def serve(
             only this machine can connect.
         hosts: without a token, the names in addition to those of this machine that requests may have in their
             `Host` header, such as the name of a proxy.
+        max_connections: the number of connections at once; others are closed. It is at most half of the
+            descriptors that the process may have, so that files and other connections can still be opened.
+            A request has 10 seconds for its headers (of at most 32 KiB) and 60 for its body.
 
     Raises:
         PublicAddressError: other machines can reach the address, and there is no token.
         MissingExtraError: uvicorn is not installed.
         OSError: the address cannot be used.
     """
-    server, listener = _server(app, host, port, token, hosts)
+    server, listener = _server(app, host, port, token, hosts, max_connections)
     with listener, suppress(KeyboardInterrupt):  # raised by the server after it has shut down
         server.run([listener])
 
@@ -84,6 +81,7 @@ async def serving(
     token: str | None = None,
     *,
     hosts: Collection[str] = (),
+    max_connections: int = 1_000,
 ) -> AsyncIterator[str]:
     """Serve an application within a context, on the running loop.
 
@@ -93,7 +91,7 @@ async def serving(
     Yields:
         The URL, without the token.
     """
-    server, listener = _server(app, host, port, token, hosts)
+    server, listener = _server(app, host, port, token, hosts, max_connections)
     with listener:
         server.capture_signals = nullcontext  # type: ignore[assignment]
         task = asyncio.create_task(server.serve([listener]), name=f"serving {host}")
@@ -120,112 +118,20 @@ def _url(listener: socket.socket, host: str) -> str:
 
 
 def _server(
-    app: ASGIApp, host: str, port: int, token: str | None, hosts: Collection[str]
+    app: ASGIApp, host: str, port: int, token: str | None, hosts: Collection[str], max_connections: int
 ) -> tuple[uvicorn.Server, socket.socket]:
     check_address(host, token)
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ValueError(f"max_connections: must be an integer of at least 1, got {max_connections!r}")
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 - imported first, because its absence is what is reported
+        from codomyrmex.integrations.web.connections import LimitedServer
     except ImportError as error:
         raise MissingExtraError("serve", "uvicorn", "web") from error
     token = (token or "").strip()
-    config = uvicorn.Config(
-        TokenGate(app, token) if token else HostGate(app, hosts),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
-        ws="none",
-    )
+    gate = TokenGate(app, token) if token else HostGate(app, hosts)
+    server = LimitedServer(gate, max_connections, _SHUTDOWN_TIMEOUT)
     # Bound here, because uvicorn would exit the process if the address cannot be used.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return uvicorn.Server(config), socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
-
-
-class TokenGate:
-    """ASGI middleware that passes on requests with a token: `Authorization: Bearer ...`, or a cookie.
-
-    A browser gets the cookie from `/?access_token=...` and is redirected to the URL without the token, which
-    would otherwise end up in bookmarks. The cookie is derived from the token and hidden from scripts.
-
-    Args:
-        app: the application to protect.
-        token: the expected token.
-    """
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._token = token
-        digest = hmac.new(token.encode(), b"codomyrmex live page", hashlib.sha256).hexdigest()
-        self._cookie, self._value = f"codomyrmex_{digest[:8]}", digest[8:]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            raise RuntimeError(f"only HTTP is served, not {scope['type']}")
-        request = Request(scope)
-        if http.same_token(http.bearer_token(request.headers) or "", self._token) or http.same_token(
-            request.cookies.get(self._cookie, ""), self._value
-        ):
-            await self._app(scope, receive, send)
-        elif request.method == "GET" and http.same_token(
-            request.query_params.get(_PARAMETER, ""), self._token
-        ):
-            await self._set_cookie(request)(scope, receive, send)
-        else:
-            message = f"A token is required: open ?{_PARAMETER}=... once, or send Authorization: Bearer ..."
-            response = PlainTextResponse(message, 401, {**http.RESPONSE_HEADERS, **http.UNAUTHORIZED})
-            await response(scope, receive, send)
-
-    def _set_cookie(self, request: Request) -> Response:
-        query = [(name, value) for name, value in request.query_params.multi_items() if name != _PARAMETER]
-        headers = {**http.RESPONSE_HEADERS, "referrer-policy": "no-referrer"}
-        # Relative, because a proxy may serve this under another path.
-        response = RedirectResponse(f"?{urlencode(query)}" if query else "./", 303, headers)
-        # Lax, so that links from other pages work: browsers do not send Strict cookies after a redirect.
-        secure = request.url.scheme == "https"
-        response.set_cookie(self._cookie, self._value, httponly=True, samesite="lax", secure=secure)
-        return response
-
-
-class HostGate:
-    """ASGI middleware that refuses requests for other hosts, which prevents DNS rebinding.
-
-    Args:
-        app: the application to protect.
-        hosts: names in addition to those of this machine, such as the name of a proxy.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            host = _host_name(Request(scope).headers.get("host", ""))
-            if not (_is_loopback(host) or host in self._hosts):
-                message = f"this server is not {host}; it serves this machine only"
-                await PlainTextResponse(message, 421, http.RESPONSE_HEADERS)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def _host_name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a host; names are not resolved."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    listener = socket.create_server((host.strip("[]"), port), family=family, backlog=server.config.backlog)
+    return server, listener

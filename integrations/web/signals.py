@@ -13,6 +13,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+
+_log = Diagnostics(__name__)
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], object]]] = {}
@@ -22,10 +26,15 @@ _previous: dict[int, Any] = {}
 def watch(key: object, callback: Callable[[], object]) -> None:
     """Call a function on the running loop when the process receives SIGTERM or SIGINT.
 
-    Signal handlers can be installed in the main thread only; elsewhere nothing happens. The key identifies
-    the callback for `unwatch`.
+    Signal handlers can be installed in the main thread only; elsewhere a warning is logged. The key
+    identifies the callback for `unwatch`.
     """
     if threading.current_thread() is not threading.main_thread():
+        _log.warning(
+            "thread",
+            "signals cannot be handled outside the main thread, so a server with connected clients does not "
+            "end by itself; await aclose() before it stops, and pass signals=False",
+        )
         return
     _watchers[key] = (asyncio.get_running_loop(), callback)
     for number in _SIGNALS:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.web import paging
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
+from codomyrmex.streaming.encoding import to_json
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.notification import AlertSink, Silence
@@ -25,6 +27,9 @@ T = TypeVar("T")
 
 ALERTS_TIMEOUT = 2.0  # seconds
 _MAX_AGE = 0.5  # seconds for which pages share a snapshot
+_IDLE_FACTOR = 10.0  # times as long as a snapshot took, none is taken
+_MAX_EXPLANATIONS = 200  # kept
+_MAX_WAITING = 20  # requests for explanations
 _MAX_GROUPS = 100
 _MAX_ALERTS = 50  # in a group
 _MAX_BREAKERS = 200
@@ -53,6 +58,10 @@ class Board(Protocol):
         """Return the status of all breakers."""
 
 
+class BusyError(Exception):
+    """Too many requests are waiting."""
+
+
 class Snapshots:
     """Snapshots of everything but events, shared by all pages that ask at about the same time.
 
@@ -74,8 +83,13 @@ class Snapshots:
         self._board = board
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._latest: dict[str, Any] = {}
-        self._taken_at = float("-inf")
+        self._latest = b""
+        self._due = float("-inf")  # when the next snapshot is taken
+        self._labels: dict[str, Mapping[str, str]] = {}  # of the alerts in the latest snapshot
+        self._problems: dict[str, str] = {}
+        self._explaining = asyncio.Lock()
+        self._waiting = 0
+        self._explanations: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self.history = BreakerHistory()
         self._notifications: deque[Event] | None = None
 
@@ -85,17 +99,53 @@ class Snapshots:
         self._notifications = deque(recent, _MAX_NOTIFICATIONS)
         return audit.subscribe_nowait(self._notifications.append, "alerts.*")
 
-    async def get(self) -> dict[str, Any]:
-        """Return a recent snapshot; sections without a source are None."""
+    async def get(self) -> bytes:
+        """Return a recent snapshot as a JSON object; sections without a source are null."""
         async with self._lock:
-            if self._clock.monotonic() - self._taken_at >= _MAX_AGE:
-                self._latest = await self._take()
-                self._taken_at = self._clock.monotonic()
+            started = self._clock.monotonic()
+            if started >= self._due:
+                self._latest = to_json(await self._take()).encode()
+                now = self._clock.monotonic()
+                # However many pages ask, what they ask for has most of its time for other things.
+                self._due = now + max(_MAX_AGE, _IDLE_FACTOR * (now - started))
         return self._latest
 
     def invalidate(self) -> None:
         """Take a new snapshot next time, because something was changed."""
-        self._taken_at = float("-inf")
+        self._due = float("-inf")
+
+    async def explain(self, fingerprint: str) -> dict[str, Any] | None:
+        """Return where an alert is sent and why, or None if it does not exist.
+
+        Raises:
+            BusyError: too many explanations have been asked for.
+            RuntimeError: the alert sink is not available.
+        """
+        if self._waiting >= _MAX_WAITING:
+            raise BusyError("too many requests for explanations; try again soon")
+        self._waiting += 1
+        try:
+            async with self._explaining:  # one at a time
+                return await self._explain(fingerprint)
+        finally:
+            self._waiting -= 1
+
+    async def _explain(self, fingerprint: str) -> dict[str, Any] | None:
+        made_at, explanation = self._explanations.get(fingerprint, (float("-inf"), {}))
+        if self._clock.monotonic() - made_at < _MAX_AGE:
+            return explanation
+        await self.get()
+        if "alerts" in self._problems:
+            raise RuntimeError(self._problems["alerts"])
+        labels = self._labels.get(fingerprint)
+        if labels is None or self._alerts is None:
+            return None
+        found = await run_on_sink_loop(self._alerts, lambda alerts: alerts.explain(labels))
+        explanation = dict(paging.shown(found.to_dict()))
+        self._explanations[fingerprint] = (self._clock.monotonic(), explanation)
+        if len(self._explanations) > _MAX_EXPLANATIONS:
+            self._explanations.popitem(last=False)
+        return explanation
 
     async def _take(self) -> dict[str, Any]:
         problems: dict[str, str] = {}
@@ -112,6 +162,7 @@ class Snapshots:
             except Exception as error:  # noqa: BLE001 - a failing source must not hide the others
                 _log.warning(name, "the state of %s is not available: %s", name, describe(error), error=error)
                 sections[name], problems[name] = [], describe(error)
+        self._problems = problems
         return {**sections, "problems": problems}
 
     async def _sinks(self) -> list[dict[str, Any]] | None:
@@ -120,20 +171,20 @@ class Snapshots:
         sinks = [] if self._attachment is None else _healths(self._attachment.health(), None)
         if self._alerts is not None:
             sinks += _healths(self._alerts.health(), self._alerts.name)
-        return sinks
+        return paging.page(sinks)
 
     async def _breakers(self) -> list[dict[str, Any]] | None:
         if self._board is None:
             return None
-        return [
+        return paging.page(
             {**status._asdict(), "history": self.history.get(status.source, status.service, status.breaker)}
             for status in self._board.snapshot()[:_MAX_BREAKERS]
-        ]
+        )
 
     async def _notified(self) -> list[dict[str, Any]] | None:
         if self._notifications is None:
             return None
-        return [event.to_dict() for event in reversed(tuple(self._notifications))]
+        return paging.page(event.to_dict() for event in reversed(tuple(self._notifications)))
 
     async def _groups(self) -> dict[str, Any] | None:
         if self._alerts is None:
@@ -141,9 +192,18 @@ class Snapshots:
         groups = await run_on_sink_loop(self._alerts, lambda alerts: alerts.groups())
         silences = await run_on_sink_loop(self._alerts, lambda alerts: alerts.silences())
         now = self._clock.time()
+        self._labels = {alert.fingerprint: alert.labels for view in groups for alert in view.alerts}
+        shown: list[dict[str, Any]] = []
+        room = paging.MAX_SECTION
+        for view in groups[:_MAX_GROUPS]:
+            if room <= 0:
+                break
+            group, size = _group(view, silences, now, room)
+            room -= size
+            shown.append(group)
         return {
-            "groups": [_group(view, silences, now) for view in groups[:_MAX_GROUPS]],
-            "others": max(len(groups) - _MAX_GROUPS, 0),
+            "groups": shown,
+            "others": len(groups) - len(shown),
             "silences": _silences(silences, now),
         }
 
@@ -177,17 +237,22 @@ def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict
     return [{"name": name, "of": parent, **health._asdict()} for name, health in healths.items()]
 
 
-def _group(view: GroupView, silences: Iterable[Silence], now: float) -> dict[str, Any]:
-    alerts = view.alerts[:_MAX_ALERTS]
-    return {
-        **replace(view, alerts=(), suppressed={}).to_dict(),
-        "alerts": [
+def _group(view: GroupView, silences: Iterable[Silence], now: float, room: int) -> tuple[dict[str, Any], int]:
+    """Return a group as it is shown, and its size in characters of JSON."""
+    alerts = paging.page(
+        (
             {**alert.to_dict(), "suppressed": _suppression(alert, view.suppressed, silences, now)}
-            for alert in alerts
-        ],
+            for alert in view.alerts[:_MAX_ALERTS]
+        ),
+        room,
+    )
+    group = {
+        **paging.shown(replace(view, alerts=(), suppressed={}).to_dict()),
+        "alerts": alerts,
         "firing": sum(alert.status.value == "firing" for alert in view.alerts),
         "others": len(view.alerts) - len(alerts),
     }
+    return group, len(to_json(group))
 
 
 def _suppression(
@@ -212,7 +277,7 @@ def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
         for silence in silences
     ]
     shown.sort(key=lambda silence: (order[silence["state"]], -silence["ends_at"]))
-    return shown[:_MAX_SILENCES]
+    return paging.page(shown[:_MAX_SILENCES])
 
 
 class BreakerHistory:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.durations import check_seconds
-from codomyrmex.streaming import Event, EventDecodeError, EventType, SSEDecodeError, SSEDecoder, SSERecord
+from codomyrmex.streaming import (
+    Event,
+    EventDecodeError,
+    EventType,
+    SSEDecodeError,
+    SSEDecoder,
+    SSERecord,
+    TopicError,
+)
+from codomyrmex.streaming.external import clean_id, decode_external
+from codomyrmex.streaming.sse_format import wire_id
 
 try:
     import httpx
@@ -24,6 +37,15 @@ MAX_EVENT_BYTES = 1 << 24
 _PERMANENT = frozenset({204, 400, 401, 403, 404, 405, 406, 410})  # statuses that a retry would not change
 _TYPES = frozenset(EventType)
 _MIN_RETRY = 0.05  # seconds
+_MAX_DELAY = 30.0
+_MAX_RETRY_AFTER = 3_600.0
+_EVENT_KEYS = frozenset({"id", "type", "data", "metadata", "timestamp"})
+_NOTICES = {  # the keys of the data of a server's own notices
+    "connect": ({"resumed", "replayed"}, {"resumed", "requested", "first_available"}),
+    "disconnect": ({"reason"},),
+}
+_HEADER_ID = re.compile(r"[!-~\x80-\U0010ffff](?:[ -~\x80-\U0010ffff]*[!-~\x80-\U0010ffff])?")
+_MAX_HEADER_ID = 1_000  # bytes; longer headers are refused by some servers
 
 
 class RefusedError(Exception):
@@ -40,7 +62,8 @@ class EventSource:
         last_event_id: the id of the event to resume after.
         timeout: seconds without data, heartbeats included, after which the connection counts as lost.
         on_status: called with each change of the connection and its details: `connected`; `missed` if the
-            server no longer has all missed events; `lost` with the reason (`why`) and the delay in `seconds`.
+            server no longer has all missed events, or the id of the last one is none that a header can hold;
+            `lost` with the reason (`why`) and the delay in `seconds`.
 
     Attributes:
         last_event_id: the id of the last event.
@@ -92,6 +115,7 @@ class EventSource:
             RefusedError: the server refuses to be read, for example because the token is wrong.
         """
         while True:
+            at_least = 0.0
             try:
                 async for record in self._records():
                     event = self._event(record)
@@ -100,17 +124,16 @@ class EventSource:
                 why = "the server has closed the stream"
             except (httpx.HTTPError, OSError) as error:
                 why = type(error).__name__  # the message may hold the URL
+                if isinstance(error, httpx.HTTPStatusError):
+                    at_least = _retry_after(error.response)
             self._failures += 1
-            delay = min(self._retry * 2.0 ** min(self._failures - 1, 5), 30.0)
-            delay *= 0.75 + random.random() / 2  # noqa: S311 - not a secret
+            delay = min(self._retry * 2.0 ** min(self._failures - 1, 5), _MAX_DELAY)
+            delay = max(delay * (0.75 + random.random() / 2), at_least)  # noqa: S311 - not a secret
             self._on_status("lost", {"why": why, "seconds": delay})
             await asyncio.sleep(delay)
 
     async def _records(self) -> AsyncIterator[SSERecord]:
-        headers = dict(self._headers)
-        if self.last_event_id:
-            headers[b"Last-Event-ID"] = self.last_event_id.encode()
-        async with self._client.stream("GET", self._url, headers=headers) as response:
+        async with self._client.stream("GET", self._url, headers=self._request_headers()) as response:
             if response.status_code in _PERMANENT:
                 text = (await response.aread()).decode("utf-8", "replace")[:200].strip()
                 raise RefusedError(f"the server answered {response.status_code}: {text or 'no reason given'}")
@@ -127,13 +150,26 @@ class EventSource:
                     records = decoder.feed(chunk)
                 except SSEDecodeError as error:
                     records, too_large = error.records, True
+                if decoder.retry is not None:
+                    self._retry = max(decoder.retry / 1000, _MIN_RETRY)
                 for record in records:
                     self._failures = 0
-                    if record.retry is not None:
-                        self._retry = max(record.retry / 1000, _MIN_RETRY)
                     yield record
+                if decoder.last_event_id:  # also of a frame without data
+                    self.last_event_id = decoder.last_event_id
                 if too_large:  # after a reconnect the server would send it again
                     raise RefusedError(f"the server sent an event of more than {MAX_EVENT_BYTES:,} bytes")
+
+    def _request_headers(self) -> dict[bytes, bytes]:
+        headers = dict(self._headers)
+        if self.last_event_id:
+            last_id = self.last_event_id.encode(errors="replace")
+            if _HEADER_ID.fullmatch(self.last_event_id) and len(last_id) <= _MAX_HEADER_ID:
+                headers[b"Last-Event-ID"] = last_id
+            else:  # sending it would fail, at each attempt
+                requested = ascii(self.last_event_id)[1:-1][:_MAX_HEADER_ID]
+                self._on_status("missed", {"requested": requested, "first_available": None})
+        return headers
 
     def _event(self, record: SSERecord) -> Event | None:
         """Return the event of a record, which holds a whole event or a payload; None for notices."""
@@ -147,18 +183,33 @@ class EventSource:
             value = msgspec.json.decode(record.data)
         except (msgspec.DecodeError, RecursionError):
             value = record.data  # plain text
-        if record.event in {"connect", "disconnect", "heartbeat"} and '"metadata"' not in record.data:
-            is_gap = isinstance(value, dict) and value.get("resumed") is False and value.get("requested")
-            if record.event == "connect" and is_gap:
+        keys = value.keys() if isinstance(value, dict) else frozenset()
+        if keys in _NOTICES.get(record.event, ()):
+            if value.get("resumed") is False and value.get("requested"):
                 self._on_status("missed", value)
             return None
-        try:
-            if isinstance(value, dict) and {"type", "data", "metadata"} <= value.keys():
-                return Event.from_dict(value)
-        except EventDecodeError:
-            self.invalid += 1
+        if keys == _EVENT_KEYS and value["type"] == record.event and record.id == wire_id(str(value["id"])):
+            try:
+                return decode_external(value)
+            except (EventDecodeError, TopicError):
+                self.invalid += 1
+                return None
+        if record.event == "heartbeat" and value is None:
             return None
         known = record.event in _TYPES
         event_type = EventType(record.event) if known else EventType.MESSAGE
         event = Event(type=event_type, data=value, metadata={} if known else {"event": record.event})
-        return event.replace(id=record.id) if has_own_id else event
+        return event.replace(id=clean_id(record.id)) if has_own_id else event
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds of a `Retry-After` header, or 0 if there is none (RFC 9110, section 10.2.3)."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:20]), _MAX_RETRY_AFTER)
+    try:
+        moment = parsedate_to_datetime(text)
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -30,12 +30,12 @@ from codomyrmex.integrations.web import (
     PublicAddressError,
     check_address,
     dashboard,
+    paging,
     require_token,
     serve,
     serving,
 )
-from codomyrmex.integrations.web.serve import HostGate, TokenGate
-from codomyrmex.streaming import InMemoryStream, SSEDecoder, create_event
+from codomyrmex.streaming import InMemoryStream, SSEDecoder, StreamClosedError, create_event
 from codomyrmex.streaming.testing import FakeClock
 from helpers import in_time
 from starlette.applications import Starlette
@@ -51,7 +51,7 @@ HOSTILE = "<script>alert(1)</script>\ud800\u2028\"'&"
 
 def client(app: Any, root_path: str = "", **headers: str) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, root_path=root_path)
-    return httpx.AsyncClient(transport=transport, base_url="http://page.test", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://page.localhost", headers=headers)
 
 
 async def state(app: Any, **headers: str) -> dict[str, Any]:
@@ -585,7 +585,7 @@ async def test_an_action_requires_a_same_origin_post_with_the_token(path, method
 @in_time
 async def test_a_same_origin_post_is_accepted():
     async with alerting() as (_, app):
-        headers = {"origin": "http://page.test", "sec-fetch-site": "same-origin"}
+        headers = {"origin": "http://page.localhost", "sec-fetch-site": "same-origin"}
         assert (await post(app, "/api/silences", SILENCE, **headers)).status_code == 201
 
 
@@ -720,7 +720,9 @@ async def test_a_browser_needs_the_token_once():
             refused = await browser.get(url + path)
             assert refused.status_code == 401
             assert "?access_token=" in refused.text
-        first = await browser.get(f"{url}?access_token=s3cret", follow_redirects=True)
+        first = await browser.get(
+            f"{url}?access_token=s3cret", headers={"accept": "text/html"}, follow_redirects=True
+        )
         assert (first.status_code, str(first.url)) == (200, url)
         assert "s3cret" not in str(list(browser.cookies.jar))
         assert (await browser.get(f"{url}api/state")).status_code == 200
@@ -729,26 +731,195 @@ async def test_a_browser_needs_the_token_once():
         assert (await browser.get(url, headers={"cookie": "codomyrmex_x=1; \x01"})).status_code in {400, 401}
 
 
-async def test_the_gates_pass_on_only_http_and_the_lifespan():
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope["type"])
-
-    seen: list[str] = []
-    gate = TokenGate(app, "s3cret")
-    await gate({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="websocket"):
-        await gate({"type": "websocket"}, None, None)  # type: ignore[arg-type]
-    await HostGate(app, ())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
-    host = {"type": "http", "method": "GET", "headers": [(b"host", b"Ops.Test:80")]}
-    await HostGate(app, ["ops.test"])(host, None, None)  # type: ignore[arg-type]
-    assert seen == ["lifespan", "lifespan", "http"]
+# Bounds
 
 
-async def test_the_redirect_removes_only_the_token_from_the_url():
-    gate = TokenGate(dashboard(InMemoryStream()), "s3cret")
-    transport = httpx.ASGITransport(gate)
-    async with httpx.AsyncClient(transport=transport, base_url="https://page.test") as browser:
-        answer = await browser.get("/live/?a=1&access_token=s3cret&b=")
-        assert answer.headers["location"] == "?a=1&b="
-        cookie = answer.headers["set-cookie"].lower()
-        assert all(part in cookie for part in ("httponly", "samesite=lax", "secure", "path=/"))
+@in_time
+@pytest.mark.parametrize("text", ["x", "\u2028", "\ud800"])
+async def test_large_alerts_make_no_large_snapshot(text):
+    async with alerting() as (run, app):
+        for number in range(200):
+            labels = {"host": str(number), "long": text * 5_000}
+            await run.publish(fires("big", labels=labels, annotations={"more": text * 20_000}))
+        run.clock.advance(1)
+        async with client(app) as page:
+            answer = await page.get("/api/state")
+    assert len(answer.content) < 2_500_000
+    groups = answer.json()["alerts"]["groups"]
+    shown = [alert for group in groups for alert in group["alerts"]]
+    assert shown
+    assert sum(group["others"] for group in groups) + len(shown) == 201
+    long = next(alert["labels"]["long"] for alert in shown if "long" in alert["labels"])
+    assert len(long) < 1_100
+    assert long.endswith("(1024 characters)")  # the alert sink has cut it already
+
+
+async def test_a_section_is_cut_to_a_size_but_never_empty():
+    items = [{"text": "x" * 900, "list": list(range(1_000))}] * 5_000
+    page = paging.page(items)
+    assert 100 < len(page) < 1_000
+    assert len(page[0]["list"]) == 100
+    assert len(paging.page(items, 0)) == 1
+
+
+class SlowBoard:
+    """A board whose snapshot takes a second."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.asked = 0
+        self._clock = clock
+
+    def snapshot(self) -> list[Any]:
+        self.asked += 1
+        self._clock.advance(1)
+        return []
+
+
+@in_time
+async def test_a_source_that_takes_long_is_asked_less_often():
+    clock = FakeClock()
+    board = SlowBoard(clock)
+    app = dashboard(InMemoryStream(), board=board, clock=clock)
+    for _ in range(30):
+        await state(app)
+        clock.advance(1)
+    assert board.asked == 3
+
+
+@in_time
+async def test_many_requests_for_explanations_ask_the_alert_sink_little(monkeypatch):
+    async with alerting() as (run, app), client(app) as page:
+        asked = 0
+        explain = run.sink.explain
+
+        async def count(labels: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0)
+            return await explain(labels)
+
+        monkeypatch.setattr(run.sink, "explain", count)
+        [group] = (await page.get("/api/state")).json()["alerts"]["groups"]
+        query = {"fingerprint": group["alerts"][0]["fingerprint"]}
+        answers = await asyncio.gather(*(page.get("/api/explain", params=query) for _ in range(100)))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) == 20
+        assert asked == 1
+        run.clock.advance(1)
+        assert (await page.get("/api/explain", params=query)).status_code == 200
+        assert asked == 2
+
+
+@in_time
+async def test_a_form_that_does_not_arrive_is_refused_in_time():
+    async with alerting() as (run, app), client(app) as page:
+
+        async def never() -> AsyncIterator[bytes]:
+            yield b"{"
+            run.clock.advance(10)
+            await asyncio.get_running_loop().create_future()
+
+        headers = {**BEARER, "content-type": "application/json"}
+        answer = await page.post("/api/silences", content=never(), headers=headers)
+        assert answer.status_code == 408
+
+
+# Other hosts and origins
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/api/state", "/api/events", "/api/explain"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "rebound.example"}, 421),
+        ({"origin": "http://localhost:9000"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"}, 403),
+    ],
+)
+@in_time
+async def test_other_hosts_and_pages_of_other_origins_read_nothing(path, headers, status):
+    async with client(dashboard(InMemoryStream())) as page:
+        answer = await page.get(path, headers=headers)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"allowed_hosts": ["ops.example"]}, 200),
+        ({"allowed_hosts": ["*"]}, 200),
+        ({"authorize": lambda _: "*"}, 200),
+        ({"allowed_hosts": ["other.example"]}, 421),
+    ],
+)
+@in_time
+async def test_the_hosts_that_a_mounted_page_serves_can_be_named(options, status):
+    async with client(dashboard(InMemoryStream(), **options)) as page:
+        headers = {"host": "ops.example", "origin": "https://ops.example"}
+        assert (await page.get("/api/state", headers=headers)).status_code == status
+
+
+# Mounting
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ({"path": "/live/app.js", "root_path": "/live"}, 200),
+        ({"path": "/app.js/", "root_path": "", "raw_path": b"/live/app.js"}, 200),  # Litestar
+        ({"path": "/api/state/", "root_path": "", "raw_path": b"/live/api/state"}, 200),
+        ({"path": "/", "root_path": "", "raw_path": b"/live"}, "live/"),
+        ({"path": "/", "root_path": "", "raw_path": b"/live/"}, 200),
+        ({"path": "/live/app.js", "root_path": "/proxy/live"}, 200),  # FastAPI behind a proxy that strips
+        ({"path": "/live/", "root_path": "/proxy/live"}, 200),
+        ({"path": "/live", "root_path": "/proxy/live"}, "live/"),
+        ({"path": "/live", "root_path": "/live", "query_string": b"a=1"}, "live/?a=1"),
+        ({"path": "/live/nothing", "root_path": "/proxy/live"}, 404),
+        ({"path": "/other/app.js", "root_path": "/live"}, 404),
+    ],
+)
+@in_time
+async def test_it_is_found_wherever_it_is_mounted(scope, expected):
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    whole = {"type": "http", "method": "GET", "query_string": b"", "headers": [], **scope}
+    await dashboard(InMemoryStream())(whole, receive, send)
+    headers = dict(sent[0]["headers"])
+    if isinstance(expected, str):
+        assert (sent[0]["status"], headers[b"location"]) == (308, expected.encode())
+    else:
+        assert sent[0]["status"] == expected
+
+
+@in_time
+async def test_it_can_run_several_times():
+    stream, audit = InMemoryStream(), InMemoryStream()
+    app = dashboard(stream, audit=audit)
+    for total in range(1, 4):
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        running = asyncio.create_task(app({"type": "lifespan", "app": app}, inbox.get, sent.put))
+        inbox.put_nowait({"type": "lifespan.startup"})
+        assert (await sent.get())["type"] == "lifespan.startup.complete"
+        await stream.publish(create_event(1, topic="a"))
+        assert (await state(app))["topics"]["total"] == total
+        inbox.put_nowait({"type": "lifespan.shutdown"})
+        assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+        await running
+        async with client(app) as page:
+            assert (await page.get("/api/events")).status_code == 503
+        assert stream.statistics().subscribers == audit.statistics().subscribers == 0
+    await stream.aclose()
+    inbox.put_nowait({"type": "lifespan.startup"})
+    with pytest.raises(StreamClosedError):
+        await app({"type": "lifespan", "app": app}, inbox.get, sent.put)
+    assert (await sent.get())["type"] == "lifespan.startup.failed"

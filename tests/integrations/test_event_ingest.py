@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from codomyrmex.integrations.web import EventIngestApp, event_ingest, require_to
 from codomyrmex.streaming import InMemoryStream, Stream, TopicStream
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.testing import FakeClock
-from helpers import in_time
+from helpers import in_time, settle
 
 JSON_LINES = ("content-type", "application/x-ndjson; charset=utf-8")
 Headers = Iterable[tuple[str, str]]
@@ -35,25 +36,33 @@ def as_bytes(body: Any) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
-async def call(app: EventIngestApp, *messages: Any, method: str = "POST", headers: Headers = ()) -> Answer:
+async def call(
+    app: EventIngestApp,
+    *messages: Any,
+    method: str = "POST",
+    headers: Headers = (),
+    scope: Mapping[str, Any] | None = None,
+) -> Answer:
     """Call the application with messages as a server sends them."""
     inbox = list(messages)
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return inbox.pop(0)
+        message = inbox.pop(0)
+        return await message if isinstance(message, asyncio.Future) else message
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
+    whole = {
         "type": "http",
         "method": method,
         "path": "/",
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in headers],
+        **(scope or {}),
     }
-    await app(scope, receive, send)
+    await app(whole, receive, send)
     if not sent:
         return Answer(0, {}, "")
     start, *bodies = sent
@@ -61,8 +70,10 @@ async def call(app: EventIngestApp, *messages: Any, method: str = "POST", header
     return Answer(start["status"], named, b"".join(message["body"] for message in bodies).decode())
 
 
-async def post(app: EventIngestApp, body: Any, *headers: tuple[str, str]) -> Answer:
-    return await call(app, {"type": "http.request", "body": as_bytes(body)}, headers=headers)
+async def post(
+    app: EventIngestApp, body: Any, *headers: tuple[str, str], scope: Mapping[str, Any] | None = None
+) -> Answer:
+    return await call(app, {"type": "http.request", "body": as_bytes(body)}, headers=headers, scope=scope)
 
 
 def published(stream: InMemoryStream) -> list[Any]:
@@ -315,16 +326,193 @@ async def test_requests_beyond_the_rate_are_refused_with_a_retry_time(stream: In
     assert [(await post(app, {"data": 0})).status for _ in range(3)] == [202, 202, 429]
 
 
-async def test_after_a_large_body_the_wait_corresponds_to_its_events(stream: InMemoryStream):
+async def test_a_body_is_accepted_or_refused_as_a_whole_by_the_rate(stream: InMemoryStream):
     clock = FakeClock()
     app = event_ingest(stream, rate=10, clock=clock)
-    assert (await post(app, [{"data": 0}] * 100)).status == 202
-    wait = int((await post(app, {"data": 0})).headers["retry-after"])
-    assert wait == 10
-    clock.advance(wait - 1.5)
-    assert (await post(app, {"data": 0})).status == 429
-    clock.advance(1.5)
+    answer = await post(app, [{"data": 0}] * 1_000)
+    assert answer.status == 413
+    assert answer.json["error"] == "too many events: at most 10 are accepted at once at this rate"
+    assert (await post(app, [{"data": 0}] * 8)).status == 202
+    refused = await post(app, [{"data": 0}] * 5)
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert (await post(app, [{"data": 0}] * 2)).status == 202
+    assert len(published(stream)) == 10
+    clock.advance(0.5)
+    assert (await post(app, [{"data": 0}] * 5)).status == 202
+    assert len(published(stream)) == 15
+
+
+def sent_by(address: str, token: str = "") -> dict[str, Any]:
+    headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    return {"client": (address, 1), "headers": headers}
+
+
+async def test_one_sender_does_not_use_up_the_rate_of_others(stream: InMemoryStream):
+    app = event_ingest(stream, rate=1, total_rate=3, clock=FakeClock())
+
+    async def statuses(*senders: dict[str, Any]) -> list[int]:
+        return [(await post(app, {"data": 0}, scope=sender)).status for sender in senders]
+
+    one, two = sent_by("10.0.0.1", "ignored"), sent_by("10.0.0.2")
+    assert await statuses(one, one, one, two) == [202, 429, 429, 202]
+    network = [sent_by(f"2001:db8::{number}") for number in range(1, 4)]
+    assert await statuses(*network) == [202, 429, 429]
+    assert await statuses(sent_by("10.0.0.3")) == [429]  # all together
+
+
+async def test_with_authorization_a_sender_is_an_address_with_a_token(stream: InMemoryStream):
+    app = event_ingest(stream, rate=1, authorize=lambda _: "*", clock=FakeClock())
+    senders = [sent_by("10.0.0.1", "a"), sent_by("10.0.0.1", "b"), sent_by("10.0.0.1", "a")]
+    assert [(await post(app, {"data": 0}, scope=sender)).status for sender in senders] == [202, 202, 429]
+
+
+async def test_a_sender_beyond_its_rate_is_refused_before_its_body_is_read(stream: InMemoryStream):
+    app = event_ingest(stream, rate=1, clock=FakeClock())
     assert (await post(app, {"data": 0})).status == 202
+    assert (await call(app)).status == 429  # a read would fail: there is nothing to read
+
+
+async def test_many_senders_take_little_memory(stream: InMemoryStream):
+    app = event_ingest(stream, rate=1, total_rate=1e9, clock=FakeClock())
+    tracemalloc.start()
+    for number in range(5_000):
+        await post(app, {"id": 0}, scope=sent_by(f"10.{number // 250}.0.{number % 250}"))
+    assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    tracemalloc.stop()
+
+
+# What comes from outside
+
+
+async def test_ids_times_and_metadata_from_outside_are_cleaned(stream: InMemoryStream, app: EventIngestApp):
+    answer = await post(
+        app,
+        [
+            {"id": " a"},
+            {"id": "x" * 200_000},
+            {"timestamp": "9999-12-31T23:59:59.999999+00:00"},
+            {"metadata": {"codomyrmex.origin": "logs", "kept": 1}},
+        ],
+    )
+    assert answer.status == 202
+    one, two, three, four = stream.get_recent_events()
+    assert answer.json["ids"] == [event.id for event in (one, two, three, four)]
+    assert one.metadata == {"original_id": "' a'"}
+    assert len(two.id) == 36
+    assert three.timestamp.year < 9_000
+    assert four.metadata == {"kept": 1}
+
+
+@pytest.mark.parametrize("topic", ["a.*.>", "*", ">", "", "a.", "a" * 30_000, ["a"], {}, 1, True])
+async def test_an_event_with_a_topic_that_nobody_can_publish_to_is_an_error(
+    stream: InMemoryStream, app: EventIngestApp, topic: Any
+):
+    answer = await post(app, {"metadata": {"topic": topic}})
+    assert answer.status == 400
+    assert "topic" in answer.json["errors"][0]["error"]
+    assert len(answer.text) < 500
+    answer = await post(app, [{"data": 1}, {"metadata": {"topic": topic}}])
+    assert (answer.status, [error["index"] for error in answer.json["errors"]]) == (202, [1])
+    assert published(stream) == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [
+        ("x" * 60_000, True),
+        ("x" * 70_000, False),
+        ([], True),
+        ([[]] * 400, True),
+        ([[]] * 1_000, False),
+        ([{}] * 1_000, False),
+        ([{"a": 1}] * 400, False),
+    ],
+)
+@pytest.mark.parametrize("headers", [[], [JSON_LINES]])
+async def test_the_memory_that_an_event_takes_is_limited(
+    stream: InMemoryStream, value: Any, accepted: bool, headers: list[tuple[str, str]]
+):
+    app = event_ingest(stream, max_event_bytes=65_536)
+    answer = await post(app, {"data": value}, *headers)
+    assert answer.status == (202 if accepted else 400)
+    assert accepted or "too large: about" in answer.json["errors"][0]["error"]
+    if not headers:
+        mixed = await post(app, [{"data": 1}, {"data": value}])
+        assert (mixed.status, len(mixed.json["errors"])) == (202, not accepted)
+
+
+@pytest.mark.parametrize("item", ["{}", "[]", "[0]", '{"data":0}', '"ü"'])
+async def test_a_body_of_many_small_values_takes_little_memory(app: EventIngestApp, item: str):
+    count = 1_000_000 // (len(item) + 1)
+    bodies = [f"[{','.join([item] * count)}]", f'{{"data":[{",".join([item] * (count // 10))}]}}']
+    for body, status in zip(bodies, (413, 400), strict=True):
+        encoded = body.encode()
+        tracemalloc.start()
+        assert (await post(app, encoded)).status == status
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 12_000_000
+    lines = (item + "\n") * count
+    assert (await post(app, lines, JSON_LINES)).status == 413
+
+
+async def test_a_body_that_does_not_arrive_is_refused_in_time(stream: InMemoryStream):
+    clock = FakeClock()
+    app = event_ingest(stream, body_timeout=5, clock=clock)
+    never = asyncio.get_running_loop().create_future()
+    posting = asyncio.create_task(call(app, {"type": "http.request", "body": b"[", "more_body": True}, never))
+    await settle()
+    clock.advance(5)
+    answer = await posting
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    assert answer.json["error"] == "the body did not arrive within 5 s"
+    assert clock.pending() == 0
+
+
+async def test_a_request_that_is_cancelled_while_its_body_arrives_stays_cancelled(app: EventIngestApp):
+    never = asyncio.get_running_loop().create_future()
+    posting = asyncio.create_task(call(app, never))
+    await settle()
+    posting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await posting
+
+
+async def test_the_memory_of_unfinished_bodies_is_limited(stream: InMemoryStream):
+    app = event_ingest(stream, max_bytes=100, clock=FakeClock())
+    part = {"type": "http.request", "body": b"x" * 100, "more_body": True}
+    loop = asyncio.get_running_loop()
+    unfinished = [asyncio.create_task(call(app, part, loop.create_future())) for _ in range(100)]
+    await settle()
+    refused = [task.result() for task in unfinished if task.done()]
+    assert 60 < len(refused) < 70
+    assert {(answer.status, answer.headers["retry-after"]) for answer in refused} == {(503, "1")}
+    for task in unfinished:
+        task.cancel()
+    await asyncio.wait(unfinished)
+    assert (await post(app, {"data": 1})).status == 202
+
+
+async def test_a_body_that_says_that_it_is_too_large_is_not_read(stream: InMemoryStream):
+    app = event_ingest(stream, max_bytes=100)
+    assert (await call(app, headers=[("content-length", "101")])).status == 413
+    for length in ("²", "-1", "9" * 50, "", "10_0"):
+        assert (await post(app, {"data": 1}, ("content-length", length))).status == 202
+
+
+@pytest.mark.parametrize(
+    ("options", "host", "status"),
+    [
+        ({}, "rebound.example", 421),
+        ({}, "localhost", 202),
+        ({"allowed_hosts": ["in.example"]}, "in.example", 202),
+        ({"authorize": lambda _: "*"}, "any.example", 202),
+    ],
+)
+async def test_requests_for_other_hosts_are_refused(
+    stream: InMemoryStream, options: dict[str, Any], host: str, status: int
+):
+    assert (await post(event_ingest(stream, **options), {"data": 1}, ("host", host))).status == status
 
 
 # Authorization
@@ -385,7 +573,8 @@ async def test_an_authorize_that_raises_admits_nothing_and_its_message_is_hidden
 async def test_pages_of_other_origins_publish_nothing_unless_allowed(
     stream: InMemoryStream, headers: list[tuple[str, str]], allowed: list[str], status: int
 ):
-    answer = await post(event_ingest(stream, allow_origins=allowed), {"data": 1}, *headers)
+    app = event_ingest(stream, allow_origins=allowed, allowed_hosts=["here.example"])
+    answer = await post(app, {"data": 1}, *headers)
     assert (answer.status, len(published(stream))) == (status, status == 202)
     shown = answer.headers.get("access-control-allow-origin")
     assert shown == (("*" if "*" in allowed else allowed[0]) if allowed and status == 202 else None)

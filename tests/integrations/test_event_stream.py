@@ -28,12 +28,16 @@ from codomyrmex.streaming import (
     SSERecord,
     SSEStream,
     Stream,
+    StreamClosedError,
+    Subscription,
     TopicStream,
     create_event,
 )
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.testing import FakeClock
-from helpers import in_time
+from helpers import in_time, settle
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 EACH_KIND = pytest.mark.parametrize("kind", [InMemoryStream, TopicStream, SSEStream])
 TWO_FORMS = pytest.mark.parametrize("form", ["event", "payload"])
@@ -47,6 +51,8 @@ class Connection:
         app: EventStreamApp,
         method: str = "GET",
         headers: Iterable[tuple[str, bytes | str]] = (),
+        *,
+        abortable: bool = True,
         **query: str,
     ) -> None:
         self.writes: list[bytes] = []
@@ -54,6 +60,7 @@ class Connection:
         self.headers: dict[str, str] = {}
         self.complete = False
         self.aborted = False
+        self.transport = self if abortable else None  # as uvicorn has it
         self.broken: OSError | None = None
         self.held = False  # a write waits until the client reads
         self._reads = asyncio.Event()
@@ -65,13 +72,16 @@ class Connection:
             "type": "http",
             "method": method,
             "path": "/",
-            "query_string": urlencode(query).encode(),
+            "query_string": query.pop("query", urlencode(query)).encode(),
             "headers": [(n.encode(), v.encode() if isinstance(v, str) else v) for n, v in headers],
         }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     async def _receive(self) -> dict[str, Any]:
         return await self._inbox.get()
+
+    def abort(self) -> None:
+        self.aborted = True
 
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -221,7 +231,7 @@ async def test_the_headers_prevent_caching_and_buffering():
         assert client.status == 200
         assert client.headers == {
             "content-type": "text/event-stream",
-            "cache-control": "no-store",
+            "cache-control": "no-store, no-transform",
             "x-accel-buffering": "no",
             "x-content-type-options": "nosniff",
         }
@@ -551,12 +561,23 @@ async def test_an_event_with_an_empty_id_does_not_reset_the_last_event_id(event_
 
 
 @in_time
-@pytest.mark.parametrize("topic", ["orders..created", ".", "orders.>.x", "a."])
+@pytest.mark.parametrize(
+    "topic",
+    ["orders..created", ".", "orders.>.x", "a.", "a." * 1_500 + ">", "*." * 10_000 + "a", "x" * 30_000],
+)
 async def test_a_malformed_topic_is_refused_with_the_problem(topic: str):
     client = Connection(serve(InMemoryStream()), topic=topic)
     status, text = await client.answer()
     assert status == 400
     assert "topic pattern" in text
+
+
+@in_time
+async def test_several_topics_are_refused_rather_than_one_of_them_ignored():
+    app = serve(InMemoryStream())
+    client = Connection(app, query="topic=a&topic=b")
+    status, text = await client.answer()
+    assert (status, text) == (400, "topic: must be one pattern, got 2")
 
 
 @in_time
@@ -569,9 +590,19 @@ async def test_other_methods_are_refused(method: str):
 
 
 @in_time
-@pytest.mark.parametrize("accept", ["text/html", "application/json, image/*", "text/event-stream;q=0", ""])
-async def test_a_client_must_accept_event_streams(accept: str):
-    client = Connection(serve(InMemoryStream()), headers=[("accept", accept)])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        ["text/html"],
+        ["application/json, image/*"],
+        ["text/event-stream;q=0"],
+        ["text/event-stream; Q=0.000, */*"],
+        ["*/*", "text/*;q=0"],
+        ["text/html", "application/json"],
+    ],
+)
+async def test_a_client_must_accept_event_streams(accept: list[str]):
+    client = Connection(serve(InMemoryStream()), headers=[("accept", one) for one in accept])
     status, text = await client.answer()
     assert status == 406
     assert "Accept: text/event-stream" in text
@@ -580,11 +611,23 @@ async def test_a_client_must_accept_event_streams(accept: str):
 @in_time
 @pytest.mark.parametrize(
     "accept",
-    ["text/event-stream", "TEXT/Event-Stream", "*/*", "text/*;q=0.1", "text/html, text/event-stream;q=0.5"],
+    [
+        [],
+        [""],
+        [" , "],
+        ["text/event-stream"],
+        ["TEXT/Event-Stream"],
+        ["*/*"],
+        ["text/*;q=0.1"],
+        ["text/html, text/event-stream;q=0.5"],
+        ["text/html", "text/event-stream"],
+        ["text/event-stream;q=0.001, */*;q=0"],
+        ["text/event-stream;charset=utf-8;q=1"],
+    ],
 )
-async def test_an_accept_header_can_allow_event_streams_in_several_ways(accept: str):
+async def test_an_accept_header_can_allow_event_streams_in_several_ways(accept: list[str]):
     app = serve(InMemoryStream())
-    client = await connect(app, headers=[("accept", accept)])
+    client = await connect(app, headers=[("accept", one) for one in accept])
     assert client.status == 200
     await app.aclose()
 
@@ -778,6 +821,32 @@ async def test_a_token_is_in_the_header_or_the_query(header: str | None, query: 
 
 
 @in_time
+async def test_ids_of_topics_that_a_client_may_not_see_are_not_named():
+    stream = InMemoryStream()
+    app = serve(stream, authorize=lambda _: "orders.>", buffer_size=10)
+    await publish(stream, 1, topic="secret")
+    [shown] = await publish(stream, 2)
+    await publish(stream, 3, topic="secret")
+    client = await connect(app)
+    assert client.records[0].id == shown.id
+    gap = await connect(app, last_event_id="unknown")
+    assert json.loads(gap.records[0].data)["first_available"] == shown.id
+    await app.aclose()
+    assert [record.id for record in client.records if record.event == "disconnect"] == [shown.id]
+
+
+@in_time
+async def test_a_client_that_may_see_no_event_yet_is_named_no_id():
+    stream = InMemoryStream()
+    app = serve(stream, authorize=lambda _: "orders.>")
+    await publish(stream, 1, topic="secret")
+    client = await connect(app, last_event_id="unknown")
+    assert json.loads(client.records[0].data)["first_available"] is None
+    assert (await connect(app)).records[0].id == ""
+    await app.aclose()
+
+
+@in_time
 async def test_a_token_may_be_for_some_topics_only():
     stream = InMemoryStream()
     app = serve(stream, authorize=require_token("right", ["orders.>"]))
@@ -807,13 +876,75 @@ def preflight(app: EventStreamApp, origin: str) -> Connection:
 @in_time
 async def test_pages_of_other_origins_may_read_nothing_by_default():
     app = serve(InMemoryStream())
-    client = await connect(app, headers=[("origin", "https://evil.example")])
+    client = Connection(app, headers=[("origin", "https://evil.example")])
     asking = preflight(app, "https://evil.example")
-    status, _ = await asking.answer()
-    assert status == 405
+    assert [(await answer.answer())[0] for answer in (client, asking)] == [403, 405]
     for answer in (client, asking):
         assert not [name for name in answer.headers if name.startswith("access-control")]
     await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),  # a link
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),  # aborted at once, for example
+        ({"sec-fetch-site": "same-site"}, 403),  # another port of this machine
+        ({"origin": "null"}, 403),
+    ],
+)
+async def test_a_request_of_another_origin_is_refused_even_if_its_page_cannot_read_it(
+    headers: dict[str, str], status: int
+):
+    app = serve(InMemoryStream())
+    client = Connection(app, headers=headers.items())
+    await client.until(lambda: client.status)
+    assert client.status == status
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize(
+    ("options", "host", "status"),
+    [
+        ({}, "localhost:8000", 200),
+        ({}, "127.0.0.1", 200),
+        ({}, "[::1]:80", 200),
+        ({}, None, 200),  # HTTP/1.0
+        ({}, "rebound.example", 421),
+        ({}, "", 421),
+        ({}, "[", 421),
+        ({"allowed_hosts": ["App.example"]}, "app.example:443", 200),
+        ({"allowed_hosts": "app.example"}, "evil.example", 421),
+        ({"allowed_hosts": ["*"]}, "any.example", 200),
+        ({"allow_origins": ["*"]}, "any.example", 200),
+        ({"allow_origins": ["https://app.example"]}, "any.example", 421),
+        ({"authorize": lambda _: "*"}, "any.example", 200),
+        ({"authorize": lambda _: "*", "allowed_hosts": ["app.example"]}, "any.example", 421),
+    ],
+)
+async def test_requests_for_other_hosts_are_refused(options: dict[str, Any], host: str | None, status: int):
+    app = serve(InMemoryStream(), **options)
+    client = Connection(app, headers=[] if host is None else [("host", host)])
+    await client.until(lambda: client.status)
+    assert client.status == status
+    await app.aclose()
+
+
+@in_time
+async def test_named_origins_can_be_allowed_to_send_cookies():
+    origin = "https://app.example"
+    app = serve(InMemoryStream(), allow_origins=[origin], allow_credentials=True)
+    for client in (await connect(app, headers=[("origin", origin)]), preflight(app, origin)):
+        await client.until(lambda client=client: client.status)
+        assert client.headers["access-control-allow-credentials"] == "true"
+        assert client.headers["access-control-allow-origin"] == origin
+    await app.aclose()
+    with pytest.raises(ValueError, match="allow_credentials: allow_origins must name the origins"):
+        serve(InMemoryStream(), allow_origins=["*"], allow_credentials=True)
 
 
 @in_time
@@ -832,10 +963,12 @@ async def test_allowed_origins_and_only_these_may_read(allowed: Any, origin: str
     app = serve(InMemoryStream(), allow_origins=allowed, authorize=require_token("right"))
     asking = preflight(app, origin)
     refused = Connection(app, headers=[("origin", origin)])
-    answers = [await connect(app, headers=[("origin", origin)], access_token="right"), refused, asking]
+    client = Connection(app, headers=[("origin", origin)], access_token="right")
+    await client.until(lambda: client.status)
+    answers = [client, refused, asking]
     await refused.answer()
     assert await asking.answer() == ((200, "OK") if may else (400, "Disallowed CORS origin"))
-    assert [answer.status for answer in answers[:2]] == [200, 401]
+    assert [answer.status for answer in answers[:2]] == ([200, 401] if may else [403, 403])
     for answer in answers:
         shown = answer.headers.get("access-control-allow-origin")
         assert shown == (("*" if "*" in allowed else origin) if may else None)
@@ -968,35 +1101,86 @@ async def test_a_slow_client_that_reads_now_and_then_is_not_dropped():
 
 @in_time
 async def test_the_connection_of_a_dropped_client_is_aborted_if_the_server_can():
-    class Server:
-        """Passes bound methods of an object with a transport, as uvicorn does."""
+    clock, stream = FakeClock(), InMemoryStream()
+    async with connected(stream, clock=clock, send_timeout=1) as (_, client):
+        await client.hold(stream)
+        assert not client.aborted
+        clock.advance(2)
+        await client.task
+        assert client.aborted
 
-        def __init__(self) -> None:
-            self.transport = self
-            self.aborted = False
-            self.sending = asyncio.Event()
 
-        def abort(self) -> None:
-            self.aborted = True
+class PassesThrough(BaseHTTPMiddleware):
+    async def dispatch(self, request: Any, call_next: Any) -> Any:
+        return await call_next(request)
 
-        async def receive(self) -> dict[str, Any]:
-            return await asyncio.get_running_loop().create_future()
 
-        async def send(self, message: Any) -> None:
-            if message.get("body"):
-                self.sending.set()
-                await asyncio.get_running_loop().create_future()
-
-    clock = FakeClock()
-    app = serve(InMemoryStream(), clock=clock, send_timeout=1)
-    server = Server()
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-    task = asyncio.create_task(app(scope, server.receive, server.send))
-    await server.sending.wait()
-    assert not server.aborted
+@in_time
+@pytest.mark.parametrize("layers", [1, 3])
+async def test_the_connection_is_aborted_through_middleware_too(layers: int):
+    clock, stream = FakeClock(), InMemoryStream()
+    app = serve(stream, clock=clock, send_timeout=1)
+    wrapped: Any = app
+    for _ in range(layers):
+        wrapped = GZipMiddleware(PassesThrough(wrapped))
+    client = Connection(wrapped)
+    await client.first(1)
+    client.stop_reading()
+    for _ in range(10):  # each layer has room for an event
+        await publish(stream, "held up")
+        await settle()
     clock.advance(2)
-    await task
-    assert server.aborted
+    clock.advance(2)
+    await until(lambda: client.aborted)
+    await until(lambda: app.clients == 0)
+    client.broken = ConnectionResetError()
+    client.read_again()
+    await asyncio.wait({client.task})
+    await app.aclose()
+
+
+@in_time
+@pytest.mark.parametrize("way", ["leaves", "breaks", "the application ends"])
+async def test_a_connection_that_cannot_be_aborted_counts_until_it_is_gone(way: str):
+    clock, stream = FakeClock(), InMemoryStream()
+    app = serve(stream, clock=clock, send_timeout=1, max_clients=1)
+    client = await connect(app, abortable=False)
+    await client.hold(stream)
+    clock.advance(2)
+    await settle()
+    assert (app.clients, app.dropped) == (1, 1)
+    refused = Connection(app)
+    assert (await refused.answer())[0] == 503
+    if way == "leaves":
+        client.leave()
+    elif way == "breaks":
+        client.broken = ConnectionResetError()
+        client.read_again()
+    else:
+        closing = asyncio.create_task(app.aclose())
+        await settle()
+        clock.advance(6)
+        await closing
+    await client.task
+    assert (app.clients, app.dropped) == (0, 1)
+    await app.aclose()
+
+
+@in_time
+async def test_a_failing_clean_up_does_not_keep_a_place(monkeypatch: pytest.MonkeyPatch):
+    def fail(_: Any) -> None:
+        raise RecursionError("deep")
+
+    stream = InMemoryStream()
+    app = serve(stream, max_clients=1)
+    for _ in range(3):
+        client = await connect(app)
+        with monkeypatch.context() as patch:
+            patch.setattr(Subscription, "cancel", fail)
+            client.task.cancel()
+            await asyncio.wait({client.task})
+        assert app.clients == 0
+    await app.aclose()
 
 
 class Pattern(str):
@@ -1264,3 +1448,46 @@ async def test_a_slow_client_that_is_disconnected_is_logged_once(caplog: pytest.
         client.stop_reading()
         await publish(stream, *range(5))
         assert caplog.text.count("its queue is full") == 1
+
+
+@in_time
+async def test_the_lifespan_can_run_several_times_until_the_stream_is_closed():
+    stream = InMemoryStream()
+    app = serve(stream)
+    for _ in range(3):
+        inbox: asyncio.Queue[Any] = asyncio.Queue()
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        running = asyncio.create_task(app({"type": "lifespan", "app": app}, inbox.get, sent.put))
+        inbox.put_nowait({"type": "lifespan.startup"})
+        assert (await sent.get())["type"] == "lifespan.startup.complete"
+        client = await connect(app)
+        await publish(stream, 1)
+        await client.first(2)
+        inbox.put_nowait({"type": "lifespan.shutdown"})
+        assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+        await running
+        assert client.complete
+        assert (await Connection(app).answer())[0] == 503
+    await stream.aclose()
+    inbox.put_nowait({"type": "lifespan.startup"})
+    with pytest.raises(StreamClosedError):
+        await app({"type": "lifespan", "app": app}, inbox.get, sent.put)
+    assert (await sent.get())["type"] == "lifespan.startup.failed"
+
+
+def test_outside_the_main_thread_a_warning_says_that_signals_are_not_noticed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    module = import_module("codomyrmex.integrations.web.signals")
+    monkeypatch.setattr(module, "_log", Diagnostics(module.__name__))
+
+    async def serve_one() -> None:
+        app = serve(InMemoryStream(), signals=True)
+        await connect(app)
+        await app.aclose()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve_one()))
+    thread.start()
+    thread.join(5)
+    assert "signals cannot be handled outside the main thread" in caplog.text
+    assert "await aclose() before it stops" in caplog.text

@@ -156,22 +156,130 @@ async def test_events_that_the_server_no_longer_has_are_reported():
     assert statuses[-1][1]["first_available"] == "b1"
 
 
-@pytest.mark.parametrize("data", ["no json", "[]", '{"resumed": true, "replayed": 3}', '{"resumed": false}'])
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        ("connect", '{"resumed": true, "replayed": 3}'),
+        ("connect", '{"resumed": false, "replayed": 0}'),
+        ("disconnect", '{"reason": "shutdown"}'),
+        ("heartbeat", "null"),
+    ],
+)
 @in_time
-async def test_other_notices_are_neither_reported_nor_events(data):
+async def test_other_notices_are_neither_reported_nor_events(event: str, data: str):
     statuses: list[str] = []
-    notices = frame(data, event="connect") + frame("{}", event="disconnect") + frame("{}", event="heartbeat")
-    async with serving(OPEN + notices + frame("1"), stays=True) as server:
-        [event] = await first(EventSource(server.url, on_status=lambda status, _: statuses.append(status)), 1)
-    assert event.data == 1
+    async with serving(OPEN + frame(data, event=event) + frame("1"), stays=True) as server:
+        source = EventSource(server.url, on_status=lambda status, _: statuses.append(status))
+        [found] = await first(source, 1)
+    assert found.data == 1
     assert statuses == ["connected"]
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        ("message", '{"type": "user.created", "data": {}, "metadata": {}}'),
+        ("message", '{"id": "other", "type": "message", "data": 1, "metadata": {}, "timestamp": "x"}'),
+        ("connect", '{"user": "ann"}'),
+        ("connect", "no json"),
+        ("disconnect", "{}"),
+        ("heartbeat", "{}"),
+        ("connect", "[]"),
+    ],
+)
+@in_time
+async def test_a_payload_that_looks_like_something_else_is_a_payload(event: str, data: str):
+    async with serving(OPEN + frame(data, id="1", event=event), stays=True) as server:
+        [found] = await first(EventSource(server.url), 1)
+    assert found.id == "1"
+    assert found.data == (data if data == "no json" else sse_client.msgspec.json.decode(data))
+
+
+@pytest.mark.parametrize("last_id", [" a", "a ", "a\tb", "\x01", "x" * 2_000])
+@in_time
+async def test_an_id_that_no_header_can_carry_is_left_out_and_reported(last_id: str):
+    statuses: list[Any] = []
+    source_of = {"on_status": lambda *each: statuses.append(each)}
+    body = OPEN + frame("1", id=f" {last_id}" if last_id.startswith(" ") else last_id)
+    async with serving(body, OPEN + frame("2"), stays=True) as server:
+        events = await first(EventSource(server.url, **source_of), 2)
+    assert [event.data for event in events] == [1, 2]
+    assert b"last-event-id" not in server.requests[1].lower()
+    [missed] = [details for status, details in statuses if status == "missed"]
+    assert missed["requested"].startswith(last_id[0] if last_id[0].isprintable() else "\\x01")
+
+
+@in_time
+async def test_what_another_server_sends_is_cleaned():
+    sent = Event(id=" x", data=1, metadata={"codomyrmex.origin": "logs", "topic": "a"}).to_dict()
+    body = frame(sse_client.msgspec.json.encode(sent).decode(), id=" x")
+    async with serving(OPEN + body, stays=True) as server:
+        [event] = await first(EventSource(server.url), 1)
+    assert event.metadata == {"topic": "a", "original_id": "' x'"}
+    assert (event.data, len(event.id)) == (1, 36)
+
+
+class Waits:
+    """Records the delays of reconnects, and ends them at once."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, status: str, details: Any) -> None:
+        if status == "lost":
+            self.seconds.append(details["seconds"])
+
+
+@pytest.fixture
+def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(sse_client.asyncio, "sleep", lambda _: sleep(0))
+
+
+@in_time
+async def test_a_retry_time_without_an_event_counts(no_sleep: None):
+    waits = Waits()
+    async with serving(OPEN + b"retry: 20000\n\n", OPEN + frame("1"), stays=True) as server:
+        await first(EventSource(server.url, on_status=waits), 1)
+    assert 15 <= waits.seconds[0] <= 25
+
+
+@in_time
+async def test_an_id_without_an_event_counts(no_sleep: None):
+    async with serving(OPEN + b"id: 7\nretry: 1\n\n", OPEN + frame("1"), stays=True) as server:
+        await first(EventSource(server.url), 1)
+    assert b"last-event-id: 7\r\n" in server.requests[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("20", 20, 20),
+        ("0", 0, 2),
+        ("99999999999999999999999", 3_600, 3_600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600, 3_600),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 2),
+        ("soon", 0, 2),
+        ("-5", 0, 2),
+        ("", 0, 2),
+    ],
+)
+@in_time
+async def test_it_waits_as_long_as_a_busy_server_asks_within_reason(
+    no_sleep: None, header: str, least: float, most: float
+):
+    waits = Waits()
+    busy = f"HTTP/1.1 503 Busy\r\nRetry-After: {header}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with serving(busy.encode(), OPEN + frame("1"), stays=True) as server:
+        await first(EventSource(server.url, on_status=waits), 1)
+    assert least <= waits.seconds[0] <= most
 
 
 @in_time
 async def test_an_event_that_cannot_be_decoded_is_counted_and_skipped():
-    wrong = '{"type": "nonsense", "data": 1, "metadata": {}}'
+    wrong = '{"id": "1", "type": "message", "data": 1, "metadata": [], "timestamp": "2026-01-01T00:00:00Z"}'
     deep = "[" * 100_000
-    async with serving(OPEN + frame(wrong) + frame(deep) + frame("2"), stays=True) as server:
+    async with serving(OPEN + frame(wrong, id="1") + frame(deep) + frame("2"), stays=True) as server:
         source = EventSource(server.url)
         events = await first(source, 2)
     assert source.invalid == 1

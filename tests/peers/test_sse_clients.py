@@ -20,7 +20,13 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import uvicorn
-from codomyrmex.integrations.web import EventStreamApp, event_ingest, event_stream
+from codomyrmex.integrations.web import (
+    DashboardApp,
+    EventStreamApp,
+    dashboard,
+    event_ingest,
+    event_stream,
+)
 from codomyrmex.streaming import Event, InMemoryStream, Overflow, SSEDecoder, SSERecord, create_event
 
 PATIENCE = 15.0
@@ -45,7 +51,9 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def served(app: Any, events: EventStreamApp) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+async def served(
+    app: Any, events: EventStreamApp | DashboardApp
+) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """Serve an application that contains the event stream."""
     config = uvicorn.Config(app, port=0, log_level="critical", ws="none")
     server = uvicorn.Server(config)
@@ -202,7 +210,7 @@ def reads_nothing(url: str) -> Iterator[socket.socket]:
         slow.settimeout(PATIENCE)
         host = httpx.URL(url)
         slow.connect((host.host, host.port))
-        slow.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         yield slow
 
 
@@ -359,6 +367,18 @@ async def test_it_mounts_in(mount: Callable[[Any], Any]):
         await until(lambda: events.clients == 1)
         await events.aclose()
         assert [record.event for record in await reading] == ["connect", "disconnect"]
+
+
+@pytest.mark.parametrize("mount", [in_starlette, in_fastapi, in_litestar])
+async def test_the_page_mounts_in(mount: Callable[[Any], Any]):
+    page = dashboard(InMemoryStream())
+    async with served(mount(page), page) as (url, _), httpx.AsyncClient(timeout=TIMEOUT) as client:
+        first = await client.get(f"{url}/events", follow_redirects=True)
+        assert (first.status_code, str(first.url)) == (200, f"{url}/events/")
+        for path, kind in (("app.js", "text/javascript"), ("api/state", "application/json")):
+            answer = await client.get(f"{url}/events/{path}")
+            assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
+        assert (await client.get(f"{url}/events/none.js")).status_code == 404
 
 
 async def test_a_body_that_is_too_large_gets_a_response_over_a_real_connection():

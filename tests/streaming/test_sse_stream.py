@@ -591,6 +591,7 @@ async def _come_and_go(
             reader = stream.sse_generator(subscription.id)
             buffer = log[len(log) - min(buffer_size, len(log)) :]
             ids = [event.id for event in buffer]
+            accepted = [event.id for event in buffer if filter_fn is None or filter_fn(event)]
             missed = [
                 event for event in buffer[ids.index(last_id) + 1 if last_id in ids else 0 :] if wants(event)
             ]
@@ -601,7 +602,7 @@ async def _come_and_go(
                     else {
                         "resumed": False,
                         "requested": last_id,
-                        "first_available": ids[0] if ids else None,
+                        "first_available": accepted[0] if accepted else None,
                     },
                     *missed,
                 ]
