@@ -59,6 +59,8 @@ def markdown(results: Sequence[Result], seconds: float) -> str:
 
 def main() -> int:
     console = Console()
+    if not console.is_terminal:  # a file: no line is wrapped
+        console.width = 400
     wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
     groups = [group for group in GROUPS if not wanted or group.__name__ in wanted]
     unknown = set(wanted) - {group.__name__ for group in GROUPS}

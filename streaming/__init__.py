@@ -17,6 +17,8 @@ from codomyrmex.streaming.sse_format import SSEDecodeError, SSEDecoder, SSERecor
 from codomyrmex.streaming.stream import Interceptor, Listener, Stream, StreamStatistics, broadcast
 from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscription
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Clock",
     "Event",

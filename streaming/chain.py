@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from inspect import isawaitable
 from typing import Any
@@ -34,13 +35,15 @@ class Chain:
 
     Attributes:
         emitted: the number of events that reached the end.
-        filtered: the number of events that a step dropped.
-        errors: the number of exceptions of steps.
+        filtered: the number of events that each step dropped, by its name.
+        errors: the number of exceptions of each step.
     """
 
     def __init__(self, on_failure: FailureHandler | None = None) -> None:
         self.on_failure = on_failure
-        self.emitted = self.filtered = self.errors = 0
+        self.emitted = 0
+        self.filtered: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
         self._steps: tuple[_Step, ...] = ()
 
     def __len__(self) -> int:
@@ -50,7 +53,7 @@ class Chain:
         """Add a step: a function of one event, plain or async; a `TypeError` is raised for anything else."""
         if not callable(call):
             raise TypeError(f"{kind}: a step must be a function of one event, got {shorten(call)}")
-        self._steps = (*self._steps, (kind, call, f"{kind} {name or name_of(call)}", len(self._steps)))
+        self._steps = (*self._steps, (kind, call, name or f"{kind} {name_of(call)}", len(self._steps)))
 
     def apply(
         self, event: Event, start: int = 0, origin: Event | None = None
@@ -80,7 +83,7 @@ class Chain:
             elif (result is not None and result is not False) or kind is FLAT_MAP:
                 return self._continue(result, kind, name, index + 1, event, origin)
             else:
-                self.filtered += 1
+                self.filtered[name] += 1
                 return None
         self.emitted += 1
         return None
@@ -110,7 +113,7 @@ class Chain:
         if passes:
             await self._run(event, following, origin)
         else:
-            self.filtered += 1
+            self.filtered[name] += 1
 
     async def _run(self, event: Event, start: int, origin: Event) -> None:
         rest = self.apply(event, start, origin)
@@ -118,7 +121,7 @@ class Chain:
             await rest
 
     def _fail(self, error: Exception, origin: Event, name: str) -> Coroutine[Any, Any, None] | None:
-        self.errors += 1
+        self.errors[name] += 1
         _log.warning(name, "%s failed on event %s", name, origin.id, error=error)
         return None if self.on_failure is None else self.on_failure(error, origin, name)
 

@@ -112,7 +112,7 @@ class StreamProcessor:
 
     def sink(self, stream: Stream) -> Self:
         """Publish each event to a stream, which must not be the source; it also goes on to the next step."""
-        return self._add(chain.SINK, self._checked(stream).start_publish, type(stream).__name__)
+        return self._add(chain.SINK, self._checked(stream).start_publish, f"sink {type(stream).__name__}")
 
     def on_error(self, fn: StepErrorHandler) -> Self:
         """Call `fn` with each exception of a step and the event from the source."""
@@ -159,7 +159,8 @@ class StreamProcessor:
     def statistics(self) -> ProcessorStatistics:
         """Return the current counters."""
         steps = self._chain
-        return ProcessorStatistics(self._received, steps.emitted, steps.filtered, steps.errors, self._dropped)
+        filtered, errors = steps.filtered.total(), steps.errors.total()
+        return ProcessorStatistics(self._received, steps.emitted, filtered, errors, self._dropped)
 
     def _add(self, kind: str, call: Callable[[Event], Any], name: str | None = None) -> Self:
         self._require_stopped()

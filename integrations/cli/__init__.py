@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from codomyrmex.integrations._extras import MissingExtraError
 
 
 def main() -> None:
     """Run the command with the arguments of the process, and exit with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # characters that a terminal cannot show must not fail
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_standard_streams()
     try:
         from codomyrmex.integrations.cli.app import app
 
@@ -21,3 +21,18 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:  # during the import
         sys.exit(130)
+
+
+def _prepare_standard_streams() -> None:
+    """Make the standard streams safe to use, whatever the command inherits."""
+    # A closed descriptor would be given to the next file or socket, which messages would then be written to.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - as Python declares it
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as above
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # characters that a terminal cannot show must not fail
+            stream.reconfigure(errors="backslashreplace")

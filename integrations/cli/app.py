@@ -16,6 +16,7 @@ except ImportError as error:
     package = (error.name or "typer").split(".")[0]
     raise MissingExtraError("the command codomyrmex-streaming", package, "cli") from error
 
+_HELP = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = "Exit code: 0 for success, 1 for problems, 2 for wrong usage."
 
 
@@ -26,10 +27,10 @@ class _LazyGroup(TyperGroup):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        summaries = {name: TyperCommand(name, help=summary) for name, (_, summary) in self.lazy.items()}
+        summaries = {name: TyperCommand(name, short_help=text) for name, (_, text) in self.lazy.items()}
         self.commands = {**summaries, **self.commands}
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # also for shell completion
         name, command, remaining = super().resolve_command(ctx, args)
         if name is not None and name in self.lazy:
             command = _import_command(name, self.lazy[name][0])
@@ -42,7 +43,7 @@ def _import_command(name: str, path: str) -> Any:
         found = getattr(import_module(f"{__package__}.{module}"), function)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_HELP)
     single.command(name)(found)
     return typer.main.get_command(single)
 
@@ -64,7 +65,7 @@ app = typer.Typer(
         }
     ),
     help=f"Send events from streams to logs, traces and alerts. {EXIT_CODES}",
-    add_completion=False,
+    context_settings=_HELP,
     rich_markup_mode=None,  # plain text: no boxes
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -98,9 +99,9 @@ alerts.add_typer(silence, name="silence", no_args_is_help=True)
 
 def _show_version(requested: bool) -> None:  # noqa: FBT001 - typer calls it
     if requested:
-        from importlib.metadata import version  # slow to import
+        from codomyrmex.streaming import __version__
 
-        typer.echo(version("codomyrmex-streaming"))
+        typer.echo(f"codomyrmex-streaming {__version__}")
         raise typer.Exit
 
 

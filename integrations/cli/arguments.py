@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 StatePath = Annotated[
     Path | None, typer.Option("--state", metavar="FILE", help="A state file.", dir_okay=False)
 ]
+
+
+def finite(seconds: float | None) -> float | None:
+    """Return the value of an option, or raise a `typer.BadParameter` if it is not a finite number."""
+    if seconds is not None and not math.isfinite(seconds):
+        raise typer.BadParameter(f"must be a number of seconds, got {seconds}")
+    return seconds
 
 
 def read_labels(texts: list[str] | None) -> dict[str, str]:

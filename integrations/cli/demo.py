@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.cli.arguments import finite
 from codomyrmex.integrations.cli.output import PROBLEMS, discard_stdout, print_message, reporting_errors
 
 _DURATION = 45.0  # seconds without a terminal, where nobody presses Ctrl-C
@@ -28,10 +29,12 @@ def demo(
             f"{_DURATION:g} seconds.",
             min=1,
             show_default=False,
+            callback=finite,
         ),
     ] = None,
     cycle: Annotated[
-        float, typer.Option(help="Seconds from one failure of the backend to the next.", min=4)
+        float,
+        typer.Option(help="Seconds from one failure of the backend to the next.", min=4, callback=finite),
     ] = 30,
     browser: Annotated[bool, typer.Option(help="Open the live page in a browser.")] = True,
 ) -> None:

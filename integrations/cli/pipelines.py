@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.cli.arguments import AsJson
+from codomyrmex.integrations.cli.arguments import AsJson, finite
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -66,8 +66,12 @@ def run(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Load the file again when it changes.")] = True,
     drain: Annotated[
-        float | None, typer.Option(help="Seconds to deliver queued events at the end.", min=0)
+        float | None,
+        typer.Option(help="Seconds to deliver queued events at the end.", min=0, callback=finite),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if input was skipped, such as invalid lines.")
+    ] = False,
 ) -> None:
     """Run a pipeline until its sources end or it is stopped.
 
@@ -83,9 +87,10 @@ def run(
         raise typer.Exit(PROBLEMS) from None
     except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
         fail(f"the pipeline cannot start: {_reason(error)}", as_json=as_json)
+    ok = report.complete and not (strict and report.skipped)
     if as_json:
         events_on_stdout = any(_uses_stdout(part.config) for part in loaded.sinks)
-        result = {"ok": report.complete, **report.to_dict()}
+        result = {"ok": ok, **report.to_dict()}
         typer.echo(json.dumps(result, indent=2), err=events_on_stdout)
     else:
         _print_report(report)
@@ -93,7 +98,7 @@ def run(
         sys.stdout.flush()
     except BrokenPipeError:
         discard_stdout()
-    if not report.complete:
+    if not ok:
         raise typer.Exit(PROBLEMS)
 
 
@@ -160,17 +165,19 @@ class _Run:
         return True
 
     async def _reload_on_demand(self) -> None:
-        stamp = stamp_of(self._path)
+        stamp = seen = stamp_of(self._path)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_INTERVAL):
                     await self._reload.wait()
-            now = stamp_of(self._path)
-            changed = self._watch and now is not None and now != stamp
+            before, seen = seen, stamp_of(self._path)
+            # A file that is still being written may look whole; it is loaded when it has been still.
+            changed = self._watch and seen is not None and before == seen != stamp
             if not (changed or self._reload.is_set()):
                 continue
             self._reload.clear()
-            stamp = now or stamp
+            stamp = seen or stamp
+            old = self._pipeline.config
             try:
                 await self._pipeline.reload()
             except ConfigError as error:
@@ -179,7 +186,16 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
                 print_message(f"not all parts of the new pipeline could start: {_reason(error)}", "red")
             else:
-                print_message(f"{self._path} was loaded again")
+                print_message(f"{self._path} was loaded again{_changes(old, self._pipeline.config)}")
+
+
+def _changes(old: PipelineConfig, new: PipelineConfig) -> str:
+    """Return which parts a reload has removed and added."""
+    before, after = [*old.sources, *old.steps, *old.sinks], [*new.sources, *new.steps, *new.sinks]
+    removed = [part.name for part in before if part not in after]
+    added = [part.name for part in after if part not in before]
+    changes = (("removed", removed), ("added", added))
+    return "".join(f"; {word}: {', '.join(names)}" for word, names in changes if names)
 
 
 def _on_signal(name: str, call: Callable[[], Any]) -> None:
@@ -191,7 +207,12 @@ def _on_signal(name: str, call: Callable[[], Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return in a sentence why something cannot be opened."""
+    """Return in a sentence why something cannot be opened, with the sink that this is about."""
+    notes = ", ".join(getattr(error, "__notes__", ()))
+    return f"{_message(error)} ({notes})" if notes else _message(error)
+
+
+def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -6,12 +6,11 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
-from codomyrmex.integrations.cli.arguments import read_matchers
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -20,7 +19,8 @@ from codomyrmex.integrations.cli.output import (
     printable,
     stdout,
 )
-from codomyrmex.integrations.pipelines.fields import condition
+from codomyrmex.integrations.configuration.matchers import MatcherError
+from codomyrmex.integrations.pipelines.fields import Condition, ConditionLine, condition
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
 from codomyrmex.streaming import Event, EventType, TopicError
 from codomyrmex.streaming.encoding import to_json
@@ -74,7 +74,7 @@ def tail(
     on stderr say so, and whether events may be missing. Exit code 0, also after Ctrl-C; 1 if the server
     refuses the connection or cannot be reached at the start.
     """
-    matches = condition(EVERYTHING, read_matchers(where or []))
+    matches = condition(EVERYTHING, _read_conditions(where or []))
     source = _source(url, topic, token, since)
     write = _write_json if as_json else _line_writer(stdout())
 
@@ -93,6 +93,15 @@ def tail(
     _run(follow)
     if source.invalid:
         print_message(f"{plural(source.invalid, 'event')} could not be decoded", "yellow")
+
+
+def _read_conditions(texts: list[str]) -> Iterator[Condition]:
+    for text in texts:
+        try:
+            yield from ConditionLine.parse(text).conditions
+        except MatcherError as error:
+            message = f"{text!r}, column {error.column + 1}: {error}"
+            raise typer.BadParameter(message, param_hint="--where") from None
 
 
 def _source(url: str, topic: str | None, token: str | None, since: str | None) -> EventSource:

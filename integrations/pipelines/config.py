@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from codomyrmex.integrations.configuration.environment import expand
@@ -16,7 +17,10 @@ from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
 from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.configuration.yaml_text import read_yaml
+from codomyrmex.integrations.pipelines.fields import escape
 from codomyrmex.integrations.pipelines.parts import Context, FieldError, SinkConfig
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 # A new type of source, step or sink is a class in a file of its own and one line in one of these tables.
 
@@ -49,7 +53,7 @@ SOURCES = PartTypes(
         "file": "line_sources:File",
         "http": "server_sources:Http",
         "sse": "server_sources:Sse",
-        "envoy_outlier_log": "server_sources:EnvoyOutlierLogFile",
+        "envoy_outlier_log": "envoy_source:EnvoyOutlierLogFile",
     }
 )
 STEPS = PartTypes(
@@ -166,6 +170,9 @@ class _Loader:
         stdins = [part for part in sources if part.name.startswith("stdin[")]
         for part in stdins[1:]:
             problems.add(at("sources", part.position), "only one source can read the standard input")
+        if not problems.found:
+            self._check_files({"sources": sources, "sinks": sinks})
+            self._check_addresses(sources, sinks)
         if problems.found:
             raise PipelineConfigError(problems.in_order())
         alerts = tuple(part for part in sinks if _type_of(file.sinks, part.position) == "alerts")
@@ -175,7 +182,7 @@ class _Loader:
 
     def _parts(self, section: str, data: Any, types: PartTypes) -> tuple[Part, ...]:
         if isinstance(data, list):
-            data = [self._expand(item, at(section, index)) for index, item in enumerate(data)]
+            data = [self._expand_part(item, types, at(section, index)) for index, item in enumerate(data)]
         parts = []
         for path, config in self._reader.tagged(data, types, section):
             position = int(path[len(section) + 1 : -1])
@@ -197,19 +204,52 @@ class _Loader:
         except ConfigError as error:
             self._problems.found += error.problems
 
-    def _expand(self, value: Any, path: str) -> Any:
+    def _expand_part(self, part: Any, types: PartTypes, path: str) -> Any:
+        kind = part.get("type") if isinstance(part, dict) else None
+        environ = self._environ
+        if isinstance(kind, str) and kind in types and types[kind].templates:
+            environ = {name: escape(value) for name, value in environ.items()}
+        return self._expand(part, environ, path)
+
+    def _expand(self, value: Any, environ: Mapping[str, str], path: str) -> Any:
         """Replace `${NAME}` in the texts of a mapping; leave out the values that cannot be expanded."""
         if not isinstance(value, dict):
             return value
         expanded = {}
         for key, item in value.items():
             try:
-                expanded[key] = expand(item, self._environ) if isinstance(item, str) else item
+                expanded[key] = expand(item, environ) if isinstance(item, str) else item
             except ValueError as error:
                 self._problems.add(at(path, str(key)), str(error))
             else:
-                expanded[key] = self._expand(expanded[key], at(path, str(key)))
+                expanded[key] = self._expand(expanded[key], environ, at(path, str(key)))
         return expanded
+
+    def _check_files(self, sections: Mapping[str, tuple[Part, ...]]) -> None:
+        """Report the files that a part would write although another part reads them."""
+        parts = [(at(name, part.position), part) for name, found in sections.items() for part in found]
+        users = {os.path.realpath(self._path): "this file"}
+        for _, part in parts:
+            for field_name, path in part.config.reads(self._context):
+                users.setdefault(os.path.realpath(path), f"the file of {part.name}, {field_name}")
+        for where, part in parts:
+            for field_name, path in part.config.writes(self._context):
+                if path.exists() and not path.is_file():  # such as /dev/stdout
+                    continue
+                real = os.path.realpath(path)
+                if real in users:
+                    self._problems.add(at(where, field_name), f"must not be {users[real]}: {path}")
+                elif field_name == "position":
+                    users[real] = f"the file of {part.name}, {field_name}"
+
+    def _check_addresses(self, sources: tuple[Part, ...], sinks: tuple[Part, ...]) -> None:
+        """Report the sources that would read what a sink of this pipeline serves."""
+        served = {part.config.listen.port: part.name for part in sinks if hasattr(part.config, "listen")}
+        for part in sources:
+            address = urlsplit(getattr(part.config, "url", ""))
+            if address.hostname in _LOOPBACK and address.port in served:
+                message = f"must not be the address of {served[address.port]}"
+                self._problems.add(at(at("sources", part.position), "url"), message)
 
     def _check_names(self, sinks: tuple[Part, ...]) -> None:
         counts = Counter(part.name for part in sinks)

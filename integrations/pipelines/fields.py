@@ -2,57 +2,187 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from codomyrmex.integrations.configuration.matchers import Matcher
+from codomyrmex.integrations.configuration.matcher_text import MatcherLine
+from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
 _CACHEABLE = 100  # characters of a value
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.-]*)\}")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
+
+# Conditions
 
 
-def value_of(event: Event, name: str) -> Any:  # noqa: PLR0911 - one for each kind of name
-    """Return a value of an event, or None.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A condition on a number, such as `data.status >= 500`. What is not a number does not meet it.
 
     Args:
-        event: the event.
+        name: the name of a value, as for `getter`.
+        op: `<`, `<=`, `>` or `>=`.
+        number: what the value is compared with.
+    """
+
+    name: str
+    op: str
+    number: float
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a value, a number or a text that is one, meets the condition."""
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return False
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        result: bool = _OPERATORS[self.op](value, self.number)
+        return result
+
+
+_OPERATORS: Mapping[str, Callable[[Any, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+Condition = Matcher | Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionLine:
+    """One text of `matchers` or `where`, which may hold several conditions, separated by commas.
+
+    Args:
+        conditions: matchers and comparisons.
+        warning: how the notations of a matcher differ, if they do.
+    """
+
+    expects: ClassVar[str] = 'a matcher like severity="critical" or data.status >= 500'
+    conditions: list[Condition]
+    warning: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        parts = list(_PART.finditer(text))
+        if all(_COMPARISON.fullmatch(part[0]) is None for part in parts):
+            line = MatcherLine.parse(text)
+            return cls(list[Condition](line.matchers), line.warning)
+        conditions: list[Condition] = []
+        warning = None
+        for part in parts:
+            comparison = _COMPARISON.fullmatch(part[0])
+            if comparison is not None:
+                conditions.append(_comparison(comparison, part.start()))
+                continue
+            try:
+                line = MatcherLine.parse(part[0])
+            except MatcherError as error:
+                raise MatcherError(str(error), part.start() + error.column) from None
+            conditions += line.matchers
+            warning = warning or line.warning
+        return cls(conditions, warning)
+
+
+_PART = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"|")+', re.DOTALL)  # up to a comma outside quotes
+_COMPARISON = re.compile(r'\s*([^\s{}!=~,"\'`<>]+)\s*([<>]=?)(?!~)\s*(.*?)\s*', re.DOTALL)
+
+
+def _comparison(match: re.Match[str], start: int) -> Comparison:
+    name, op, text = match.groups()
+    try:
+        return Comparison(name, op, float(text))
+    except ValueError:
+        message = f"{name}: {op} compares with a number, got {text!r}"
+        raise MatcherError(message, start + match.start(3)) from None
+
+
+def condition(topic: str, conditions: Iterable[Condition]) -> Callable[[Event], bool] | None:
+    """Return a function that tests events, or None if it would accept all of them.
+
+    Args:
+        topic: a topic or a pattern.
+        conditions: all of them have to hold; they use the names of `getter`.
+    """
+    tests = [_test(each) for each in conditions]
+    if topic != EVERYTHING:
+        tests.insert(0, lambda event: matches(topic, event.topic))
+    if len(tests) < 2:  # noqa: PLR2004 - nothing to combine
+        return tests[0] if tests else None
+    return lambda event: all(test(event) for test in tests)
+
+
+# RE2 costs more than everything else in a filter, and values such as a status are few.
+def _test(condition: Condition) -> Callable[[Event], bool]:
+    get, holds = getter(condition.name), condition.holds
+    if isinstance(condition, Comparison):
+        return lambda event: holds(get(event))
+    cached = lru_cache(1_024)(lambda value: holds(as_text(value)))
+
+    def test(event: Event) -> bool:
+        value = get(event)
+        if value.__class__ is int or (value.__class__ is str and len(value) <= _CACHEABLE):
+            return cached(value)
+        return holds(as_text(value))
+
+    return test
+
+
+# Values
+
+
+@lru_cache(1_024)
+def getter(name: str) -> Callable[[Event], Any]:
+    """Return a function that returns a value of an event, or None.
+
+    Args:
         name: `topic`, `type`, `id`, `data`, `data.status`, `metadata.host`, or the name of a label or of an
             entry of the metadata, in this order.
     """
-    if name == "topic":
-        return event.topic
-    if name == "type":
-        return event.type.value
-    if name == "id":
-        return event.id
+    if name in _ATTRIBUTES:
+        return _ATTRIBUTES[name]
     first, _, path = name.partition(".")
+    keys = tuple(path.split(".")) if path else ()
     if first == "data":
-        return _inside(event.data, path)
+        return lambda event: _inside(event.data, keys)
     if first == "metadata" and path:
-        return _inside(event.metadata, path)
-    labels = event.metadata.get("labels")
-    if isinstance(labels, Mapping) and name in labels:
-        return labels[name]
-    return event.metadata[name] if name in event.metadata else _inside(event.metadata, name)
+        return lambda event: _inside(event.metadata, keys)
+    all_keys = tuple(name.split("."))
+
+    def label_or_entry(event: Event) -> Any:
+        metadata = event.metadata
+        labels = metadata.get("labels")
+        if isinstance(labels, Mapping) and name in labels:
+            return labels[name]
+        return metadata[name] if name in metadata else _inside(metadata, all_keys)
+
+    return label_or_entry
 
 
-def _inside(value: Any, path: str) -> Any:
-    for step in path.split(".") if path else ():
-        if not isinstance(value, Mapping) or step not in value:
+_ATTRIBUTES: Mapping[str, Callable[[Event], Any]] = {
+    "topic": lambda event: event.topic,
+    "type": lambda event: event.type.value,
+    "id": lambda event: event.id,
+}
+
+
+def _inside(value: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        if (value.__class__ is not dict and not isinstance(value, Mapping)) or key not in value:
             return None
-        value = value[step]
+        value = value[key]
     return value
 
 
-def text_of(event: Event, name: str) -> str:
-    """Return a value of an event as text, empty if there is none, as matchers and keys use it."""
-    value = value_of(event, name)
-    if value.__class__ is str:
-        return value
+def as_text(value: Any) -> str:
+    """Return a value as text, empty for None, as matchers and keys use it."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -60,35 +190,19 @@ def text_of(event: Event, name: str) -> str:
     return str(getattr(value, "value", value))
 
 
-# RE2 costs more than everything else in a filter, and values such as a status are few.
-def _cached(matcher: Matcher) -> Callable[[str], bool]:
-    cached = lru_cache(1_024)(matcher.holds)
-    return lambda value: cached(value) if len(value) <= _CACHEABLE else matcher.holds(value)
+def text_of(event: Event, name: str) -> str:
+    """Return a value of an event as text, empty if there is none."""
+    return as_text(getter(name)(event))
 
 
-def condition(topic: str, matchers: Iterable[Matcher]) -> Callable[[Event], bool] | None:
-    """Return a function that tests events, or None if it would accept all of them.
-
-    Args:
-        topic: a topic or a pattern.
-        matchers: all of them have to hold; they use the names of `value_of`.
-    """
-    tests = [(matcher.name, _cached(matcher)) for matcher in matchers]
-    if topic == EVERYTHING and not tests:
-        return None
-
-    def accepts(event: Event) -> bool:
-        if topic != EVERYTHING and not matches(topic, event.topic):
-            return False
-        return all(holds(text_of(event, name)) for name, holds in tests)
-
-    return accepts
+# Templates
 
 
 def template(value: Any) -> Callable[[Event], Any]:
     """Return a function that replaces the placeholders of a value, such as `{data.status}`.
 
-    A text that is nothing but one placeholder becomes the value as it is, not its text.
+    A text that is nothing but one placeholder becomes the value as it is, not its text. `{{` and `}}` are
+    braces.
 
     Args:
         value: a text, or a list or mapping of values; any other value stays as it is.
@@ -102,6 +216,13 @@ def template(value: Any) -> Callable[[Event], Any]:
     if not isinstance(value, str) or _PLACEHOLDER.search(value) is None:
         return lambda _: value
     whole = _PLACEHOLDER.fullmatch(value)
-    if whole is not None:
-        return lambda event: value_of(event, whole[1])
-    return lambda event: _PLACEHOLDER.sub(lambda place: text_of(event, place[1]), value)
+    if whole is not None and whole[1] is not None:
+        return getter(whole[1])
+    return lambda event: _PLACEHOLDER.sub(
+        lambda place: place[0][0] if place[1] is None else text_of(event, place[1]), value
+    )
+
+
+def escape(text: str) -> str:
+    """Return a text that `template` leaves as it is."""
+    return text.replace("{", "{{").replace("}", "}}")

@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import stat
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.matchers import compile_re2
-from codomyrmex.integrations.pipelines.parts import Context, FieldError, PartConfig, Push, Source, Topic
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.secrets import SecretPatterns, describe
+from codomyrmex.integrations.pipelines.parts import (
+    Context,
+    FieldError,
+    PartConfig,
+    Push,
+    Source,
+    Topic,
+)
 from codomyrmex.integrations.service_mesh.tail import FileTail
-from codomyrmex.streaming import Event, EventDecodeError
+from codomyrmex.streaming import Event, EventType
+from codomyrmex.streaming.events import new_id
+from codomyrmex.streaming.external import decode_external
 
 _BATCH = 500  # events that are pushed at once
+_SHOWN = 3  # invalid lines of a source that are logged
+_WIDTH = 100  # characters of them
+
+_log = Diagnostics(__name__)
+_logger = logging.getLogger(__name__)
+_secrets = SecretPatterns()
+
+_MESSAGE = EventType.MESSAGE  # the members of an Enum are slow to look up
+
+ToEvent = Callable[[bytes], Event | None]
 
 _decode = msgspec.json.Decoder().decode
 
@@ -37,10 +63,12 @@ class Lines(PartConfig, frozen=True):
 
 
 class LineReader:
-    """Makes events of lines.
+    """Makes events of lines. A line that cannot be read is counted, and the first few are logged.
 
     Args:
         config: how.
+        name: the source, for log lines.
+        to_event: makes an event of a line, instead of the format in the configuration.
 
     Attributes:
         invalid: how many lines were not JSON or not an event.
@@ -50,37 +78,60 @@ class LineReader:
         FieldError: the pattern is wrong.
     """
 
-    def __init__(self, config: Lines) -> None:
+    def __init__(self, config: Lines, name: str = "lines", to_event: ToEvent | None = None) -> None:
+        self._name = name
         self._pattern = _compile(config)
         self._keep_unmatched = config.unmatched == "keep"
         self._metadata = {"topic": str(config.topic), **config.metadata}
-        self._to_event = {"json": self._payload, "event": self._event, "text": self._text}[config.format]
+        formats: dict[str, ToEvent] = {"json": self._payload, "event": self._event, "text": self._text}
+        self._to_event = to_event or formats[config.format]
+        self._lines = 0
+        self._now = datetime.min.replace(tzinfo=UTC)
         self.invalid = 0
         self.unmatched = 0
 
     def read(self, lines: list[bytes]) -> list[Event]:
         """Return the events of lines; blank lines are ignored."""
-        to_event = self._to_event
-        return [event for line in lines if line.strip() and (event := to_event(line)) is not None]
+        self._now = datetime.now(UTC)  # once, as it takes longer than to decode a line
+        events: list[Event | None] = []
+        to_event, add = self._to_event, events.append
+        for number, line in enumerate(lines, self._lines + 1):
+            try:
+                add(to_event(line))
+            except Exception as error:  # noqa: BLE001 - whatever is in a line, the others are still read
+                add(self._unusual(line, number, error))
+        self._lines += len(lines)
+        return [event for event in events if event is not None]
+
+    def _unusual(self, line: bytes, number: int, error: Exception) -> Event | None:
+        """Read a line that begins with a byte order mark; count any other that is not blank as invalid."""
+        if not line.strip():
+            return None
+        if line.startswith(BOM_UTF8):
+            try:
+                return self._to_event(line.lstrip(BOM_UTF8))
+            except Exception as second:  # noqa: BLE001 - as above
+                error = second
+        self.invalid += 1
+        if self.invalid <= _SHOWN:
+            text = _shorten(_secrets.redact(line[: 10 * _WIDTH].decode("utf-8", "replace")))
+            _logger.warning("source %s, line %d: skipped, %s: %s", self._name, number, describe(error), text)
+        elif self.invalid == _SHOWN + 1:
+            _logger.warning("source %s: more lines are invalid; they are only counted", self._name)
+        return None
 
     def _payload(self, line: bytes) -> Event | None:
-        try:
-            data = _decode(line)
-        except (msgspec.DecodeError, RecursionError):
-            self.invalid += 1
-            return None
-        return Event(data=data, metadata=dict(self._metadata))
+        data = _decode(line)
+        return Event(new_id(), _MESSAGE, data, self._metadata.copy(), self._now)
 
     def _event(self, line: bytes) -> Event | None:
-        try:
-            event = Event.from_dict(_decode(line))
-        except (msgspec.DecodeError, RecursionError, EventDecodeError):
-            self.invalid += 1
-            return None
+        event = decode_external(_decode(line))
         return event.replace(metadata={**self._metadata, **event.metadata})
 
     def _text(self, line: bytes) -> Event | None:
-        text = line.decode("utf-8", "replace").rstrip("\r\n")
+        text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r\n")
+        if not text.strip():
+            return None
         fields: dict[str, Any] = {}
         if self._pattern is not None:
             match = self._pattern.search(text)
@@ -89,7 +140,12 @@ class LineReader:
             elif not self._keep_unmatched:
                 self.unmatched += 1
                 return None
-        return Event(data={"line": text, **fields}, metadata=dict(self._metadata))
+        return Event(new_id(), _MESSAGE, {"line": text, **fields}, self._metadata.copy(), self._now)
+
+
+def _shorten(text: str) -> str:
+    shown = text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
 
 
 def _compile(config: Lines) -> Any:
@@ -109,9 +165,9 @@ def _compile(config: Lines) -> Any:
 class _LineSource(Source):
     """A source of lines."""
 
-    def __init__(self, name: str, config: Lines) -> None:
+    def __init__(self, name: str, config: Lines, to_event: ToEvent | None = None) -> None:
         super().__init__(name)
-        self._reader = LineReader(config)
+        self._reader = LineReader(config, name, to_event)
 
     def skipped(self) -> dict[str, int]:
         return {"invalid lines": self._reader.invalid, "unmatched lines": self._reader.unmatched}
@@ -162,7 +218,8 @@ class File(Lines, frozen=True):
         path: the file.
         from_start: whether to read what the file holds at the start.
         follow: whether to wait for more lines, as `tail -F` does.
-        position: a file that keeps how much was read, so that a restart continues there.
+        position: a file that keeps how much was delivered, so that a restart continues there. It is not
+            written while a sink fails.
         interval: seconds between two looks at the file.
     """
 
@@ -175,24 +232,40 @@ class File(Lines, frozen=True):
     interval: Duration = Duration(0.25)
 
     def build(self, name: str, context: Context) -> Source:
-        return _FileSource(name, self, context)
+        return FileSource(name, self, context)
+
+    def reads(self, context: Context) -> Iterable[tuple[str, Path]]:
+        yield "path", context.folder / self.path
+
+    def writes(self, context: Context) -> Iterable[tuple[str, Path]]:
+        if self.position is not None:
+            yield "position", context.folder / self.position
 
 
-class _FileSource(_LineSource):
-    def __init__(self, name: str, config: File, context: Context) -> None:
-        super().__init__(name, config)
+class FileSource(_LineSource):
+    """Reads a file, and saves the position up to which its lines were delivered."""
+
+    def __init__(self, name: str, config: File, context: Context, to_event: ToEvent | None = None) -> None:
+        super().__init__(name, config, to_event)
         self._config = config
-        self._path = file_path(config.path, context)
-        self._position = position_path(config.position, self._path, context)
+        self._context = context
+        self._path = _file_path(config.path, context)
+        self._position = _position_path(config.position, context)
         self._tail: FileTail | None = None
+        self._pushed: Any = None  # the position up to which lines were pushed
+        self._saved: Any = None
+        self._saving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        check_files(self._path, self._position, must_exist=not self._config.follow)
+        _check_files(self._path, self._position, must_exist=not self._config.follow)
         # Opened here: lines that are written from now on are new.
         from_start = self._config.from_start or not self._config.follow
         self._tail = FileTail(self._path, position=self._position, from_start=from_start)
 
     async def aclose(self) -> None:
+        self.finishing.set()
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
         if self._tail is not None:
             self._tail.close()
 
@@ -206,50 +279,54 @@ class _FileSource(_LineSource):
                 await self.unless_finishing(asyncio.sleep(self._config.interval))
                 continue
             await self._push([tail.unterminated_line()] if at_end else lines, push)
-            if self._position is not None:
-                await asyncio.to_thread(tail.save)
+            self._pushed = tail.position()
+            if self._position is not None and (self._saving is None or self._saving.done()):
+                self._saving = asyncio.create_task(self._save_delivered(tail))
             if at_end:
                 return
 
+    async def _save_delivered(self, tail: FileTail) -> None:
+        """Save the position up to which lines were delivered, until that is everything that was pushed."""
+        while self._pushed != self._saved:
+            pushed = self._pushed
+            if not await self.unless_finishing(self._context.attachment.flush()) or self._context.failing:
+                return
+            await self._save(tail, pushed)
 
-def file_path(path: str, context: Context) -> Path:
-    """Return the path of a file that a source reads.
+    async def _save(self, tail: FileTail, position: Any) -> None:
+        try:
+            await asyncio.to_thread(tail.save, position)
+            self._saved = position
+        except OSError as error:
+            message = "source %s: the position cannot be saved: %s"
+            _log.warning(self.name, message, self.name, describe(error))
 
-    Raises:
-        FieldError: there is none.
-    """
+    async def delivered(self) -> None:
+        if self._position is not None and self._tail is not None and self._pushed != self._saved:
+            await self._save(self._tail, self._pushed)
+
+
+def _file_path(path: str, context: Context) -> Path:
     if not path:
         raise FieldError("path", "is required")
     return context.folder / path
 
 
-def position_path(position: str | None, path: Path, context: Context) -> Path | None:
-    """Return the path of the file that keeps how much of another file was read.
-
-    Raises:
-        FieldError: the path is empty, or that of the file that is read.
-    """
+def _position_path(position: str | None, context: Context) -> Path | None:
     if position is None:
         return None
     if not position:
         raise FieldError("position", "must be the path of a file, got ''")
-    if context.folder / position == path:
-        raise FieldError("position", f"must not be the file that is read, {path}")
     return context.folder / position
 
 
-def check_files(path: Path, position: Path | None, *, must_exist: bool) -> None:
-    """Raise unless a file can be read and its position can be kept.
-
-    Args:
-        path: the file.
-        position: the file that keeps the position.
-        must_exist: whether the file has to exist already.
-
-    Raises:
-        OSError: the file cannot be read, or the folder of the position does not exist.
-    """
+def _check_files(path: Path, position: Path | None, *, must_exist: bool) -> None:
+    """Raise an `OSError` unless a file can be read and its position can be kept."""
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
+            message = "is not a regular file; read a pipe or a device with the source stdin: < "
+            raise OSError(f"{path}: {message}{path}")
         path.open("rb").close()
     except FileNotFoundError:
         if must_exist:

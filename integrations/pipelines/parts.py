@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,16 +15,14 @@ from typing import Any, BinaryIO, ClassVar, Literal, Self, TypeVar
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.environment import Secret
-from codomyrmex.integrations.configuration.matcher_text import MatcherLine
 from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.delivery.attachment import Attachment, attach
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
-from codomyrmex.integrations.pipelines.fields import condition
+from codomyrmex.integrations.pipelines.fields import ConditionLine, condition
 from codomyrmex.integrations.pipelines.stdin import StandardInput
 from codomyrmex.integrations.service_mesh.board import CircuitBoard
 from codomyrmex.streaming import Event, InMemoryStream, Overflow
-from codomyrmex.streaming.chain import MAP
 from codomyrmex.streaming.topics import check_pattern
 
 T = TypeVar("T")
@@ -125,6 +123,7 @@ class Context:
         attachment: delivers `stream` to the sinks.
         sinks: the sinks that are attached, by name.
         audit: receives what alert sinks decide.
+        failing: the sinks whose last attempt failed.
         stdin: the lines of the standard input.
         stdout_closed: set when the reader of the standard output has gone away.
         notes: what building the parts found out about settings that are accepted but not used.
@@ -135,10 +134,18 @@ class Context:
         self.stream = InMemoryStream(buffer_size=1)
         self.attachment: Attachment = attach(self.stream)
         self.sinks: dict[str, InlineSink | Sink] = {}
+        self.failing: set[str] = set()
+        self.attachment.on_attempt(self._attempted)
         self.audit = InMemoryStream(buffer_size=1_000)
         self.stdin = StandardInput(stdin)
         self.stdout_closed = asyncio.Event()
         self.notes: list[Problem] = []
+
+    def _attempted(self, sink: str, _: float, error: str | None) -> None:
+        if error in {None, "PermanentError", "PartialDeliveryError"}:  # it has refused or taken some
+            self.failing.discard(sink)
+        else:
+            self.failing.add(sink)
 
     @cached_property
     def board(self) -> CircuitBoard:
@@ -147,7 +154,21 @@ class Context:
 
 
 class PartConfig(msgspec.Struct, frozen=True):
-    """The settings of a part: the base class of each type of source, step and sink."""
+    """The settings of a part: the base class of each type of source, step and sink.
+
+    Attributes:
+        templates: whether braces have a meaning in its texts, so that those of `${NAME}` are escaped.
+    """
+
+    templates: ClassVar[bool] = False
+
+    def reads(self, _context: Context) -> Iterable[tuple[str, Path]]:
+        """Return the files that the part reads, each with the name of the field."""
+        return ()
+
+    def writes(self, _context: Context) -> Iterable[tuple[str, Path]]:
+        """Return the files that the part writes, each with the name of the field."""
+        return ()
 
     def build(self, name: str, context: Context) -> Any:
         """Return the part: a `Source`, a `Step`, or a sink. Nothing is opened yet.
@@ -195,6 +216,9 @@ class Source(ABC):
     async def aclose(self) -> None:  # noqa: B027 - as with `open`
         """Release what `open` acquired. Called once, after `run` if that was called."""
 
+    async def delivered(self) -> None:  # noqa: B027 - as with `open`
+        """Save that everything pushed was delivered. Called after `aclose`, unless something was lost."""
+
     def skipped(self) -> dict[str, int]:
         """Return how much of the input did not become events, by reason."""
         return {}
@@ -213,13 +237,7 @@ class Source(ABC):
 
 
 class StepConfig(PartConfig, frozen=True):
-    """The settings of a step: the base class of each type of step.
-
-    Attributes:
-        kind: how `StreamProcessor` would apply it: MAP, or FLAT_MAP if it may return several events.
-    """
-
-    kind: ClassVar[str] = MAP
+    """The settings of a step: the base class of each type of step."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -251,7 +269,7 @@ class SinkConfig(PartConfig, frozen=True):
     shows_alerts: ClassVar[bool] = False
     name: str | None = None
     topic: Topic = Topic("*")
-    where: list[MatcherLine] = []
+    where: list[ConditionLine] = []
     delivery: Delivery | None = None
 
     def bind(self, name: str, context: Context) -> Binding:
@@ -262,8 +280,8 @@ class SinkConfig(PartConfig, frozen=True):
             policy = (self.delivery or Delivery()).policy()
         elif self.delivery is not None:
             raise FieldError("delivery", "this sink has no queue, so it has no delivery settings")
-        matchers = [matcher for line in self.where for matcher in line.matchers]
-        return Binding(sink, self.topic, condition("*", matchers), policy)
+        conditions = [each for line in self.where for each in line.conditions]
+        return Binding(sink, self.topic, condition("*", conditions), policy)
 
 
 class Server:

@@ -156,7 +156,10 @@ class Pipeline:
         limit = max(self._attachment.drain_timeout, _PUSH_TIMEOUT) if timeout is None else timeout
         try:
             await asyncio.gather(*(self._stop(running, limit) for running in tuple(self._sources)))
-            await self._attachment.aclose(timeout)
+            delivery = await self._attachment.aclose(timeout)
+            lost = any(sink.lost for sink in delivery.sinks.values()) or self._count_not_exported().total()
+            if not lost:
+                await self._acknowledge(*self._sources)
         finally:
             for running in tuple(self._sources):
                 await self._stop(running, 0)
@@ -214,9 +217,6 @@ class Pipeline:
         for running in self._sources:
             skipped.update(_skipped(running.source))
             received += running.source.unfinished
-        not_exported = self._not_exported.copy()
-        for name, sink in self._context.sinks.items():
-            not_exported[name] += _not_exported(sink)
         steps = self._steps
         dropped = steps.filtered.total() + steps.failed.total()
         return PipelineReport(
@@ -229,8 +229,14 @@ class Pipeline:
             skipped=+skipped,
             source_errors=dict(self._source_errors),
             delivery=self._attachment.report(),
-            not_exported=+not_exported,
+            not_exported=+self._count_not_exported(),
         )
+
+    def _count_not_exported(self) -> Counter[str]:
+        not_exported = self._not_exported.copy()
+        for name, sink in self._context.sinks.items():
+            not_exported[name] += _not_exported(sink)
+        return not_exported
 
     def health(self) -> PipelineHealth:
         """Return the present state of the sources and sinks."""
@@ -272,6 +278,7 @@ class Pipeline:
     async def _remove_sink(self, part: Part) -> None:
         await self._attachment.remove(part.name)
         self._sinks.remove(part)
+        self._context.failing.discard(part.name)
         self._not_exported[part.name] += _not_exported(self._context.sinks.pop(part.name))
 
     async def _add_source(self, part: Part) -> None:
@@ -309,8 +316,15 @@ class Pipeline:
         task.cancel()
         await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
 
+    async def _acknowledge(self, *sources: _Running) -> None:
+        """Let sources save their positions, unless a sink fails and may have lost their events."""
+        if not (self._context.failing or self._context.stdout_closed.is_set()):
+            await asyncio.gather(*(running.source.delivered() for running in sources))
+
     async def _remove_source(self, running: _Running) -> None:
         await self._stop(running, _PUSH_TIMEOUT)
+        if await self._attachment.flush(_PUSH_TIMEOUT):  # a new source on the same file goes on there
+            await self._acknowledge(running)
         self._sources.remove(running)
         self._skipped.update(_skipped(running.source))
         self._unfinished += running.source.unfinished

@@ -1,15 +1,13 @@
-"""The sources `http`, `sse` and `envoy_outlier_log`: events from other programs."""
+"""The sources `http` and `sse`: events from other programs over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
 
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.pipelines.line_sources import check_files, file_path, position_path
 from codomyrmex.integrations.pipelines.parts import (
     Address,
     Context,
@@ -114,49 +112,3 @@ class _SseSource(Source):
                 "source %s: events were missed: the server no longer has all events since the last one",
                 self.name,
             )
-
-
-class EnvoyOutlierLogFile(PartConfig, frozen=True):
-    """Envoy's log of hosts that are ejected and restored."""
-
-    path: str = ""
-    position: str | None = None
-    from_start: bool = False
-
-    def build(self, name: str, context: Context) -> Source:
-        return _EnvoySource(name, self, context)
-
-
-class _EnvoySource(Source):
-    def __init__(self, name: str, config: EnvoyOutlierLogFile, context: Context) -> None:
-        super().__init__(name)
-        self._path = file_path(config.path, context)
-        self._position = position_path(config.position, self._path, context)
-        self._from_start = config.from_start
-        self._feed: Any = None
-
-    async def open(self) -> None:
-        check_files(self._path, self._position, must_exist=False)
-
-    async def run(self, push: Push) -> None:
-        from codomyrmex.integrations.service_mesh.envoy_outlier_log import EnvoyOutlierLog
-
-        loop, stream = asyncio.get_running_loop(), InMemoryStream(buffer_size=1)
-
-        def wait_for_push(event: Event) -> None:  # on the thread of the feed
-            asyncio.run_coroutine_threadsafe(_awaited(push([event])), loop).result()
-
-        await stream.subscribe(wait_for_push)
-        self._feed = EnvoyOutlierLog(self._path, stream, position=self._position, from_start=self._from_start)
-        self._feed.start()
-        try:
-            await self.finishing.wait()
-        finally:
-            await asyncio.to_thread(self._feed.close)
-
-    def skipped(self) -> dict[str, int]:
-        return {} if self._feed is None else {"invalid lines": self._feed.invalid}
-
-
-async def _awaited(pushing: Awaitable[None]) -> None:
-    await pushing

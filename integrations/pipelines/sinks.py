@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
@@ -28,6 +30,8 @@ class Structlog(SinkConfig, frozen=True):
     def build(self, name: str, context: Context) -> Sink:
         from codomyrmex.integrations.logging_monitoring.log_lines import LogLines
 
+        if self.output == "stdout":
+            _check_stdout("output")
         sink = LogLines(1 if self.output == "stdout" else 2, self.format, self.level, name=name)
         sink.on_broken_pipe = context.stdout_closed.set
         return sink
@@ -46,10 +50,22 @@ class Jsonl(SinkConfig, frozen=True):
 
         if not self.path:
             raise FieldError("path", "is required")
+        if self.path == "-":
+            _check_stdout("path")
         path = self.path if self.path == "-" else context.folder / self.path
         sink = JsonlSink(path, data=self.data, max_size=self.max_size, keep=self.keep, name=name)
         sink.on_broken_pipe = context.stdout_closed.set
         return sink
+
+    def writes(self, context: Context) -> Iterable[tuple[str, Path]]:
+        if self.path != "-":
+            yield "path", context.folder / self.path
+
+
+def _check_stdout(field: str) -> None:
+    # The descriptor tells nothing: if it was closed, the command has replaced it.
+    if sys.__stdout__ is None:
+        raise FieldError(field, "the standard output is closed")
 
 
 class Alerts(SinkConfig, frozen=True):
@@ -65,6 +81,9 @@ class Alerts(SinkConfig, frozen=True):
         sink = AlertSink(context.folder / self.config, audit=context.audit, name=name)
         context.notes += sink.config.notes
         return sink
+
+    def reads(self, context: Context) -> Iterable[tuple[str, Path]]:
+        yield "config", context.folder / self.config
 
 
 class ServerSink(InlineSink):

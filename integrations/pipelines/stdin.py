@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 import threading
 from concurrent.futures import CancelledError
@@ -24,12 +25,16 @@ class LineSplitter:
 
     def __init__(self) -> None:
         self.too_long = 0
-        self._partial = b""
+        self._partial = bytearray()  # grows in place, however small the chunks are
         self._skipping = False  # the rest of a line that is too long
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that a chunk completes."""
-        *lines, self._partial = (self._partial + chunk).split(b"\n")
+        lines: list[bytes] = []
+        self._partial += chunk
+        if b"\n" in chunk:
+            *lines, partial = bytes(self._partial).split(b"\n")
+            self._partial = bytearray(partial)
         if lines and self._skipping:
             del lines[0]
             self._skipping = False
@@ -37,12 +42,12 @@ class LineSplitter:
             self.too_long += 1
             self._skipping = True
         if self._skipping:
-            self._partial = b""
+            self._partial.clear()
         return lines
 
     def flush(self) -> list[bytes]:
         """Return the last line, if it has no end."""
-        partial, self._partial = self._partial, b""
+        partial, self._partial = bytes(self._partial), bytearray()
         return [partial] if partial else []
 
 
@@ -92,6 +97,9 @@ class StandardInput:
         while chunk and not isinstance(chunk, OSError):
             try:
                 chunk = os.read(descriptor, _CHUNK)
+            except BlockingIOError:  # another program has made the descriptor non-blocking
+                select.select([descriptor], [], [])
+                continue
             except OSError as error:
                 chunk = error
             putting = self._chunks.put(chunk)

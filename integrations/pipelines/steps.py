@@ -12,32 +12,26 @@ from importlib import import_module
 from inspect import isawaitable
 from typing import Annotated, Any, ClassVar
 
-from codomyrmex.integrations.configuration.matcher_text import MatcherLine
-from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.integrations.configuration.rates import RateLimit, TokenBucket
-from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, LazyTraceback, describe
+from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, describe
 from codomyrmex.integrations.logging_monitoring.redaction import DEFAULT_KEYS, redact
 from codomyrmex.integrations.pipelines.config import Part
-from codomyrmex.integrations.pipelines.fields import condition, template, text_of
+from codomyrmex.integrations.pipelines.fields import ConditionLine, condition, template, text_of
 from codomyrmex.integrations.pipelines.parts import Context, FieldError, Step, StepConfig, Topic
 from codomyrmex.streaming import Event, EventType
 from codomyrmex.streaming.chain import FLAT_MAP, MAP, SINK, Chain
 
 _MAX_BUCKETS = 10_000
 
-_log = Diagnostics(__name__)
-
 
 class Filter(StepConfig, frozen=True):
-    """Keeps the events that have a topic and meet all matchers."""
+    """Keeps the events that have a topic and meet all matchers and comparisons."""
 
     topic: Topic = Topic("*")
-    matchers: list[MatcherLine] = []
+    matchers: list[ConditionLine] = []
 
     def build(self, _name: str, _context: Context) -> Step:
-        matchers: list[Matcher] = [matcher for line in self.matchers for matcher in line.matchers]
-        holds = condition(self.topic, matchers)
+        holds = condition(self.topic, [each for line in self.matchers for each in line.conditions])
         if holds is None:
             return lambda event: event
         return lambda event: event if holds(event) else None
@@ -56,6 +50,7 @@ class Redact(StepConfig, frozen=True):
 class Set(StepConfig, frozen=True):
     """Sets entries of the metadata, with `{data.status}` replaced, and whether the event is an error."""
 
+    templates: ClassVar[bool] = True
     metadata: dict[str, Any] = {}
     error: bool | None = None
 
@@ -115,7 +110,6 @@ class RateLimited(StepConfig, frozen=True):
 class Python(StepConfig, frozen=True):
     """Calls a function, plain or async, that returns an event, several, or None."""
 
-    kind: ClassVar[str] = FLAT_MAP
     function: str = ""
 
     def build(self, _name: str, context: Context) -> Step:
@@ -173,38 +167,20 @@ class Steps:
     def use(self, steps: list[tuple[Part, Step]]) -> None:
         """Apply these steps from now on."""
         chain = Chain()
+        chain.filtered, chain.errors = self.filtered, self.failed  # they outlast a change of the steps
         for part, step in steps:
-            if part.config.kind == FLAT_MAP:
-                chain.add(FLAT_MAP, self._flat_map(part.name, step))
+            if isinstance(part.config, Python):
+                chain.add(FLAT_MAP, self._flat_map(part.name, step), part.name)
             else:
-                chain.add(MAP, self._map(part.name, step))
-        chain.add(SINK, self._count_and_publish)
+                chain.add(MAP, step, part.name)
+        chain.add(SINK, self._count_and_publish, "publish")
         self._steps = steps
         self.apply = chain.apply
 
-    # Failures are handled here and not by the chain, because messages of errors may contain secrets.
-
-    def _map(self, name: str, step: Step) -> Callable[[Event], Event | None]:
-        def apply(event: Event) -> Event | None:
-            try:
-                result: Event | None = step(event)
-            except Exception as error:  # noqa: BLE001 - a failing step loses only this event
-                self._fail(name, event, error)
-                return None
-            if result is None:
-                self.filtered[name] += 1
-            return result
-
-        return apply
-
     def _flat_map(self, name: str, step: Step) -> Callable[[Event], Awaitable[list[Event]]]:
         async def apply(event: Event) -> list[Event]:
-            try:
-                result = step(event)
-                events = _as_events(await result if isawaitable(result) else result)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._fail(name, event, error)
-                return []
+            result = step(event)
+            events = _as_events(await result if isawaitable(result) else result)
             if not events:
                 self.filtered[name] += 1
             self.added += max(len(events) - 1, 0)
@@ -212,14 +188,10 @@ class Steps:
 
         return apply
 
-    def _fail(self, name: str, event: Event, error: Exception) -> None:
-        self.failed[name] += 1
-        message = "%s failed on event %s: %s\n%s"
-        _log.warning(name, message, name, event.id, describe(error), LazyTraceback(error))
-
     def _count_and_publish(self, event: Event) -> Awaitable[None] | None:
+        waiting = self._publish(event)
         self.published += 1
-        return self._publish(event)
+        return waiting
 
 
 def _as_events(result: Any) -> list[Event]:

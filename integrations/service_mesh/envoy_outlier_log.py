@@ -108,9 +108,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         if not line.strip():
             return
         try:
-            entry = _decode(line)
-            timestamp = _timestamp(entry)
-            event = _to_event(entry, timestamp)
+            event, timestamp = read_line(line)
         except Exception as error:  # noqa: BLE001 - whatever a line contains, the next one is read
             self.invalid += 1
             key, text = f"invalid {self._path}", "a line of the outlier log %s was skipped: %s"
@@ -131,6 +129,18 @@ class EnvoyOutlierLog(BackgroundFeed):
 
 
 _decode = msgspec.json.Decoder(_Entry).decode
+
+
+def read_line(line: bytes) -> tuple[CircuitBreakerEvent, datetime]:
+    """Return the event of a line of the log and its time.
+
+    Raises:
+        ValueError: the line is invalid.
+        msgspec.DecodeError: it is not JSON, or has other fields.
+    """
+    entry = _decode(line)
+    timestamp = _timestamp(entry)
+    return _to_event(entry, timestamp), timestamp
 
 
 def _timestamp(entry: _Entry) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -628,13 +629,32 @@ def test_the_version_is_printed(monkeypatch, capsys):
         main()
     assert exit_.value.code == 0
     output, messages = capsys.readouterr()
-    assert output[0].isdigit()
+    assert re.fullmatch(r"codomyrmex-streaming [0-9]+\.[0-9]+\.[0-9]+\n", output)
     assert messages == ""
 
 
 def test_help_names_the_exit_codes(cli):
     assert "Exit code: 0" in cli("--help").stdout
     assert "Exit code 1" in cli("check", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["alerts"], ["alerts", "silence"], ["alerts", "silence", "add"]]
+)
+def test_h_is_help_and_summaries_are_not_cut(command):
+    output = CliRunner().invoke(app, [*command, "-h"], env={"COLUMNS": "80"}).stdout
+    assert "-h, --help" in output
+    assert "..." not in output.partition("Commands:")[2]
+
+
+def test_the_shell_can_complete_commands_and_their_options():
+    for line, found in (
+        ("codomyrmex-streaming alerts sil", "silence"),
+        ("codomyrmex-streaming run --str", "--strict"),
+    ):
+        variables = {"COMP_WORDS": line, "COMP_CWORD": "2", "_CODOMYRMEX_STREAMING_COMPLETE": "complete_bash"}
+        result = CliRunner().invoke(app, [], env=variables, prog_name="codomyrmex-streaming")
+        assert result.stdout.split() == [found]
 
 
 @pytest.mark.parametrize("module", ["typer", "codomyrmex.integrations.cli.alerts"])

@@ -200,7 +200,7 @@ def test_a_mistake_in_a_processor_is_reported_with_its_position(files, part, whe
         ("{type: jsonl, path: a, delivery: {overflow: disk}}", (3, 49, "sinks[0].delivery.overflow"), ""),
         ("{type: jsonl, path: a, where: severity}", (3, 35, "sinks[0].where"), "expected a list, found text"),
         ("{type: structlog, level: loud}", (3, 30, "sinks[0].level"), "expected debug or info"),
-        ("{type: dashboard, delivery: {queue_size: 1}}", (3, 33, "sinks[0].delivery"), "has no queue"),
+        ("{type: opentelemetry, delivery: {queue_size: 1}}", (3, 37, "sinks[0].delivery"), "has no queue"),
         ("{type: opentelemetry, mode: all}", (3, 33, "sinks[0].mode"), "expected auto or span_event"),
         ("{type: alerts}", (3, 5, "sinks[0].config"), "is required: the path of the file"),
         ("{type: dashboard, listen: '0.0.0.0:80'}", (3, 31, "sinks[0].listen"), "pass a token, or listen on"),

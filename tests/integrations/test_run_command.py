@@ -116,6 +116,23 @@ sinks:
     ]
 
 
+def test_invalid_lines_are_shown_and_strict_makes_them_a_failure(folder, caplog):
+    folder.write(f"{SOURCE}\n{SINK}")
+    folder.put("1\nnonsense\n")
+    folder.run()
+    assert "source file[0], line 2: skipped, DecodeError: JSON is malformed" in caplog.text
+    result = folder.run("--strict", "--json", code=1)
+    assert not json.loads(result.stdout)["ok"]
+    folder.write(f"{SOURCE.replace('format: json', 'format: text')}\n{SINK}")
+    folder.run("--strict")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x"])
+def test_a_time_that_is_none_is_wrong_usage(folder, seconds):
+    folder.write(f"{SOURCE}\n{SINK}")
+    assert "drain" in folder.run("--drain", seconds, code=2).stderr
+
+
 def test_the_report_as_json_adds_up(folder):
     folder.write(f"{SOURCE}\n{SINK}")
     folder.put("1\n2\n")
@@ -153,6 +170,7 @@ def test_an_address_in_use_is_one_sentence_or_json(folder):
         port = used.getsockname()[1]
         folder.write(f"{FOLLOWED}\nsinks: [{{type: sse, listen: '{port}'}}]")
         message = f"the pipeline cannot start: cannot listen on 127.0.0.1:{port}: Address already in use"
+        message += " (sink sse[0]: open() failed)"
         assert folder.run(code=1).stderr == f"{message}\n"
         assert json.loads(folder.run("--json", code=1).stdout)["errors"][0]["message"] == message
 
@@ -183,12 +201,36 @@ def test_sighup_loads_the_file_again_and_mistakes_change_nothing(folder, monkeyp
         load(
             f"{FOLLOWED}\n{SINK.replace('out.jsonl', '.')}", "not all parts of the new pipeline could start: "
         )
-        load(f"{FOLLOWED}\n{SINK.replace('out.jsonl', 'new.jsonl')}", "p.yaml was loaded again")
+        new = FOLLOWED.replace("}]", "}, {type: file, path: b.log}]")
+        load(
+            f"{new}\n{SINK.replace('out.jsonl', 'new.jsonl')}",
+            "p.yaml was loaded again; removed: out; added: file[1], out",
+        )
         folder.put("2\n")
         until(lambda: folder.data("new.jsonl") == [2])
 
     stderr = folder.run_with(reload, "--no-watch").stderr
     assert "error: sources[0].topik: unknown key topik" in stderr
+
+
+def test_a_changed_file_is_loaded_when_it_has_been_still(folder, monkeypatch):
+    messages: list[str] = []
+    looks: list[int] = []
+    stamps = iter([1, 2, 3, 4, 4, 4, None, None])  # the last value: it is gone
+
+    def stamp_of(_: Path) -> int | None:
+        stamp = next(stamps, None)
+        looks.append(len(messages))
+        return stamp
+
+    monkeypatch.setattr(pipelines, "print_message", lambda text, _style="": messages.append(text))
+    monkeypatch.setattr(pipelines, "stamp_of", stamp_of)
+    monkeypatch.setattr(pipelines, "_WATCH_INTERVAL", 0.001)
+    folder.write(f"{FOLLOWED}\n{SINK}")
+    folder.run_with(lambda: until(lambda: len(looks) > 10))
+    loaded = [message for message in messages if "was loaded again" in message]
+    assert len(loaded) == 1
+    assert looks[:6] == [looks[0]] * 5 + [looks[0] + 1]
 
 
 def test_on_a_terminal_there_is_a_line_of_progress(folder, monkeypatch):

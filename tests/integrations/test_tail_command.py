@@ -8,8 +8,10 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import datetime
 from unittest.mock import patch
 
 import pytest
@@ -99,6 +101,26 @@ def test_a_line_is_no_wider_than_the_terminal(server):
         _, [line], _ = tail.finish()
     assert len(line) == 60
     assert line.endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment"), [("XXX+12", "0001-01-01T00:00:01"), ("XXX-12", "9999-12-31T23:59:59")]
+)
+def test_a_time_that_is_out_of_range_here_ends_nothing(server, monkeypatch, zone, moment):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    event = order(1).replace(timestamp=datetime.fromisoformat(f"{moment}Z"))
+    try:
+        for options in ([], ["--json"]):
+            with tailing(server, server.url, "--count", "1", *options) as tail:
+                server.publish(event)
+                code, [line], _ = tail.finish()
+            assert code == 0
+            until(lambda: server.app.clients == 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert json.loads(line)["metadata"]["original_timestamp"].startswith(moment)  # replaced by the present
 
 
 def test_lines_in_a_pipe_are_not_cut(server):
@@ -241,6 +263,7 @@ def test_a_server_that_cannot_be_reached_at_the_start_is_an_error(server):
         ["http://localhost/", "--topic", "a..b"],
         ["http://localhost/", "--type", "eror"],
         ["http://localhost/", "--where", "data.order=~["],
+        ["http://localhost/", "--where", "data.order>=x"],
         ["http://localhost/", "--token", "two\nlines"],
         ["http://localhost/", "--since", "zwölf"],
         ["http://localhost/", "--count", "0"],

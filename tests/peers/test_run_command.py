@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -9,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import textwrap
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,6 +62,10 @@ class Folder:
         except FileNotFoundError:
             return []
         return [json.loads(line)["data"] for line in lines[:-1]]
+
+    def size(self, name: str = "out.jsonl") -> int:
+        path = self.path / name
+        return path.stat().st_size if path.exists() else 0
 
     def run(self, stdin: bytes, *options: str, code: int = 0, name: str = "p.yaml") -> tuple[str, str]:
         done = subprocess.run(
@@ -130,6 +137,13 @@ def folder(tmp_path):
     return Folder(tmp_path)
 
 
+def is_full(pipe: int) -> bool:
+    """Return whether a pipe holds about as much as it can, so that its writer waits."""
+    unread = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, unread)
+    return unread[0] > 60_000
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -163,6 +177,70 @@ def test_no_standard_input_is_one_sentence(folder):
     )
     expected = (1, "the pipeline cannot start: the standard input is closed\n")
     assert (done.returncode, done.stderr) == expected
+
+
+def test_everything_works_with_closed_standard_streams(folder):
+    folder.write(FROM_STDIN)
+    for number, closed in enumerate((">&-", "2>&-", ">&- 2>&-"), 1):
+        command = " ".join(["echo 1 |", *PROGRAM, "run", "p.yaml", closed])
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=folder.path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "Traceback" not in done.stderr
+        assert folder.data() == [1] * number
+
+
+def test_a_killed_pipeline_has_saved_no_position_that_was_not_delivered(folder):
+    count = 60_000
+    (folder.path / "a.log").write_text("".join(f"{number}\n" for number in range(count)))
+    folder.write(
+        "sources: [{type: file, path: a.log, format: json, position: pos}]\n"
+        "sinks: [{type: jsonl, path: out.jsonl}]"
+    )
+    for size in (1, 1_000_000, 4_000_000):
+        with folder.running() as running:
+            until(lambda size=size: folder.size() >= size)
+            running.process.kill()
+    with folder.running() as running:
+        until(lambda: str(count - 1).encode() in (folder.path / "out.jsonl").read_bytes()[-1_000:])
+        running.send(signal.SIGTERM)
+        running.end(0)
+    assert set(folder.data()) == set(range(count))
+
+
+@pytest.mark.parametrize("sink", ["{type: jsonl, path: '-'}", "{type: structlog, output: stdout}"])
+def test_a_non_blocking_output_receives_all_lines(folder, sink):
+    folder.write(f"sources: [{{type: stdin}}]\nsinks: [{sink}]")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with folder.running(stdout=writing) as running, os.fdopen(reading, "rb") as pipe:
+        os.close(writing)
+        running.write(b"1\n" * 2_000)
+        assert running.process.stdin is not None
+        running.process.stdin.close()
+        running.process.stdin = None
+        until(lambda: is_full(reading))
+        assert len(pipe.read().splitlines()) == 2_000
+        running.end(0)
+
+
+def test_a_log_whose_reader_stalls_does_not_prevent_the_end(folder):
+    folder.write("sources: [{type: stdin}]\nsinks: [{type: structlog, output: stdout, name: log}]")
+    with folder.running("--drain", "0.2") as running:
+        running.write(b"1\n" * 5_000)  # more than a pipe holds
+        assert running.process.stdout is not None
+        descriptor = running.process.stdout.fileno()
+        until(lambda: is_full(descriptor))
+        running.send(signal.SIGTERM)
+        report = running.line_with("events delivered")
+        assert running.process.wait(PATIENCE) == 1
+    assert "lost because the drain timeout expired" in report
 
 
 def test_a_reader_that_does_not_read_does_not_prevent_the_end(folder):
