@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test proof check bench docs lint types imports clean
+.PHONY: help setup demo test proof proof-long check bench docs lint types imports clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY) ## create the virtual environment and install the project with its development tools
 
@@ -42,8 +42,14 @@ demo: $(READY) ## run the demonstration: a shop that fails now and then, its log
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/peers $(COVERAGE)
 
-proof: $(READY) ## run the tests against real servers, browsers and killed processes (at most ten minutes)
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/peers
+# FUZZ_SECONDS are for all fuzzers together. They come first, because nothing else takes so long.
+FUZZ_SECONDS ?= 60
+proof: $(READY) ## run the tests against real servers, browsers and killed processes, and a minute of fuzzing
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/fuzz tests/peers
+
+proof-long: FUZZ_SECONDS := 3600
+proof-long: export ALERT_KILLS := 500
+proof-long: proof ## the same with an hour of fuzzing and ten times as many killed processes
 
 # Runs the tests once, by the rule above, with coverage.
 check: COVERAGE := --cov --cov-report=

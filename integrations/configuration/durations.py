@@ -7,7 +7,7 @@ import re
 from typing import ClassVar, Self
 
 _UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PATTERN = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS))
+_PATTERN = re.compile("".join(rf"(?:([0-9]{{1,18}}){unit})?" for unit in _UNITS))
 _MAX_SECONDS = 292 * 31_536_000.0  # the range of Go's time.Duration
 
 

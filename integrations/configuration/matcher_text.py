@@ -85,7 +85,7 @@ _GO_SPACE += "".join(map(chr, range(0x2000, 0x200B)))
 # The classic notation
 
 _CLASSIC = re.compile(
-    r"[ \t\n\f\r]*([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t\n\f\r]*(=~|!=|!~|=)[ \t\n\f\r]*(.*?)[ \t\n\f\r]*", re.DOTALL
+    r"[ \t\n\f\r]*([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t\n\f\r]*(=~|!=|!~|=)[ \t\n\f\r]*(.*)", re.DOTALL
 )
 
 _CLASSIC_TEXT = re.compile(r'(?:[^"\\]|\\.|\\\Z)*', re.DOTALL)
@@ -121,7 +121,7 @@ def _classic_matcher(text: str, column: int) -> Matcher:
         raise MatcherError(f'{text!r} is not a matcher like name="value", with =, !=, =~ or !~', column)
     name, op, raw = match.groups()
     column += match.start(3)
-    return _matcher(name, op, _classic_value(raw, column), column)
+    return _matcher(name, op, _classic_value(raw.rstrip(" \t\n\f\r"), column), column)
 
 
 def _classic_value(raw: str, column: int) -> str:

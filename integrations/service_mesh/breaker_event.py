@@ -145,7 +145,7 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         """Return the circuit-breaker event that `event` carries, or None if it carries something else."""
         try:
             return msgspec.convert(event.data, cls)
-        except (msgspec.ValidationError, TypeError):
+        except (msgspec.ValidationError, TypeError, ValueError):  # ValueError: a lone surrogate
             return None
 
 

@@ -436,6 +436,7 @@ MISTAKES = {
     "empty": _route("group_wait: §''", "group_wait", "'' is not a duration"),
     "wrong order": _route("group_wait: §1m1h", "group_wait", "'1m1h' is not a duration"),
     "negative": _route("group_wait: §-1s", "group_wait", "'-1s' is not a duration"),
+    "400 digits": _route(f"group_wait: §{'9' * 400}y", "group_wait", "999y' is not a duration"),
     "too long": _route("group_wait: §300y", "group_wait", "longer than 292 years"),
     "zero group_interval": _route("group_interval: §0s", "group_interval", "greater than 0, got 0s"),
     "zero repeat_interval": _route("repeat_interval: §0", "repeat_interval", "greater than 0, got 0s"),
