@@ -157,7 +157,7 @@ class _Loader:
 
     def _check_root(self, root: RouteFile) -> None:
         add = self._problems.add
-        if root.receiver is None and "route.receiver" not in self._problems.positions:
+        if root.receiver is None and not any(p.path == "route.receiver" for p in self._problems.found):
             add("route", "the root needs a receiver, for alerts that match no other route")
         name = next((name for name in ("matchers", "match", "match_re") if getattr(root, name)), None)
         if name is not None:
