@@ -243,7 +243,9 @@ def _complete(future: asyncio.Future[None]) -> None:
 
 
 def ring(size: int) -> deque[Any]:
-    """Return a buffer of the newest `size` items, or raise a `ValueError` if that is negative."""
+    """Return a buffer of the newest `size` items, or raise an error if that is not a count."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"buffer_size: must be an integer, got {size!r}")
     if size < 0:
         raise ValueError(f"buffer_size: must be at least 0, got {size}")
     return deque(maxlen=size)

@@ -76,8 +76,8 @@ def _print_result(file: Path, result: TestResult) -> None:
 
 
 def replay(
-    old: Annotated[Path, existing_file("The configuration.")],
-    new: Annotated[Path | None, existing_file("A configuration to compare with.")] = None,
+    old: Annotated[Path, existing_file("The configuration.", "OLD")],
+    new: Annotated[Path | None, existing_file("A configuration to compare with.", "NEW")] = None,
     *,
     events: Annotated[
         Path,

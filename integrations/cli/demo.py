@@ -14,6 +14,7 @@ from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.cli.arguments import finite
 from codomyrmex.integrations.cli.output import PROBLEMS, discard_stdout, print_message, reporting_errors
 
+_PORT_ERRORS = {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}
 _DURATION = 45.0  # seconds without a terminal, where nobody presses Ctrl-C
 
 
@@ -55,6 +56,8 @@ def demo(
         discard_stdout()
         return
     except OSError as error:
+        if error.errno not in _PORT_ERRORS:  # such as a full disk behind stdout
+            raise
         in_use = error.errno == errno.EADDRINUSE
         problem = "is in use; choose another with --port" if in_use else f"cannot be used: {error.strerror}"
         print_message(f"port {port} {problem}", "red")

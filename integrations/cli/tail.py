@@ -30,7 +30,7 @@ from rich.text import Text
 
 _STYLES = {EventType.ERROR: "bold red", EventType.HEARTBEAT: "dim"}
 _REASONS = {  # by the type of the exception, because its message may contain the URL
-    "ConnectError": "the server cannot be reached",
+    "ConnectError": "the server cannot be reached; check the address and that it is running",
     "ConnectTimeout": "the server does not respond",
     "HTTPStatusError": "the server cannot respond now",
     "ReadTimeout": "nothing was received for too long",

@@ -19,6 +19,7 @@ _NAMES = {
     list: "a list",
     dict: "a mapping",
 }
+_MAX_SHOWN = 50  # characters of a value
 _INVALID: Any = object()
 
 
@@ -126,7 +127,7 @@ class Reader:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError:
             expected = " or ".join(map(str, args)) if origin is Literal else _NAMES.get(kind, str(kind))
-            return self._wrong_type(path, expected, value)
+            return self._wrong_type(path, expected, value, is_choice=origin is Literal)
 
     def _union(self, value: object, kinds: tuple[Any, ...], path: str) -> Any:
         """Return a value of `T | None` or `T | int`."""
@@ -173,8 +174,10 @@ class Reader:
             self._notes.add(path, warning)
         return parsed
 
-    def _wrong_type(self, path: str, expected: str, value: object) -> Any:
+    def _wrong_type(self, path: str, expected: str, value: object, *, is_choice: bool = False) -> Any:
         actual = "nothing" if value is None else _NAMES.get(type(value), type(value).__name__)
+        if is_choice and isinstance(value, str):  # the type is right; the list may even contain `text`
+            actual = ascii(value[:_MAX_SHOWN])
         shown = f" ({value})" if isinstance(value, (int, float, bool)) else ""
         self.unreadable.add(path)
         self._problems.add(path, f"expected {expected}, found {actual}{shown}")

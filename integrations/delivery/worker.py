@@ -197,7 +197,9 @@ class Worker(ABC):
         """Log once that the attachment was not started."""
         if not self._missed:
             self._missed = True
-            self.warn("sink %s: events are dropped: it is not started; use `with`, or call start()")
+            self.warn(
+                "sink %s: events are dropped: not started; use `async with` (`with` for attach_blocking)"
+            )
 
     def drops(self) -> dict[str, int]:
         """Return the dropped events by reason."""

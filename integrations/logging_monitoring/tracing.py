@@ -38,6 +38,9 @@ def stamp_trace_context(stream: Stream, *, baggage: bool = False) -> TraceContex
 
     Returns:
         A handle, which is also the interceptor; its `close()` removes it from the stream.
+
+    Raises:
+        TypeError: `stream` is not a stream.
     """
     return TraceContextStamp(stream, baggage=baggage)
 
@@ -46,6 +49,8 @@ class TraceContextStamp:
     """An interceptor that stamps events with the current span; made by `stamp_trace_context`."""
 
     def __init__(self, stream: Stream, *, baggage: bool) -> None:
+        if not isinstance(stream, Stream):
+            raise TypeError(f"stream: must be a Stream, got {type(stream).__name__}")
         self._stream = stream
         self._baggage = baggage
         stream.add_interceptor(self)

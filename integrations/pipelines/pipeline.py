@@ -51,6 +51,11 @@ class Pipeline:
     """
 
     def __init__(self, config: PipelineConfig, *, stdin: BinaryIO | None = None) -> None:
+        if not isinstance(config, PipelineConfig):
+            raise TypeError(
+                f"config: must be a PipelineConfig, got {type(config).__name__}; "
+                "for the path of a file use Pipeline.from_file"
+            )
         self.config = config
         self.received = 0
         self._context = Context(config.path.parent, stdin)

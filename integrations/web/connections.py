@@ -92,7 +92,7 @@ class LimitedServer(uvicorn.Server):
         protocol = type("Protocol", (LimitedProtocol,), {"max_connections": limit})
         super().__init__(
             uvicorn.Config(
-                app,
+                _without_tracebacks(app),
                 http=protocol,
                 log_level="warning",
                 access_log=False,
@@ -111,6 +111,21 @@ class LimitedServer(uvicorn.Server):
                 if isinstance(connection, LimitedProtocol):
                     connection.expire(now)
         return await super().on_tick(counter)
+
+
+def _without_tracebacks(app: Any) -> Any:
+    """Return an application that does not print a traceback when its lifespan is cancelled, as by Ctrl-C."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        async def forward(message: Any) -> None:
+            task = asyncio.current_task()
+            if message["type"] == "lifespan.shutdown.failed" and task is not None and task.cancelling():
+                message = {"type": message["type"]}
+            await send(message)
+
+        await app(scope, receive, forward if scope["type"] == "lifespan" else send)
+
+    return call
 
 
 def _max_descriptors() -> int:

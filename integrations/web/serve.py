@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 if TYPE_CHECKING:
     import uvicorn
 
+_MAX_PORT = 65_535
 _SHUTDOWN_TIMEOUT = 5  # seconds for open requests when the server stops
 _POLL_INTERVAL = 0.02
 
@@ -121,6 +122,10 @@ def _server(
     app: ASGIApp, host: str, port: int, token: str | None, hosts: Collection[str], max_connections: int
 ) -> tuple[uvicorn.Server, socket.socket]:
     check_address(host, token)
+    if not callable(app):
+        raise TypeError(f"app: must be an ASGI application, got {type(app).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= _MAX_PORT:
+        raise ValueError(f"port: must be an integer from 0 to {_MAX_PORT}, got {port!r}")
     if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
         raise ValueError(f"max_connections: must be an integer of at least 1, got {max_connections!r}")
     try:

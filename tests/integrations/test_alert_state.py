@@ -157,6 +157,18 @@ def test_a_file_of_another_format_is_an_error(path):
         StateFile(path)
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_the_database_of_another_program_is_an_error_and_unchanged(version, path):
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE users (name TEXT)")
+    database.execute(f"PRAGMA user_version={version}")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StateError, match=r"is not a state file of alerts .* it has other tables: users"):
+        StateFile(path)
+    assert path.read_bytes() == before
+
+
 def test_a_folder_is_not_a_state_file(tmp_path):
     with pytest.raises(StateError, match="cannot be opened"):
         StateFile(tmp_path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from codomyrmex.integrations.web.connections import LimitedProtocol, LimitedServ
 from codomyrmex.integrations.web.gates import HostGate, TokenGate
 from codomyrmex.streaming import InMemoryStream
 from helpers import in_time
+from uvicorn.lifespan.on import LifespanOn
 
 TOKEN = "s3cret"
 ORIGIN = "https://app.example"
@@ -280,3 +282,25 @@ def test_half_of_the_descriptors_are_left_for_other_things(
 def test_a_limit_of_connections_is_a_number(limit: Any):
     with pytest.raises(ValueError, match="max_connections: must be an integer of at least 1"):
         serve(dashboard(InMemoryStream()), max_connections=limit)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, True, "8000"])
+def test_a_port_is_a_number_up_to_65535(port: Any):
+    with pytest.raises(ValueError, match="port: must be an integer from 0 to 65535"):
+        serve(dashboard(InMemoryStream()), port=port)
+
+
+def test_what_is_no_application_is_not_served():
+    with pytest.raises(TypeError, match="app: must be an ASGI application, got NoneType"):
+        serve(cast("Any", None))
+
+
+async def test_a_server_that_is_cancelled_prints_no_traceback(caplog):
+    server = LimitedServer(dashboard(InMemoryStream(), signals=False), 10, 1)
+    lifespan = LifespanOn(server.config)
+    before = asyncio.all_tasks()
+    await lifespan.startup()
+    [task] = asyncio.all_tasks() - before
+    task.cancel()
+    await asyncio.wait({task})
+    assert (lifespan.shutdown_failed, caplog.records) == (True, [])

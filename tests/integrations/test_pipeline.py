@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import httpx
 import pytest
@@ -815,3 +815,8 @@ async def test_nothing_is_left_behind(folder):
         await until(folder.data)
     gc.collect()
     assert asyncio.all_tasks() == before
+
+
+def test_the_path_of_a_file_is_for_from_file():
+    with pytest.raises(TypeError, match=r"config: must be a PipelineConfig, got str; .*Pipeline\.from_file"):
+        Pipeline(cast("Any", "pipeline.yaml"))

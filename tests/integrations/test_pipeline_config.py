@@ -118,7 +118,7 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         ("{path: a.log}", (3, 5, "sources[0]"), "it has no type; there are envoy_outlier_log, file, http"),
         ("stdin", (3, 5, "sources[0]"), "expected a mapping with a type, found text"),
         ("{type: stdin, topik: x}", (3, 19, "sources[0].topik"), "unknown key topik; did you mean topic?"),
-        ("{type: stdin, format: xml}", (3, 27, "sources[0].format"), "expected json or event or text"),
+        ("{type: stdin, format: xml}", (3, 27, "sources[0].format"), "event or text, found 'xml'"),
         ("{type: stdin, pattern: 'a'}", (3, 28, "sources[0].pattern"), "requires the format text, got json"),
         ("{type: stdin, topic: 'a..b'}", (3, 26, "sources[0].topic"), "empty"),
         ("{type: file}", (3, 5, "sources[0].path"), "is required"),

@@ -253,7 +253,8 @@ def test_a_page_is_not_a_stream_and_the_message_says_where_that_is(server):
 
 def test_a_server_that_cannot_be_reached_at_the_start_is_an_error(server):
     server.down()
-    assert run(f"{server.url}?{TOKEN}") == (1, [], "the server cannot be reached\n")
+    message = "the server cannot be reached; check the address and that it is running\n"
+    assert run(f"{server.url}?{TOKEN}") == (1, [], message)
 
 
 @pytest.mark.parametrize(

@@ -720,6 +720,8 @@ async def test_tracing_can_be_started_again(spans):
 def test_only_a_stream_can_be_traced(spans, stream):
     with pytest.raises(TypeError, match="stream: must be a Stream"):
         trace_publishing(stream, tracer_provider=spans.provider)
+    with pytest.raises(TypeError, match="stream: must be a Stream"):
+        stamp_trace_context(stream)
 
 
 def test_only_an_attachment_can_be_traced(spans):

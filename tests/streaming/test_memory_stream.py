@@ -601,6 +601,11 @@ class TestRecentEvents:
         with pytest.raises(ValueError):
             InMemoryStream(buffer_size=-1)
 
+    @pytest.mark.parametrize("size", ["orders", 1.5, True, None])
+    async def test_a_buffer_size_is_an_integer(self, size):
+        with pytest.raises(TypeError, match="buffer_size: must be an integer, got"):
+            InMemoryStream(size)
+
     async def test_the_answer_belongs_to_the_caller(self):
         stream = InMemoryStream()
         await stream.publish(create_event(0))

@@ -101,9 +101,13 @@ class StateFile:
 
     def _initialize(self) -> None:
         run = self._database.execute
+        # First, because the database of another program must not be changed.
+        [version] = run("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables - {"state"}:
+            raise sqlite3.DatabaseError(f"it has other tables: {', '.join(sorted(tables)[:3])}")
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=NORMAL")
-        [version] = run("PRAGMA user_version").fetchone()
         if version == _VERSION:
             return  # without writing: the disk may be full, or another process may be writing
         if version != 0:

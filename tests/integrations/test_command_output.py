@@ -1,0 +1,56 @@
+"""The command where it cannot write: closed or full outputs are a sentence, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from codomyrmex.integrations.cli import main
+
+CONFIG = "route: {receiver: chat}\nreceivers: [{name: chat, apprise_configs: []}]\n"
+FULL = Path("/dev/full")
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    path = tmp_path / "alerts.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return str(path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["codomyrmex-streaming", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    return raised.value.code
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["alerts", "route", "FILE"],
+        ["alerts", "show", "FILE", "--json"],
+        ["demo", "--duration", "1", "--port", "0"],
+    ],
+)
+def test_a_full_disk_behind_stdout_is_one_sentence(arguments, config, capsys, monkeypatch):
+    with FULL.open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run(monkeypatch, *(argument.replace("FILE", config) for argument in arguments)) == 1
+    assert capsys.readouterr().err == "stdout: cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["alerts", "route", "FILE"], ["alerts", "check", "FILE"]])
+def test_closed_outputs_do_not_fail(arguments, config, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    code = run(monkeypatch, *(argument.replace("FILE", config) for argument in arguments))
+    for stream in (sys.stdout, sys.stderr):
+        assert stream.name == os.devnull
+        stream.close()
+    assert code == 0
