@@ -13,7 +13,8 @@ from codomyrmex.integrations.pipelines import load_pipeline_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+ABOVE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+PAGES = [*ABOVE, *sorted(DOCS.rglob("*.md"))]
 PUBLIC = [
     "codomyrmex.streaming",
     "codomyrmex.streaming.testing",
@@ -74,6 +75,13 @@ def test_every_file_that_the_architecture_names_exists():
     files = {path.name for folder in ("streaming", "integrations") for path in (ROOT / folder).rglob("*.py")}
     assert names <= files
     assert {path.name for path in (ROOT / "streaming").glob("[a-z]*.py")} <= names
+
+
+def test_every_test_that_the_reliability_page_names_exists():
+    text = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:\w+/)*test_\w+\.py)`", text)
+    assert files
+    assert [name for name in files if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_the_files_of_the_guides_are_valid(tmp_path):

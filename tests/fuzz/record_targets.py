@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import ssl
 import tempfile
@@ -154,7 +155,7 @@ def tailed_file(data: bytes) -> None:
     while new := tail.lines():
         lines += new
     tail.close()
-    assert lines == (data + b"\nlast").split(b"\n")
+    assert lines == (data.removeprefix(codecs.BOM_UTF8) + b"\nlast").split(b"\n")
 
 
 @TARGETS.add(*JSON, b'{"inode": ', b'"offset": ')

@@ -250,7 +250,7 @@ async def test_what_is_attached_but_not_started_says_so_in_its_health_and_warns_
         health = attachment.health()[sink.name]
         assert (health.state, health.dropped) == (SinkState.NOT_STARTED, {"not_started": 3})
         [line] = [record.getMessage() for record in caplog.records if sink.name in record.getMessage()]
-        assert "not started; use `with`, or call start()" in line
+        assert "not started; use `async with`" in line
 
 
 def test_a_blocking_attachment_that_is_not_started_says_so_too(caplog):
