@@ -11,9 +11,9 @@ from typing import Any
 class MissingExtraError(ImportError):
     """A package that an integration needs is not installed; the message has the install command."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{what} needs {package}, which is not installed: pip install 'codomyrmex-streaming[{extra}]'",
+            f"{feature} needs {package}, which is not installed: pip install 'codomyrmex-streaming[{extra}]'",
             name=package,
         )
 

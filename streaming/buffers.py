@@ -38,7 +38,7 @@ class PublishWait:
         raise NotImplementedError
 
     def skip(self) -> None:
-        """Do without waiting."""
+        """Continue without waiting."""
 
 
 class BoundedQueue(Generic[T]):
@@ -73,8 +73,8 @@ class BoundedQueue(Generic[T]):
             raise ValueError(f"overflow: must be one of {', '.join(Overflow)}, got {overflow!r}")
         self.items: deque[T] = deque()
         self.closed = False  # accepts no more items; queued ones can still be read
-        self.enough = 1  # the number of items that wakes a waiting reader
-        self.taken = 0  # the number of items read; `get` counts only with `Overflow.BLOCK`
+        self.wake_size = 1  # the number of items that wakes a waiting reader
+        self.read_count = 0  # the number of items read; `get` counts only with `Overflow.BLOCK`
         self.evicted = 0  # the number of items dropped to make room for newer ones
         self.reader: asyncio.Task[Any] | None = None  # the task that reads, if it is known
         self._size = size
@@ -113,7 +113,7 @@ class BoundedQueue(Generic[T]):
             else:
                 dropped = (item,)
                 self.closed = disconnected = self._overflow is Overflow.DISCONNECT
-        if self._waiter is not None and (len(items) >= self.enough or disconnected):
+        if self._waiter is not None and (len(items) >= self.wake_size or disconnected):
             self.wake()
         if dropped is not None:
             self._on_drop(dropped[0], None)
@@ -122,7 +122,7 @@ class BoundedQueue(Generic[T]):
         return None
 
     def get(self) -> T:
-        """Return the next item; an `IndexError` is raised if there is none."""
+        """Return the next item, or raise an `IndexError` if there is none."""
         return self.get_many(1)[0] if self._blocks else self.items.popleft()
 
     def get_many(self, limit: int) -> list[T]:
@@ -131,7 +131,7 @@ class BoundedQueue(Generic[T]):
         with self._lock:
             items = self.items
             batch = [items.popleft() for _ in range(min(limit, len(items)) or 1)]
-            self.taken += len(batch)
+            self.read_count += len(batch)
             while self._pending and len(items) < self._size:
                 pending = self._pending.popleft()
                 pending.accepted = True
@@ -142,25 +142,25 @@ class BoundedQueue(Generic[T]):
         return batch
 
     def position(self) -> int:
-        """Return the number of items that have been in the queue so far."""
+        """Return the position after the newest item: the number of items that have entered the queue."""
         with self._lock:
-            return self.taken + self.evicted + len(self.items)
+            return self.read_count + self.evicted + len(self.items)
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None] | None:
-        """Return what the reader awaits before it looks again, or None if it can look now."""
+        """Return what the reader awaits before it checks again, or None if it can check now."""
         # No lock: `put` appends and then looks for a waiter, while this sets the waiter and then looks for
         # items, so at least one of the two sees the other.
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("two tasks read the same queue")
         self._thread = get_ident()
         self._waiter = waiter = loop.create_future()
-        if len(self.items) >= self.enough or self.closed:
+        if len(self.items) >= self.wake_size or self.closed:
             self._waiter = None
             return None
         return waiter
 
     def wake(self) -> None:
-        """Make the reader look again, from any thread."""
+        """Make the reader check again, from any thread."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             (_complete if self._thread == get_ident() else complete)(waiter)
@@ -190,7 +190,7 @@ class BoundedQueue(Generic[T]):
 
 
 class PendingPut(PublishWait, Generic[T]):
-    """A put that is in line for room from the moment of publishing; it has to be awaited or skipped."""
+    """A put that waits for room from the moment of publishing; it has to be awaited or skipped."""
 
     __slots__ = ("_queue", "accepted", "future", "item")
 
@@ -232,7 +232,7 @@ class PendingPut(PublishWait, Generic[T]):
 
 def complete(future: asyncio.Future[None]) -> None:
     """Complete a future from any thread, if it is not done."""
-    with suppress(RuntimeError):  # its loop is closed: nobody waits any more
+    with suppress(RuntimeError):  # its loop is closed, so nobody is waiting
         future.get_loop().call_soon_threadsafe(_complete, future)
 
 

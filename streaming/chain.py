@@ -17,9 +17,9 @@ FilterStep = Callable[[Event], bool | Awaitable[bool]]
 FlatMapFunction = Callable[[Event], Iterable[Event] | AsyncIterable[Event] | Awaitable[Iterable[Event]]]
 FailureHandler = Callable[[Exception, Event, str], Coroutine[Any, Any, None] | None]
 
-# The kinds of steps: MAP returns the event to go on with, or None to drop it; FILTER whether to keep it;
+# The kinds of steps: MAP returns the event to continue with, or None to drop it; FILTER whether to keep it;
 # FLAT_MAP an iterable of events; BATCH an event that stands for several, or None; an event that went to a
-# SINK goes on to the next step. Plain strings, as the members of an Enum are slow to look up.
+# SINK continues with the next step. Plain strings, as the members of an Enum are slow to look up.
 MAP, FILTER, FLAT_MAP, BATCH, SINK = "map", "filter", "flat_map", "batch", "sink"
 
 _Step = tuple[str, Callable[[Event], Any], str, int]  # kind, function, name, index
@@ -60,7 +60,7 @@ class Chain:
     ) -> Coroutine[Any, Any, None] | None:
         """Apply the steps from `start` to an event; return what to await if one of them has to wait.
 
-        `origin` is the event that entered the chain, if it is another one.
+        `origin` is the event that entered the chain, if that is a different one.
         """
         origin = origin or event
         for kind, call, name, index in self._steps[start:] if start else self._steps:
@@ -91,7 +91,7 @@ class Chain:
     async def _continue(
         self, result: Any, kind: str, name: str, following: int, event: Event, origin: Event
     ) -> None:
-        """Go on after a step whose result has to be awaited, checked or iterated over."""
+        """Continue after a step whose result has to be awaited, checked or iterated over."""
         passes = True
         try:
             if isawaitable(result):
@@ -105,9 +105,9 @@ class Chain:
             if kind is MAP and passes:
                 event = _require_event(result, name)
         except Exception as error:  # noqa: BLE001 - as above; what a flat_map returned before has gone on
-            rest = self._fail(error, origin, name)
-            if rest is not None:
-                await rest
+            pending = self._fail(error, origin, name)
+            if pending is not None:
+                await pending
             if kind is not SINK:
                 return
         if passes:
@@ -116,9 +116,9 @@ class Chain:
             self.filtered[name] += 1
 
     async def _run(self, event: Event, start: int, origin: Event) -> None:
-        rest = self.apply(event, start, origin)
-        if rest is not None:
-            await rest
+        pending = self.apply(event, start, origin)
+        if pending is not None:
+            await pending
 
     def _fail(self, error: Exception, origin: Event, name: str) -> Coroutine[Any, Any, None] | None:
         self.errors[name] += 1

@@ -18,7 +18,7 @@ format_error: Callable[[BaseException], object] | None = None
 
 
 class Diagnostics:
-    """Logs the first line of a kind at once, then at most one in ten seconds with the number held back.
+    """Logs the first line of a kind at once, then at most one in ten seconds with the number suppressed.
 
     Args:
         name: the name of the logger, usually that of the module.
@@ -28,7 +28,7 @@ class Diagnostics:
     def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._logger = logging.getLogger(name)
         self._now = now
-        # By key: the time of the last line, and the number of lines held back since.
+        # By key: the time of the last line, and the number of lines suppressed since.
         self._kinds: dict[str, tuple[float, int]] = {}
         self.after_fork()
         renew_in_children(self)

@@ -35,7 +35,7 @@ from codomyrmex.streaming.topics import EVERYTHING
 ErrorHandler = Callable[[Exception, Event, Subscription], None]
 
 
-# A dispatch that has come to an async handler: the event, the subscriptions that have not received it yet,
+# A dispatch that has reached an async handler: the event, the subscriptions that have not received it yet,
 # the handler's, and what it has returned.
 _Pending = tuple[Event, Iterator[RouteEntry], RouteEntry, Awaitable[Any]]
 
@@ -60,7 +60,7 @@ class LocalStream(Stream):
         self._on_error = on_error
         self._log = Diagnostics(__name__)  # per stream, so that no other stream uses up its lines
         self._published, self._dropped, self._errors = Counter(), Counter(), Counter()
-        self._count_published = self._published.steps.__next__  # a call less than `tick`
+        self._count_published = self._published.steps.__next__  # one call fewer than `tick`
         self._index = TopicIndex()
         self._entries: dict[str, RouteEntry] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
@@ -110,7 +110,7 @@ class LocalStream(Stream):
                 entries = iter(route)
         for entry in entries:
             try:
-                call = entry.call  # as a method call, CPython 3.11 would look it up anew each time
+                call = entry.call  # as a method call, CPython 3.11 would look it up each time
                 result = call(event)
                 if result is not None:
                     if result.__class__ is CoroutineType or isawaitable(result):
@@ -163,7 +163,7 @@ class LocalStream(Stream):
             entry.mailbox.put(awaitable, event)
 
     def _intercept(self, event: Event) -> Event | None:
-        """Check an event and return what the interceptors make of it, or None if one drops it."""
+        """Check an event and return the result of the interceptors, or None if one drops it."""
         if self._closed:
             raise StreamClosedError(f"{type(self).__name__} is closed")
         if not isinstance(event, Event):
@@ -181,11 +181,13 @@ class LocalStream(Stream):
             except Exception as error:  # noqa: BLE001 - a failing interceptor must not lose the event
                 self._errors.tick()
                 name = name_of(interceptor)
-                self._log.warning(name, "interceptor %s failed; the event goes on", name, error=error)
+                self._log.warning(
+                    name, "interceptor %s failed; the event passes unchanged", name, error=error
+                )
         return event
 
     def _failed(self, error: BaseException, event: Event, subscription: Subscription) -> None:
-        """Count, log and report an exception of a handler or filter, unless it has to pass through."""
+        """Count, log and report an exception of a handler or filter, unless it has to propagate."""
         if isinstance(error, MUST_PASS):
             raise error
         self._errors.tick()
@@ -245,7 +247,9 @@ class LocalStream(Stream):
 
     def add_interceptor(self, fn: Interceptor) -> None:
         if getattr(fn, "makes_an_interceptor", False):
-            raise TypeError(f"{name_of(fn)} returns an interceptor: add_interceptor({fn.__name__}())")
+            raise TypeError(
+                f"fn: {name_of(fn)} returns an interceptor; call it: add_interceptor({fn.__name__}())"
+            )
         if not is_plain_function(fn):
             raise TypeError(f"fn: an interceptor must be a plain function of one event, got {shorten(fn)}")
         with self._lock:

@@ -158,7 +158,7 @@ def _key(key: Any) -> str:
 
 def _repr(value: Any) -> str:
     try:
-        text = str.__str__(repr(value))  # a repr may be of a class of its own
+        text = str.__str__(repr(value))  # a repr may be of a subclass of str
     except Exception as error:  # noqa: BLE001 - a raising repr is what this is for
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return replace_surrogates(text[:_MAX_REPR])

@@ -6,7 +6,7 @@ from asyncio import CancelledError
 
 _MAX_SHOWN = 80
 
-# Exceptions that are nobody's failure; they are never swallowed.
+# Exceptions that do not report a failure; they are never swallowed.
 MUST_PASS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 

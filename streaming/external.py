@@ -1,4 +1,4 @@
-"""`decode_external`: the entrance for events that another program sends."""
+"""`decode_external`: decodes events that another program sends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codomyrmex.streaming.topics import check_topic
 
 MAX_ID_LENGTH = 200
 OWN_KEYS = "codomyrmex."  # the prefix of metadata keys that only this package sets
-_YEARS = range(1900, 9999)  # others overflow in another time zone, or are some program's "no time"
+_YEARS = range(1900, 9999)  # others overflow in another time zone, or mean "no time" in some programs
 
 
 def clean_id(event_id: str) -> str:

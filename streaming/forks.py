@@ -1,7 +1,7 @@
-"""Forked processes: what has to be renewed in the child.
+"""Forked processes: renewing state in the child.
 
 The child has the memory of its parent but only one of its threads. A lock that another thread held stays
-held forever, and a task belongs to a loop that nobody runs.
+held forever, and a task belongs to a loop that never runs.
 """
 
 from __future__ import annotations

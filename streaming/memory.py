@@ -44,7 +44,7 @@ class TopicStream(LocalStream):
     Args:
         buffer_size: the number of newest events kept for each topic.
         max_topics: the number of topics kept. When there is one more, the topic that has been idle longest
-            is dropped with its buffer; topics with subscriptions of their own are dropped last.
+            is dropped with its buffer; topics with exact subscriptions are dropped last.
         on_error: a plain function called with the exception, the event and the subscription.
 
     Raises:
@@ -70,7 +70,7 @@ class TopicStream(LocalStream):
     @overload
     async def publish(self, topic: str, event: Event) -> None: ...
     async def publish(self, *args: Any, **named: Any) -> None:
-        """Publish an event to its own topic, or a copy of it to the topic given first.
+        """Publish an event to its own topic, or a copy of it to the topic passed first.
 
         Raises:
             TopicError: there is no topic, or it is malformed or a pattern; a `ValueError`.
@@ -99,12 +99,12 @@ class TopicStream(LocalStream):
     async def subscribe(
         self, *args: Any, filter_fn: FilterFunction | None = None, **named: Any
     ) -> Subscription:
-        """Call `handler` with each event of a topic; either of the two can be given first.
+        """Call `handler` with each event of a topic; either of the two can come first.
 
         Arguments and errors are those of `Stream.subscribe`.
 
         Raises:
-            TypeError: there is no handler, or something is given twice.
+            TypeError: there is no handler, or an argument is passed twice.
         """
         if len(args) > 2:  # noqa: PLR2004 - the third one is the filter
             *args, filter_fn = args  # type: ignore[assignment] # a list of the first two

@@ -96,7 +96,7 @@ class StreamProcessor:
 
         Args:
             size: the number of events that complete a batch.
-            age: seconds after which a batch goes on, counted from its first event.
+            age: seconds after which a batch is sent on, counted from its first event.
 
         Raises:
             ValueError: the size is below 1 or the age not above 0.
@@ -111,7 +111,7 @@ class StreamProcessor:
         return self._add(chain.BATCH, batch.add)
 
     def sink(self, stream: Stream) -> Self:
-        """Publish each event to a stream, which must not be the source; it also goes on to the next step."""
+        """Publish each event to a stream, which must not be the source, and pass it to the next step."""
         return self._add(chain.SINK, self._checked(stream).start_publish, f"sink {type(stream).__name__}")
 
     def on_error(self, fn: StepErrorHandler) -> Self:
@@ -133,7 +133,7 @@ class StreamProcessor:
     async def start(self) -> Subscription:
         """Subscribe to the source and return the subscription.
 
-        After its `cancel`, unfinished batches go on when their age is over; `stop` sends them on at once.
+        After its `cancel`, unfinished batches are sent once their age is reached; `stop` sends them at once.
 
         Raises:
             RuntimeError: the processor is running.
@@ -185,16 +185,16 @@ class StreamProcessor:
         if self._busy or get_ident() != self._thread or self._loop.is_closed():
             return self._submit(partial(self._process, event))
         self._busy = True
-        rest = None
+        pending = None
         try:
             self._received += 1
-            rest = self._chain.apply(event)
-        finally:  # something like KeyboardInterrupt may pass
-            if rest is None:
+            pending = self._chain.apply(event)
+        finally:  # something like KeyboardInterrupt may propagate
+            if pending is None:
                 self._busy = False
                 if self._backlog:
                     self._begin_turns()
-        return None if rest is None else self._finish(rest, _Turn(self._may_wait))
+        return None if pending is None else self._finish(pending, _Turn(self._may_wait))
 
     def _process(self, event: Event) -> Coroutine[Any, Any, None] | None:
         self._received += 1
@@ -207,7 +207,7 @@ class StreamProcessor:
         return self._chain.apply(event, start)
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, None] | None]) -> _Turn | None:
-        """Do something in its turn, from any thread."""
+        """Run some work in its turn, from any thread."""
         if len(self._backlog) >= _MAX_BACKLOG:
             self._dropped += 1
             _log.warning("backlog", "an event was dropped: %d others are waiting", _MAX_BACKLOG)
@@ -227,18 +227,18 @@ class StreamProcessor:
         while self._backlog and not self._busy:
             self._busy = True
             turn = self._backlog.popleft()
-            rest = None
+            pending = None
             try:
-                rest = turn.context.run(turn.work)
+                pending = turn.context.run(turn.work)
             finally:
-                if rest is None:
+                if pending is None:
                     self._busy = False
                     turn.complete()
-            if rest is not None:
-                self._finish(rest, turn)
+            if pending is not None:
+                self._finish(pending, turn)
 
-    def _finish(self, rest: Coroutine[Any, Any, None], turn: _Turn) -> _Turn:
-        """Finish what is in progress in a task of its own."""
+    def _finish(self, pending: Coroutine[Any, Any, None], turn: _Turn) -> _Turn:
+        """Finish the work in progress in a separate task."""
 
         def finished(task: asyncio.Task[None]) -> None:
             self._task = None
@@ -248,7 +248,7 @@ class StreamProcessor:
                 self._discard_backlog()
             self._begin_turns()
 
-        self._task = self._loop.create_task(rest, context=turn.context)
+        self._task = self._loop.create_task(pending, context=turn.context)
         self._task.add_done_callback(finished)
         return turn
 
@@ -279,7 +279,7 @@ class StreamProcessor:
 
 
 class _Turn(PublishWait):
-    """Something to do in the caller's context, for which an awaited publish waits if it may."""
+    """Work to run in the caller's context, for which an awaited publish waits if it may."""
 
     __slots__ = ("_done", "_may_wait", "context", "work")
 

@@ -14,7 +14,7 @@ from codomyrmex.streaming.subscriptions import Subscription
 from codomyrmex.streaming.topics import EVERYTHING, is_pattern
 
 _MAX_ROUTES = 16_384
-_MAX_KEPT = 1_000  # characters; the routes of longer topics are found anew each time
+_MAX_KEPT = 1_000  # characters; the routes of longer topics are computed each time
 _MAX_TOKENS = 100  # the tokens behind these are matched as one
 
 
@@ -49,8 +49,8 @@ class TopicIndex:
     """Finds the route of a topic. It is not thread-safe: the stream's lock guards it."""
 
     def __init__(self) -> None:
-        self.routes: dict[str | None, Route] = {}  # found so far; to be read without the lock
-        self._members: dict[_Path, dict[RouteEntry, int]] = {}  # with their place in the order
+        self.routes: dict[str | None, Route] = {}  # found so far; read without the lock
+        self._members: dict[_Path, dict[RouteEntry, int]] = {}  # with their position in the order
         self._beginnings: Counter[_Path] = Counter()  # how many subscriptions begin with these tokens
         self._order = count()
         self._version = 0

@@ -31,7 +31,7 @@ class Frame:
     Attributes:
         event: the event.
         text: its frame, once it has been encoded.
-        wire: a place for the bytes that a reader of `batches` sends.
+        wire: a slot for the bytes that a reader of `batches` sends.
         notice: whether the stream made it for one subscriber, such as a heartbeat.
     """
 
@@ -82,7 +82,7 @@ class _Feed(BoundedQueue[Frame]):
         self.slow.append(self)
 
     def silence_is_over(self) -> None:
-        """Make the reader look at the time."""
+        """Make the reader check the time."""
         self.timer = None
         self.wake()
 
@@ -149,7 +149,7 @@ class SSEStream(LocalStream):
             filter_fn: a plain function; only the events that it returns true for are queued.
             last_event_id: the id of the last event that the client has received. The events after it are
                 read first, following a CONNECT event with the data `{"resumed": true, "replayed": n}`.
-                If it is no longer in the buffer, all buffered events are, and the data is
+                If it is no longer in the buffer, all buffered events are read, and the data is
                 `{"resumed": false, "requested": ..., "first_available": ...}`.
         """
         subscription = Subscription(None, topic, handler, filter_fn)
@@ -204,7 +204,7 @@ class SSEStream(LocalStream):
             return
         if feed.waiting:
             raise RuntimeError(f"subscription {subscription_id} is already being read; use one reader")
-        feed.iteration = iteration = object()  # one that was left in the middle is replaced
+        feed.iteration = iteration = object()  # one that was abandoned is replaced
         now = self.clock.monotonic
         last_sent = now()
         origin = None
@@ -325,7 +325,7 @@ class SSEStream(LocalStream):
                 for entry in queues:
                     if not excluded or entry.subscription not in excluded:
                         wait: Any = entry.call(frame)
-                        if wait is not None:  # the dispatch waits for it like for an async handler
+                        if wait is not None:  # the dispatch waits for it as for an async handler
                             entries.append(RouteEntry(entry.subscription, partial(_return, wait)))
                 handlers = [one for one in self._index.route(topic) if one.subscription not in excluded]
             if self.slow:

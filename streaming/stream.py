@@ -16,7 +16,7 @@ from codomyrmex.streaming.subscriptions import FilterFunction, Handler, Subscrip
 from codomyrmex.streaming.topics import EVERYTHING
 
 Interceptor = Callable[[Event], Event | None]
-"""A plain function of one event; it returns the event to go on with, or None to drop it."""
+"""A plain function of one event; it returns the event to continue with, or None to drop it."""
 
 
 class StreamStatistics(NamedTuple):
@@ -87,13 +87,13 @@ class Stream(ABC):
     def add_interceptor(self, fn: Interceptor) -> None:
         """Call `fn`, a plain function, with each event before it is buffered and delivered.
 
-        It returns the event to go on with, or None to drop it. Interceptors run in the order of adding and
-        in the publisher's context. If one raises, that is counted and logged, and the event goes on.
+        It returns the event to continue with, or None to drop it. Interceptors run in the order of adding and
+        in the publisher's context. If one raises, that is counted and logged, and the event passes unchanged.
         """
 
     @abstractmethod
     def remove_interceptor(self, fn: Interceptor) -> bool:
-        """Remove an interceptor; return False if it was not there."""
+        """Remove an interceptor; return False if it was not added."""
 
     @abstractmethod
     def statistics(self) -> StreamStatistics:
@@ -101,10 +101,10 @@ class Stream(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """End every subscription and accept nothing more; listeners still read what they have queued."""
+        """End every subscription and accept no more events; listeners still read what they have queued."""
 
     def start_publish(self, event: Event) -> Awaitable[None] | None:
-        """Publish without waiting as far as possible; return what to await for the rest, if anything."""
+        """Publish without waiting where possible; return what remains to be awaited, if anything."""
         return self.publish(event)
 
     def listen(

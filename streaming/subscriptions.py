@@ -1,4 +1,4 @@
-"""`Subscription`: one subscriber's place on a stream, and the handle to end it."""
+"""`Subscription`: one subscriber of a stream, and the handle to end it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FilterFunction = Callable[[Event], bool]
 
 
 class Subscription:
-    """One subscriber's place on a stream.
+    """One subscriber of a stream.
 
     Args:
         id: the argument of `unsubscribe`; generated if left out.
@@ -143,6 +143,6 @@ def name_of(function: object) -> str:
 
 
 def close_awaitable(awaitable: object) -> None:
-    """Close something that nobody will await, so that Python does not warn about it."""
+    """Close an awaitable that will not be awaited, so that Python does not warn about it."""
     with contextlib.suppress(Exception):  # it may have no `close`
         awaitable.close()  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ def check_pattern(pattern: object) -> str:
         limits = f"at most {_MAX_LENGTH} characters and {_MAX_TOKENS} tokens"
         raise TopicError(f"topic pattern: must have {limits}, got {shorten(pattern)}")
     if "" in tokens:
-        raise TopicError(f"topic pattern: {shorten(pattern)} has an empty token")
+        raise TopicError(f"topic pattern: tokens must not be empty, got {shorten(pattern)}")
     if ">" in tokens[:-1]:
         raise TopicError(f"topic pattern: '>' must be the last token, got {shorten(pattern)}")
     return pattern

@@ -163,7 +163,7 @@ def explain(
     """Explain which receivers an alert reaches, and why.
 
     Shows each route visited, each matcher, and where each setting comes from. With a state file, its
-    silences, active alerts and groups are taken into account, and --at is now by default.
+    silences, active alerts and groups are taken into account, and --at defaults to now.
     """
     alert_labels = read_labels(labels)
     moment = None if at is None else read_time(at, "--at")

@@ -38,7 +38,7 @@ from codomyrmex.integrations.pipelines.config import PipelineConfig, load_pipeli
 from codomyrmex.integrations.pipelines.pipeline import Pipeline
 from codomyrmex.integrations.pipelines.report import PipelineReport
 
-_WATCH_INTERVAL = 1.0  # seconds between two looks at the file
+_WATCH_INTERVAL = 1.0  # seconds between two checks of the file
 _PROGRESS_INTERVAL = 0.5
 
 ConfigFile = Annotated[Path, typer.Argument(help="The file of the pipeline.", metavar="CONFIG")]
@@ -64,7 +64,7 @@ def run(
     config: ConfigFile,
     *,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option(help="Load the file again when it changes.")] = True,
+    watch: Annotated[bool, typer.Option(help="Reload the file when it changes.")] = True,
     drain: Annotated[
         float | None,
         typer.Option(help="Seconds to deliver queued events at the end.", min=0, callback=finite),
@@ -76,7 +76,7 @@ def run(
     """Run a pipeline until its sources end or it is stopped.
 
     SIGTERM and Ctrl-C stop it: queued events are delivered and a report is printed. SIGHUP and changes of
-    the file load it again; a file with mistakes changes nothing. Exit code 0 if nothing was lost.
+    the file reload it; an invalid file changes nothing. Exit code 0 if nothing was lost.
     """
     with reporting_errors(as_json=as_json):
         loaded = load_pipeline_config(config)
@@ -171,7 +171,7 @@ class _Run:
                 async with asyncio.timeout(_WATCH_INTERVAL):
                     await self._reload.wait()
             before, seen = seen, stamp_of(self._path)
-            # A file that is still being written may look whole; it is loaded when it has been still.
+            # A file that is still being written may look whole; it is loaded once it has stopped changing.
             changed = self._watch and seen is not None and before == seen != stamp
             if not (changed or self._reload.is_set()):
                 continue
@@ -186,7 +186,7 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
                 print_message(f"not all parts of the new pipeline could start: {_reason(error)}", "red")
             else:
-                print_message(f"{self._path} was loaded again{_changes(old, self._pipeline.config)}")
+                print_message(f"{self._path} was reloaded{_changes(old, self._pipeline.config)}")
 
 
 def _changes(old: PipelineConfig, new: PipelineConfig) -> str:
@@ -207,7 +207,7 @@ def _on_signal(name: str, call: Callable[[], Any]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return in a sentence why something cannot be opened, with the sink that this is about."""
+    """Return in one sentence why a part cannot be opened, and which sink is affected."""
     notes = ", ".join(getattr(error, "__notes__", ()))
     return f"{_message(error)} ({notes})" if notes else _message(error)
 

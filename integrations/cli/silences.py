@@ -61,7 +61,7 @@ def add(
 ) -> None:
     """Add a silence and print its id.
 
-    There are no notifications of alerts that match all matchers.
+    Alerts that match all matchers are not notified.
     """
     parsed = read_matchers(matchers)
     starts_at = time.time() if start is None else read_time(start, "--start")
@@ -135,7 +135,7 @@ def expire(
             try:
                 expired.append(file.expire_silence(silence_id, time.time()))
             except KeyError:
-                errors.append(f"there is no silence {silence_id}")
+                errors.append(f"silence {silence_id} does not exist")
             except ValueError as error:
                 errors.append(str(error))
     if as_json and not errors:

@@ -149,20 +149,22 @@ class _Connection:
         self._was_connected = False
         self._lost_at: float | None = None
 
-    def on_change(self, what: str, details: Mapping[str, Any]) -> None:
-        if what == "lost":
+    def on_change(self, status: str, details: Mapping[str, Any]) -> None:
+        if status == "lost":
             reason = _REASONS.get(details["why"], details["why"])
             if not self._was_connected:
                 raise _UnreachableError(reason)
             print_message(f"connection lost: {reason}; trying again in {details['seconds']:.1f} s", "yellow")
             self._lost_at = self._lost_at or time.monotonic()
-        elif what == "connected":
+        elif status == "connected":
             if self._lost_at is not None:
                 print_message(f"reconnected after {time.monotonic() - self._lost_at:.1f} s", "green")
             self._was_connected, self._lost_at = True, None
-        elif what == "missed":
+        elif status == "missed":
             last = printable(str(details["requested"]))
-            next_events = "the events it has follow" if details.get("first_available") else "it has no others"
+            next_events = (
+                "the events it has follow" if details.get("first_available") else "it has no later ones"
+            )
             message = f"events may be missing: the server no longer has event {last}; {next_events}"
             print_message(message, "yellow")
 

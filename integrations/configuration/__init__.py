@@ -1,4 +1,4 @@
 """Strict configuration files: YAML to typed structs, every problem with its position, and shared value types.
 
-Knows nothing about what is configured; alert routing and pipelines use it.
+Alert routing and pipelines use it; it does not depend on them.
 """

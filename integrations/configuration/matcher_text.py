@@ -41,7 +41,7 @@ class MatcherLine:
                 classic = _classic(text)
             except MatcherError:
                 raise error from None  # it has the more precise column
-            return cls(classic, f"only the classic notation reads this ({error}); write {_join(classic)}")
+            return cls(classic, f"only the classic notation accepts this ({error}); write {_join(classic)}")
         if notation == "utf8":
             return cls(utf8)
         try:
@@ -212,7 +212,7 @@ class _Utf8Parser:
 
     def _unexpected(self, expected: str) -> MatcherError:
         found = repr(self._token[0]) if self._token else "the end"
-        return MatcherError(f"expected {expected}, found {found}", self._column)
+        return MatcherError(f"expected {expected}, got {found}", self._column)
 
 
 def _unquote(body: str, column: int) -> str:

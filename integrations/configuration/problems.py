@@ -86,16 +86,16 @@ class ProblemList(SourceMap):
 
     def add_undefined(self, path: str, kind: str, name: str, defined: Iterable[str]) -> None:
         """Add the problem that a name is not defined, with the nearest one that is."""
-        self.add(path, f"there is no {kind} {name!r}{did_you_mean(name, defined)}")
+        self.add(path, f"{kind} {name!r} is not defined{did_you_mean(name, defined)}")
 
     def in_order(self) -> list[Problem]:
         """Return the problems in the order of the file."""
         return sorted(self.found, key=lambda problem: (problem.line or 0, problem.column or 0))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean x?` with the most similar known word, or an empty text."""
-    near = get_close_matches(word, list(known), 1)
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """Return `; did you mean x?` with the most similar candidate, or an empty text."""
+    near = get_close_matches(word, list(candidates), 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

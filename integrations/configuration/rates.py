@@ -51,5 +51,5 @@ class TokenBucket:
         self._full_at += by
 
     def ready_at(self) -> float:
-        """Return the time from which there is a token."""
+        """Return the time at which a token is available."""
         return self._full_at - (self._count - 1) * self._seconds_per_token

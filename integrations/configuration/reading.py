@@ -76,8 +76,8 @@ class Reader:
             elif key in ignored:
                 self._notes.add(where, ignored[key], key=True)
             else:
-                known = [*names, *plugins]
-                hint = did_you_mean(str(key), known) or f"; known here: {', '.join(sorted(known))}"
+                allowed = [*names, *plugins]
+                hint = did_you_mean(str(key), allowed) or f"; allowed here: {', '.join(sorted(allowed))}"
                 self._problems.add(where, f"unknown key {key}{hint}", key=True)
         return kind(**values)
 
@@ -97,8 +97,8 @@ class Reader:
             name = item.get("type")
             kind = kinds.get(name) if isinstance(name, str) else None
             if kind is None:
-                problem = "it has no type" if name is None else f"there is no type {name!r}"
-                hint = did_you_mean(str(name), kinds) or f"; there are {', '.join(sorted(kinds))}"
+                problem = "a type is required" if name is None else f"unknown type {name!r}"
+                hint = did_you_mean(str(name), kinds) or f"; use one of {', '.join(sorted(kinds))}"
                 self._problems.add(where if name is None else at(where, "type"), f"{problem}{hint}")
                 continue
             structs.append((where, self.struct({k: v for k, v in item.items() if k != "type"}, kind, where)))
@@ -180,5 +180,5 @@ class Reader:
             actual = ascii(value[:_MAX_SHOWN])
         shown = f" ({value})" if isinstance(value, (int, float, bool)) else ""
         self.unreadable.add(path)
-        self._problems.add(path, f"expected {expected}, found {actual}{shown}")
+        self._problems.add(path, f"expected {expected}, got {actual}{shown}")
         return _INVALID

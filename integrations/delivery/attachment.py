@@ -58,13 +58,13 @@ def attach(
             `Binding(sink, ...)` for a sink with its own topic, filter or policy.
         topic: a topic or a pattern.
         filter_fn: a plain function; only events for which it returns true are delivered.
-        policy: how events are queued, sent, retried and given up.
-        dead_letters: where events go that were given up: kept by a `DeadLetters`, or published to a stream as
+        policy: how events are queued, sent and retried.
+        dead_letters: where events that were given up go: kept by a `DeadLetters`, or published to a stream as
             ERROR events with the topic `dead_letter`.
         health_stream: receives an event for each state change of a queued sink, with the topic
             `sink.<name>.<state>` and the type ERROR if the state is worse. It may be `stream` itself: events
             about a sink are not delivered to that sink.
-        clock: what measures time; for tests.
+        clock: the source of time; for tests.
 
     Raises:
         ValueError: two sinks have the same name.
@@ -223,7 +223,7 @@ class Attachment:
         return report
 
     async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - counted by the clock
-        """Wait until all events published before are delivered or given up; batches are sent at once.
+        """Wait until all events published so far are delivered or given up; batches are sent at once.
 
         Args:
             timeout: seconds to wait; None waits forever.
@@ -356,9 +356,9 @@ class Attachment:
         await worker.start()
         try:
             if self._closed:
-                raise RuntimeError("attachment: it was closed while it was started")  # noqa: TRY301
+                raise RuntimeError("attachment: it was closed while it was being started")  # noqa: TRY301
             if self._members.get(worker.name) is not member:
-                raise RuntimeError(f"sink {worker.name}: it was removed while it was opened")  # noqa: TRY301
+                raise RuntimeError(f"sink {worker.name}: it was removed while it was being opened")  # noqa: TRY301
         except BaseException:
             await worker.stop(0)
             raise

@@ -49,7 +49,7 @@ def attach_blocking(
     dead_letters: DeadLetters | Stream | None = None,
     health_stream: Stream | None = None,
 ) -> BlockingAttachment:
-    """Do what `attach` does, for programs without an event loop: Flask, Django, Celery, scripts.
+    """Deliver a stream's events to sinks as `attach` does, without a loop: Flask, Django, Celery, scripts.
 
     `with attach_blocking(stream, AppriseChannel("ops", url)):`, and publish with
     `stream.publish_nowait(event)`; or call `start()` and `close()`. An attachment that is not closed is
@@ -181,7 +181,7 @@ class BlockingAttachment:
             return self.report()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all events published before are delivered or given up, and return whether they are."""
+        """Wait until all events published so far are delivered or given up, and return whether they are."""
         if self._thread is None:
             return True
         try:

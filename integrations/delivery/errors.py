@@ -52,7 +52,7 @@ class PartialDeliveryError(DeliveryError):
 
     Args:
         failed: the error of each event that failed, by event id. After a `PermanentError` the event becomes
-            a dead letter; after any other error it is sent again.
+            a dead letter; after any other error it is retried.
     """
 
     def __init__(self, failed: Mapping[str, Exception]) -> None:

@@ -29,5 +29,5 @@ def _keep() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # systems without it do not fork
-    # Before the fork, as whoever renews itself afterwards lets go of its tasks.
+    # Before the fork, as objects that renew themselves afterwards release their tasks.
     os.register_at_fork(before=_keep, after_in_parent=_kept.pop)

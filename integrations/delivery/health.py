@@ -91,7 +91,7 @@ class SinkReport(NamedTuple):
         delivered: events that were delivered.
         given_up: events that were given up after at least one attempt.
         dropped: events that never reached the sink, by reason.
-        lost: events that were still queued or in flight when the time to drain was over.
+        lost: events that were still queued or in flight when the drain timeout expired.
         retried: events that were sent again, counted each time.
     """
 

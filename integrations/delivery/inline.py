@@ -51,7 +51,7 @@ class InlineWorker(Worker):
         self._handled = Counter()
         self._failed = Counter()
 
-    # The hot path: one look for the rare origin, one call, one count. Events that were not delivered are
+    # The hot path: one check for the rare origin, one call, one count. Events that were not delivered are
     # counted in addition and subtracted.
     def handle(self, event: Event) -> None:
         try:
@@ -129,7 +129,7 @@ class InlineWorker(Worker):
             except MUST_PASS:
                 raise
             except BaseException as error:  # noqa: BLE001 - it is in the log and in `last_error`
-                self.warn("sink %s: open() failed, and is tried again", error=error)
+                self.warn("sink %s: open() failed and will be retried", error=error)
             else:
                 self._begin()
                 return

@@ -52,7 +52,7 @@ class DeliveryPolicy:
         backoff_initial: the upper bound of the random wait before the second attempt; it doubles each time.
         backoff_max: the upper bound of all these waits. `RetryableError(retry_after=...)` overrides both.
         retry_after_max: the longest wait that a sink may request with `retry_after`.
-        max_elapsed: how long after its first attempt an event is still sent again.
+        max_elapsed: how long after its first attempt an event is still retried.
         breaker_failures: how many failed attempts in a row open the circuit breaker.
         breaker_reset: how long the breaker stays open before one batch is tried.
         drain_timeout: how long `aclose` delivers events that are still queued.

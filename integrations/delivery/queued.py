@@ -62,7 +62,7 @@ class QueuedWorker(SendingWorker):
         self._flush_to = self._logs_up_to = 0
         self._flushes: list[tuple[int, asyncio.Future[None]]] = []
 
-    # Publishing: a look for the rare origin or cause, the time, a tuple, the queue's put, and a comparison.
+    # Publishing: a check for the rare origin or cause, the time, a tuple, the queue's put, and a comparison.
 
     def handle(self, event: Event) -> PublishWait | None:
         if (ORIGIN in event.metadata or cause.get() is not None) and not self._admits(event):
@@ -125,7 +125,7 @@ class QueuedWorker(SendingWorker):
         while len(self._queue.items) >= self._policy.queue_size and (flushed := self.flush()) is not None:
             await flushed
         if self._queue.closed:
-            raise RuntimeError(f"sink {self.name}: is closed")
+            raise RuntimeError(f"sink {self.name}: it is closed")
         self._put((event, self._now()))
 
     def drops(self) -> dict[str, int]:
@@ -203,7 +203,7 @@ class QueuedWorker(SendingWorker):
             resolve(self._stopped)
 
     async def _close(self) -> None:
-        """Count what is left as lost, and close the sink."""
+        """Count the remaining events as lost, and close the sink."""
         self._lost = self.report().lost
         self._task = None
         self._in_flight = []
@@ -304,11 +304,11 @@ class QueuedWorker(SendingWorker):
 
     def _processed(self) -> int:
         """Return the position up to which events have left the queue."""
-        return self._queue.taken + self._queue.evicted
+        return self._queue.read_count + self._queue.evicted
 
-    async def _wait_for_items(self, enough: int, seconds: float | None = None) -> None:
-        """Wait until the queue has enough items or changes otherwise, for at most some seconds."""
-        self._queue.enough = enough
+    async def _wait_for_items(self, count: int, seconds: float | None = None) -> None:
+        """Wait until the queue has `count` items or changes otherwise, for at most some seconds."""
+        self._queue.wake_size = count
         changed = self._queue.wait(asyncio.get_running_loop())
         if changed is not None and not await done_within(changed, seconds, self._clock):
             self._queue.wake()

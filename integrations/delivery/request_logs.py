@@ -19,7 +19,7 @@ def _is_foreign(_: logging.LogRecord) -> bool:
 
 @contextmanager
 def without_request_logs() -> Iterator[None]:
-    """Drop the log records of httpx about requests that are sent within the context; those of others stay."""
+    """Drop the log records of httpx about requests sent within the context; other records are kept."""
     logging.getLogger("httpx").addFilter(_is_foreign)  # once, however often it is called
     token = _is_own.set(True)
     try:

@@ -61,7 +61,7 @@ class SendingWorker(Worker):
             self._sending.cancel()
 
     async def _deliver(self) -> None:
-        """Send the events in flight until none is left, or until there is no time for it."""
+        """Send the events in flight until none is left or the time is over."""
         policy = self._policy
         begun, first_attempt = self._now(), datetime.now(UTC)
         attempts = 0
@@ -102,7 +102,7 @@ class SendingWorker(Worker):
         return max(self._next_attempt, self._not_before, now + self._breaker.wait(now))
 
     async def _keep_opening(self) -> bool:
-        """Open the sink, after it could not be opened; False if there is no time for it."""
+        """Retry opening the sink; return False if the time is over."""
         policy, failures = self._policy, 0
         while not self.opened:
             failures += 1
@@ -117,7 +117,7 @@ class SendingWorker(Worker):
                 if self._aborted:
                     return False
             elif (error := opening.exception()) is not None:
-                self.warn("sink %s: open() failed, and is tried again", error=error)
+                self.warn("sink %s: open() failed and will be retried", error=error)
         self._set_state(SinkState.OK)
         self._resume_publishers(math.inf)
         return True
@@ -209,7 +209,7 @@ class SendingWorker(Worker):
         """Wait before an attempt, and return whether there is time for it.
 
         A drain that begins in the meantime ends the pause, as there may be no later chance. Only a wait that
-        the sink itself has requested goes on.
+        the sink itself has requested continues.
         """
         self._resume_publishers(-math.inf)
         until = self._next_attempt = self._now() + seconds

@@ -64,9 +64,9 @@ class Sink(ABC):
         is cancelled and has failed.
 
         Raises:
-            RetryableError: no event was delivered; they are sent again later.
+            RetryableError: no event was delivered; they are retried later.
             PermanentError: no event was delivered, and none will be; they are given up.
-            PartialDeliveryError: the events it names were not delivered; each is sent again or given up.
+            PartialDeliveryError: the events it names were not delivered; each is retried or given up.
             Exception: like `RetryableError`.
         """
 

@@ -1,4 +1,4 @@
-"""`Worker`, the delivery to one sink, and what waits with a limit."""
+"""`Worker`, the delivery to one sink, and helpers that wait with a limit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Worker(ABC):
         sink: where the events go.
         drain_timeout: seconds that `stop` takes at most by default.
         policy: how it is opened, among others.
-        clock: what measures time.
+        clock: the source of time.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Worker(ABC):
             if not (retry or self._policy.open == "retry"):
                 error.add_note(f"sink {self.name}: open() failed")
                 raise
-            self.warn("sink %s: open() failed, and is tried again", error=error)
+            self.warn("sink %s: open() failed and will be retried", error=error)
         if self.state is SinkState.NOT_OPEN:  # it may have been stopped in the meantime
             self._begin()
 
@@ -188,7 +188,7 @@ class Worker(ABC):
         if reason in LOSSES:
             self._last_loss = (
                 self._now()
-            )  # before it is counted, so that nobody sees a loss of a sink that is ok
+            )  # before it is counted, so that no loss shows while the sink is `OK`
             if self.last_error is None:
                 self.last_error = f"events are dropped: {reason}"
         self._drops.setdefault(reason, Counter()).tick()
@@ -250,7 +250,7 @@ async def done_within(future: asyncio.Future[Any], seconds: float | None, clock:
     Args:
         future: a task or a future of the running loop.
         seconds: the limit; None waits forever.
-        clock: what measures the seconds.
+        clock: measures the seconds.
     """
     if seconds is not None and seconds <= 0:
         await asyncio.sleep(0)

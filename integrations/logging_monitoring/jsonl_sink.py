@@ -27,7 +27,7 @@ class JsonlSink(Sink):
 
     A batch is a single write: the file contains all of it or nothing. A full disk is retried, a missing
     folder is created again, and a line that a killed process left incomplete is terminated before the next
-    one is written. To anything but a file, such as a pipe, whole lines are written as its reader takes them.
+    one is written. To anything but a file, such as a pipe, whole lines are written as it accepts them.
 
     Args:
         path: the file, or a named pipe; `-` is the standard output.

@@ -18,7 +18,7 @@ from codomyrmex.integrations.delivery.errors import (
 from codomyrmex.streaming import Event
 
 _CHUNK = 4_096  # bytes that a pipe takes at once or not at all, if it takes any (`PIPE_BUF`)
-_LOOK = 100  # milliseconds between two looks for `abort`
+_LOOK = 100  # milliseconds between two checks for `abort`
 _ABORT_TIMEOUT = 1.0  # seconds
 
 
@@ -26,7 +26,7 @@ class LineOutput:
     """Writes lines to a file descriptor, waiting for the other end without ever blocking in a write.
 
     The descriptor may be shared with other processes, and one of them may have made it non-blocking, so its
-    flags are neither trusted nor changed. If a write ends within a line, its rest is written first the next
+    flags are neither trusted nor changed. If a write ends within a line, its end is written first the next
     time, and the line is not repeated.
 
     Args:
@@ -41,7 +41,7 @@ class LineOutput:
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        self._rest = b""  # what is missing of the line that was not completed
+        self._rest = b""  # the unwritten part of an incomplete line
         self._begun = ""  # the key of that line
         self._sent = 0
         self._aborted = threading.Event()
@@ -50,7 +50,7 @@ class LineOutput:
         """Write lines, each with its line break, until `abort` is called.
 
         Args:
-            lines: each with what identifies it if it is written again.
+            lines: each with a key that identifies it if it is written again.
 
         Raises:
             OSError: a write has failed; `written` lines were written before.
@@ -89,7 +89,7 @@ class LineOutput:
             self.written += 1
 
     def begin(self) -> None:
-        """Prepare for `write`: an earlier `abort` is over."""
+        """Prepare for `write`: an earlier `abort` no longer counts."""
         self.written = 0
         self._aborted.clear()
 
@@ -135,7 +135,7 @@ async def write_lines(
         await asyncio.wait({writing}, timeout=_ABORT_TIMEOUT)
         if not writing.done() or not output.written:
             raise
-        error = RetryableError(f"{name} is not read")
+        error = RetryableError(f"{name} has no reader")
     except BrokenPipeError:
         if on_broken_pipe is not None:
             on_broken_pipe()

@@ -139,7 +139,7 @@ class PublishLogs(_LogFeed):
         failed: records that could not be published, for example because the stream is closed.
 
     Raises:
-        ValueError: there is no such level, or the topic is malformed (`TopicError`).
+        ValueError: the level is unknown, or the topic is malformed (`TopicError`).
         TypeError: `stream` is not a stream.
     """
 

@@ -1,4 +1,4 @@
-"""`LogLines`: events as log lines on an output of their own, which may be slow."""
+"""`LogLines`: events as log lines on a separate output, which may be slow."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NAMES = {1: "the standard output", 2: "the standard error"}
 class LogLines(Sink):
     """Renders events with structlog and writes them to a descriptor, in a thread.
 
-    Unlike `StructlogSink`, it does not use the application's logging, and a reader that takes nothing never
-    holds up the event loop.
+    Unlike `StructlogSink`, it does not use the application's logging, and a stalled reader never
+    blocks the event loop.
 
     Args:
         descriptor: 1 for the standard output, 2 for the standard error; it is duplicated.
@@ -85,7 +85,7 @@ class LogLines(Sink):
 
 
 class _Collector:
-    """A logger that keeps what it is given."""
+    """A logger that collects the texts it is called with."""
 
     def __init__(self, texts: list[str]) -> None:
         self._append = texts.append

@@ -85,7 +85,7 @@ def level_number(level: str | int) -> int:
     """Return the number of a level.
 
     Raises:
-        ValueError: there is no level of that name.
+        ValueError: no level has that name.
         TypeError: `level` is neither a name nor a number.
     """
     if isinstance(level, bool) or not isinstance(level, (str, int)):

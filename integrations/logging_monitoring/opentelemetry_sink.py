@@ -71,7 +71,7 @@ class OpenTelemetrySink(InlineSink):
         name: the name of the sink in reports.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: the mode is unknown.
         TypeError: an argument is not a provider.
     """
 
@@ -126,7 +126,7 @@ class OpenTelemetrySink(InlineSink):
         return self._logger
 
     def _record_span(self, event: Event, context: Context | None) -> bool:
-        """Put an event on a span of its own, in the trace of its stamp; return whether it is recorded."""
+        """Put an event on a new span, in the trace of its stamp; return whether it is recorded."""
         if self._tracer is None or context is None:
             return False
         name, timestamp = _name(event), _nanoseconds(event)

@@ -56,7 +56,7 @@ def redact(
     replaced. Strings that are JSON or percent-encoded are examined like the values that they encode.
 
     Nothing is changed in place: an event with a secret is passed on as a copy, any other unchanged. Types
-    that may show their readers something else than they showed here, such as subclasses of `str`, mappings
+    that may show their readers something other than they showed here, such as subclasses of `str`, mappings
     other than `dict`, and sequences other than `list` and `tuple`, are always passed on as plain copies.
     Values that cannot be examined are replaced and counted. The work is bounded, however large or circular
     the payload is.

@@ -25,7 +25,7 @@ _MAX_WORDS = 8  # at the end of a key that are compared
 ATOMS = frozenset({type(None), bool, int, float})
 _KEY_TYPES = ATOMS | {str}
 # The keys of a mapping that is a name and a value. The latter are never cached as harmless, so that such a
-# mapping is always looked at.
+# mapping is always examined.
 NAME_KEYS = frozenset({"name", "Name", "key", "Key", "field", "header", "param", "k"})
 VALUE_KEYS = frozenset({"value", "Value", "values", "val", "v"})
 
@@ -61,7 +61,7 @@ class Rules:
         words = _words(key).split("_")[-_MAX_WORDS:]
         return any("".join(words[start:]) in self._keys for start in range(len(words)))
 
-    # What many new keys cost: all names are searched at once, for each of the secret ones.
+    # Many new keys must not be expensive: all names are searched at once, for each secret name.
     def may_be_secret(self, names: list[str]) -> bool:
         """Return whether one of the names may be that of a secret."""
         return _contains(f"{_squeezed(chr(0).join(names))}\0", self._ends_in_list)
@@ -141,11 +141,11 @@ def scan(event: Event, harmless_keys: frozenset[str], texts: list[str], unknown:
         unknown: receives the dicts that have other keys, and what may be a pair of name and value.
     """
     try:
-        left = _scan(event.metadata, harmless_keys, texts, unknown, MAX_VALUES, 0, in_sequence=False)
-        left = _scan(event.data, harmless_keys, texts, unknown, left, 0, in_sequence=False)
+        remaining = _scan(event.metadata, harmless_keys, texts, unknown, MAX_VALUES, 0, in_sequence=False)
+        remaining = _scan(event.data, harmless_keys, texts, unknown, remaining, 0, in_sequence=False)
     except (RecursionError, RuntimeError):  # circular, or changed by another thread
         return False
-    return left >= 0 and sum(map(len, texts)) <= MAX_TEXT
+    return remaining >= 0 and sum(map(len, texts)) <= MAX_TEXT
 
 
 def _scan(  # noqa: C901 - without a call for each value
@@ -153,7 +153,7 @@ def _scan(  # noqa: C901 - without a call for each value
     harmless_keys: frozenset[str],
     texts: list[str],
     unknown: list[Any],
-    left: int,
+    remaining: int,
     depth: int,
     in_sequence: bool,  # noqa: FBT001 - by position, for speed
 ) -> int:
@@ -174,11 +174,11 @@ def _scan(  # noqa: C901 - without a call for each value
         inner_values = value
     elif kind is str:
         texts.append(value)
-        return left
+        return remaining
     else:
-        return left if kind in ATOMS else -1
-    left -= len(value) + 1
-    if left < 0 or depth >= MAX_DEPTH:
+        return remaining if kind in ATOMS else -1
+    remaining -= len(value) + 1
+    if remaining < 0 or depth >= MAX_DEPTH:
         return -1
     in_sequence = kind is not dict
     for inner in inner_values:
@@ -186,10 +186,10 @@ def _scan(  # noqa: C901 - without a call for each value
         if kind is str:
             texts.append(inner)
         elif kind not in ATOMS:
-            left = _scan(inner, harmless_keys, texts, unknown, left, depth + 1, in_sequence)
-            if left < 0:
+            remaining = _scan(inner, harmless_keys, texts, unknown, remaining, depth + 1, in_sequence)
+            if remaining < 0:
                 return -1
-    return left
+    return remaining
 
 
 def names_in(unknown: list[Any], harmless_keys: frozenset[str]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""How `redact` examines an event that is more than usual: a walk through everything in it."""
+"""How `redact` examines an event that the scan cannot handle: a walk through everything in it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Walk:
         return examined
 
     def _key(self, key: Any) -> tuple[bool, Any]:  # noqa: PLR0911 - one return for each type
-        """Return whether a key names a secret, and the key without a secret of its own."""
+        """Return whether a key names a secret, and the key without secrets in its text."""
         kind = type(key)
         if kind is str:
             if key in self._rules.harmless_keys:

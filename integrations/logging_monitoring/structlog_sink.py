@@ -54,7 +54,7 @@ class StructlogSink(InlineSink):
         name: the name of the sink in reports.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: the level is unknown.
         TypeError: `logger` is not a logger, or `fields` is neither a mapping nor a function.
     """
 

@@ -106,11 +106,11 @@ class AppriseChannel(Sink):
         expand_url: bool = True,
     ) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"name: must be a str, got {type(name).__name__}")
+            raise TypeError(f"name: must be a string, got {type(name).__name__}")
         if not name:
             raise ValueError("name: must not be empty")
         if not isinstance(url, str):  # the value is not shown, whatever it is
-            raise TypeError(f"url: must be a str, got {type(url).__name__}")
+            raise TypeError(f"url: must be a string, got {type(url).__name__}")
         check_seconds("timeout", timeout)
         self.name = name
         self._renderer = EventRenderer(title, body, format)
@@ -183,11 +183,11 @@ class AppriseChannel(Sink):
 
 def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     if isinstance(tags, str):
-        raise TypeError("tags: must be a list of str, got a str")
+        raise TypeError("tags: must be a list of strings, got a string")
     checked = tuple(tags)
     for tag in checked:
         if not isinstance(tag, str):
-            raise TypeError(f"tags: must be a list of str, got a {type(tag).__name__} in it")
+            raise TypeError(f"tags: must be a list of strings, got a {type(tag).__name__} in it")
         if _TAG.fullmatch(tag) is None:
             raise ValueError(f"tags: must not be empty or contain white space or any of , ; | /, got {tag!r}")
     return checked

@@ -1,4 +1,4 @@
-"""What is known about the internals of Apprise, which reports only whether a notification was sent.
+"""Workarounds that use the internals of Apprise, which reports only whether a notification was sent.
 
 To learn why it was not, the name `requests` in the module of a plugin is replaced by a proxy, which records
 the responses during our own calls. The log lines of these calls are silenced, as they contain the URL.
@@ -86,7 +86,7 @@ def convert(source: Any, target: Any, text: str) -> str:
 
 
 def room_for_body(service: Any, title: str) -> int | None:
-    """Return the characters that a service takes as the body; None if the URL says what is done with more."""
+    """Return the maximum length of a body; None if the URL says what happens to a longer one."""
     if service.overflow_mode != type(service).overflow_mode or service.body_maxlen <= 0:
         return None
     shares = service.title_maxlen <= 0 or getattr(service, "overflow_amalgamate_title", False)

@@ -85,8 +85,8 @@ class AppriseTarget:
         except ImportError:
             return None
         reason = self._set_up()
-        known = "; a scheme that the application adds with @notify is known only there"
-        return None if reason is None else f"{reason}: {self.scheme}://...{known}"
+        hint = "; a scheme that the application adds with @notify is known only there"
+        return None if reason is None else f"{reason}: {self.scheme}://...{hint}"
 
     def _set_up(self) -> str | None:
         """Create the service, or return why that fails; no error leaves this frame, which has the URL."""

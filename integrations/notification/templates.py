@@ -74,7 +74,7 @@ def compile_template(source: str, format: str = "text") -> Template:  # noqa: A0
         TypeError: the source is not a str.
     """
     if not isinstance(source, str):
-        raise TypeError(f"template: must be a str, got {type(source).__name__}")
+        raise TypeError(f"template: must be a string, got {type(source).__name__}")
     environment = _environment(check_format(format))
     try:
         return Template(environment.from_string(source))

@@ -22,7 +22,7 @@ from codomyrmex.integrations.pipelines.parts import Context, FieldError, SinkCon
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
-# A new type of source, step or sink is a class in a file of its own and one line in one of these tables.
+# A new type of source, step or sink is a class in a separate file and one line in one of these tables.
 
 
 class PartTypes(Mapping[str, type[Any]]):
@@ -136,7 +136,7 @@ def load_pipeline_config(
         environ: the values of `${NAME}`; the environment of the process by default.
 
     Raises:
-        PipelineConfigError: the file has mistakes; all of them, with file, line and column.
+        PipelineConfigError: the file is invalid; lists every problem with file, line and column.
         MissingExtraError: a package that a part needs is not installed.
     """
     return _Loader(Path(path), os.environ if environ is None else environ).load()

@@ -63,12 +63,12 @@ class Lines(PartConfig, frozen=True):
 
 
 class LineReader:
-    """Makes events of lines. A line that cannot be read is counted, and the first few are logged.
+    """Converts lines to events. A line that cannot be read is counted, and the first few are logged.
 
     Args:
-        config: how.
+        config: the settings.
         name: the source, for log lines.
-        to_event: makes an event of a line, instead of the format in the configuration.
+        to_event: converts a line to an event, instead of the format in the configuration.
 
     Attributes:
         invalid: how many lines were not JSON or not an event.
@@ -220,7 +220,7 @@ class File(Lines, frozen=True):
         follow: whether to wait for more lines, as `tail -F` does.
         position: a file that keeps how much was delivered, so that a restart continues there. It is not
             written while a sink fails.
-        interval: seconds between two looks at the file.
+        interval: seconds between two checks of the file.
     """
 
     format: Literal["json", "event", "text"] = "text"

@@ -122,11 +122,11 @@ class Context:
         stream: the events on their way to the sinks.
         attachment: delivers `stream` to the sinks.
         sinks: the sinks that are attached, by name.
-        audit: receives what alert sinks decide.
+        audit: receives the decisions of alert sinks.
         failing: the sinks whose last attempt failed.
         stdin: the lines of the standard input.
         stdout_closed: set when the reader of the standard output has gone away.
-        notes: what building the parts found out about settings that are accepted but not used.
+        notes: settings that are accepted but not used, found while building the parts.
     """
 
     def __init__(self, folder: Path, stdin: BinaryIO | None = None) -> None:
@@ -142,7 +142,7 @@ class Context:
         self.notes: list[Problem] = []
 
     def _attempted(self, sink: str, _: float, error: str | None) -> None:
-        if error in {None, "PermanentError", "PartialDeliveryError"}:  # it has refused or taken some
+        if error in {None, "PermanentError", "PartialDeliveryError"}:  # it has refused or accepted some
             self.failing.discard(sink)
         else:
             self.failing.add(sink)
@@ -179,14 +179,14 @@ class PartConfig(msgspec.Struct, frozen=True):
 
         Raises:
             ValueError: a setting is wrong; a `FieldError` names it.
-            ConfigError: a file that the part reads has mistakes.
+            ConfigError: a file that the part reads is invalid.
             MissingExtraError: a package is not installed.
         """
         raise NotImplementedError
 
 
 class Source(ABC):
-    """An input of a pipeline, which pushes events in a task of its own.
+    """An input of a pipeline, which pushes events in a separate task.
 
     Args:
         name: the name in reports and logs.
@@ -273,7 +273,7 @@ class SinkConfig(PartConfig, frozen=True):
     delivery: Delivery | None = None
 
     def bind(self, name: str, context: Context) -> Binding:
-        """Return the sink with its topic, its conditions and its policy; raise what `build` raises."""
+        """Return the sink with its topic, its conditions and its policy; errors are those of `build`."""
         sink: InlineSink | Sink = self.build(name, context)
         policy: DeliveryPolicy | None = None
         if not isinstance(sink, InlineSink):

@@ -90,7 +90,7 @@ class Pipeline:
             stdin: as for the class.
 
         Raises:
-            PipelineConfigError: the file has mistakes; all of them, with file, line and column.
+            PipelineConfigError: the file is invalid; lists every problem with file, line and column.
             MissingExtraError: a package that a part needs is not installed.
         """
         return cls(load_pipeline_config(path, environ=environ), stdin=stdin)
@@ -99,7 +99,7 @@ class Pipeline:
         """Open the sinks, then the sources, and begin to read.
 
         Raises:
-            Exception: what the part raised that cannot be opened; the others are closed again.
+            Exception: raised by a part that cannot be opened; the others are closed again.
         """
         try:
             await self._attachment.start()
@@ -177,13 +177,13 @@ class Pipeline:
         While sinks are replaced, pushes of the remaining sources wait, so that no event misses a sink.
 
         Args:
-            config: the new configuration; by default the file is loaded again.
+            config: the new configuration; by default the file is reloaded.
 
         Raises:
-            PipelineConfigError: the file has mistakes; nothing has changed.
+            PipelineConfigError: the file is invalid; nothing has changed.
             MissingExtraError: a package is not installed; nothing has changed.
-            Exception: what a part raised that cannot be opened. All other parts are as the new
-                configuration says, and the next call tries that part again.
+            Exception: raised by a part that cannot be opened. All other parts are as the new
+                configuration says, and the next call retries that part.
         """
         if config is None:
             config = await asyncio.to_thread(load_pipeline_config, self.config.path)
@@ -328,7 +328,7 @@ class Pipeline:
 
     async def _remove_source(self, running: _Running) -> None:
         await self._stop(running, _PUSH_TIMEOUT)
-        if await self._attachment.flush(_PUSH_TIMEOUT):  # a new source on the same file goes on there
+        if await self._attachment.flush(_PUSH_TIMEOUT):  # a new source on the same file continues there
             await self._acknowledge(running)
         self._sources.remove(running)
         self._skipped.update(_skipped(running.source))

@@ -101,11 +101,11 @@ class _SseSource(Source):
     def skipped(self) -> dict[str, int]:
         return {"invalid events": self._client.invalid, "gaps that the server could not fill": self._gaps}
 
-    def _on_change(self, what: str, details: Any) -> None:
-        if what == "lost":
+    def _on_change(self, status: str, details: Any) -> None:
+        if status == "lost":
             message = "source %s: connection lost (%s), trying again in %.1f s"
             _log.warning(self.name, message, self.name, details["why"], details["seconds"])
-        elif what == "missed":
+        elif status == "missed":
             self._gaps += 1
             _log.warning(
                 f"{self.name} missed",

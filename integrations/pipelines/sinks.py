@@ -63,13 +63,13 @@ class Jsonl(SinkConfig, frozen=True):
 
 
 def _check_stdout(field: str) -> None:
-    # The descriptor tells nothing: if it was closed, the command has replaced it.
+    # The descriptor does not show this: if it was closed, the command has replaced it.
     if sys.__stdout__ is None:
         raise FieldError(field, "the standard output is closed")
 
 
 class Alerts(SinkConfig, frozen=True):
-    """Alert routing with a configuration file of its own."""
+    """Alert routing with a separate configuration file."""
 
     config: str = ""
 

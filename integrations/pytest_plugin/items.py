@@ -24,7 +24,7 @@ class AlertsFile(pytest.File):
         """Yield an item for each test.
 
         Raises:
-            CollectError: the configuration has mistakes.
+            CollectError: the configuration is invalid.
         """
         try:
             config = load_alert_config(self.path)

@@ -1,4 +1,4 @@
-"""`BackgroundFeed`: a feed that polls its source in a thread of its own."""
+"""`BackgroundFeed`: a feed that polls its source in a separate thread."""
 
 from __future__ import annotations
 

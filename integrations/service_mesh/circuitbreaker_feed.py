@@ -49,7 +49,7 @@ class CircuitbreakerFeed(BreakerFeed):
         calls: bool,
         repeat_interval: float,
     ) -> None:
-        check_type(breaker, "circuitbreaker", CircuitBreaker)
+        check_type("breaker", breaker, "circuitbreaker", CircuitBreaker)
         super().__init__(stream, "circuitbreaker", service, calls=calls, repeat_interval=repeat_interval)
         self._breaker = breaker
         self._original_class = type(breaker)

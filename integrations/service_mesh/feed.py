@@ -62,11 +62,11 @@ def remember(table: dict[K, V], key: K, value: V) -> None:
     table[key] = value
 
 
-def check_type(value: object, library: str, *types: type) -> None:
+def check_type(name: str, value: object, library: str, *types: type) -> None:
     """Raise a TypeError unless `value` is an instance of one of the library's types."""
     if not isinstance(value, types):
         names = " or ".join(kind.__name__ for kind in types)
-        raise TypeError(f"a {names} of {library} is required, got {type(value).__name__}")
+        raise TypeError(f"{name}: must be a {names} of {library}, got {type(value).__name__}")
 
 
 def check_stream(stream: object) -> None:

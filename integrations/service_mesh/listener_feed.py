@@ -34,7 +34,7 @@ class ListenerFeed(BreakerFeed):
     def __init__(
         self, breaker: Any, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
     ) -> None:
-        check_type(breaker, self.library, self.breaker_type)
+        check_type("breaker", breaker, self.library, self.breaker_type)
         super().__init__(stream, self.library, service, calls=calls, repeat_interval=repeat_interval)
         self.breaker = breaker
         self._name = str(breaker.name or "unnamed")

@@ -18,8 +18,8 @@ _MAX_CIRCUITS = 10_000
 class OpenCircuits:
     """The circuits of a feed that are open, and a thread that repeats them while there are any.
 
-    A library reports that a circuit opens, and nothing more until someone calls it. Alert routing takes the
-    silence for the end of the alert (`resolve_timeout`). So the state is published again as a snapshot, until
+    A library reports that a circuit opens, and nothing more until someone calls it. Alert routing treats the
+    silence as the end of the alert (`resolve_timeout`). So the state is published again as a snapshot, until
     it is closed.
 
     Args:

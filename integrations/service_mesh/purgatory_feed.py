@@ -62,7 +62,7 @@ class PurgatoryFeed(BreakerFeed):
     def __init__(
         self, factory: Factory, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
     ) -> None:
-        check_type(factory, "purgatory", AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory)
+        check_type("factory", factory, "purgatory", AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory)
         super().__init__(stream, "purgatory", service, calls=calls, repeat_interval=repeat_interval)
         self._factory = factory
         self._states: dict[str, str] = {}

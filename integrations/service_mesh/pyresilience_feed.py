@@ -59,8 +59,7 @@ class PyresilienceFeed(BreakerFeed):
         executor = getattr(guarded, "_executor", None)
         if executor is None:
             raise TypeError(
-                f"{guarded!r} is not guarded by pyresilience; pass a function decorated with @resilient, "
-                "or a ResilienceConfig"
+                f"guarded: must be a function or ResilienceConfig of pyresilience, got {guarded!r}"
             )
         # There is no public access to the listeners of a function that is already decorated.
         self._listeners = executor._listeners  # noqa: SLF001 - as above

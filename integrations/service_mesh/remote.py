@@ -89,7 +89,7 @@ class RemoteFeed(BackgroundFeed):
         """Read the source once; an error is published."""
         try:
             return self.read()
-        except Exception as error:  # noqa: BLE001 - the source may answer anything, and the thread goes on
+        except Exception as error:  # noqa: BLE001 - the source may answer anything, and the thread continues
             return self._on_failure(error)
 
     @contextmanager

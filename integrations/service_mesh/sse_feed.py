@@ -71,14 +71,14 @@ class SSEFeed(RemoteFeed):
         backoff_initial: seconds before the first attempt to reconnect.
         timeout: seconds without data after which the connection counts as lost.
         repeat_interval: seconds after which an open circuit is published again, as a snapshot; also while the
-            connection is lost, as it may still be open. After that, it is known again from the next record.
+            connection is lost, as it may still be open. After a reconnect, the next record shows its state.
 
     Attributes:
         invalid: records that could not be read and were skipped.
 
     Raises:
         TypeError: `stream` is not a stream, or a time is not a number.
-        ValueError: there is no such dialect, a time is not greater than 0, or the URL is not an HTTP URL.
+        ValueError: the dialect is unknown, a time is not greater than 0, or the URL is not an HTTP URL.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class SSEFeed(RemoteFeed):
                     return 0.0
                 for record in decoder.feed(chunk):
                     self.skip_invalid(self._publish, record)
-        raise ConnectionError("the other side has ended the stream")
+        raise ConnectionError("the server has ended the stream")
 
     def reconnected(self) -> None:
         # resilience4j reports changes only, and a command of Hystrix may not come back: an alert that is not

@@ -44,7 +44,7 @@ class FileTail:
     line is returned once its line break is written. A byte-order mark at the beginning is left out.
 
     A file is recognized by its inode and its content, so nothing is lost when it is renamed, truncated or
-    replaced, once or several times between two looks or while no one reads it: rotated files beside it
+    replaced, once or several times between two reads or while no one reads it: rotated files beside it
     (`name.1`, `name-20261127`) are read from the position to the end, in the order of their times, before the
     file itself. This is impossible for files that are compressed or removed; that is logged.
 
@@ -76,7 +76,7 @@ class FileTail:
             self._seek(self._status().st_size)
 
     def position(self) -> Position:
-        """Return how far the lines go that were returned: `save` it once they have been processed."""
+        """Return the position after the last line returned: `save` it once that line has been processed."""
         return Position(self._inode, self._offset, self._checksum)
 
     def lines(self) -> list[bytes]:
@@ -184,7 +184,7 @@ class FileTail:
         return lines
 
     def _was_overwritten(self) -> bool:
-        """Return whether the content that was read is no longer there, as after `copytruncate`."""
+        """Return whether the content that was read has disappeared, as after `copytruncate`."""
         status = self._status()
         if status.st_size < self._offset + len(self._partial):
             return True
@@ -211,7 +211,7 @@ class FileTail:
         return blake2b(start + before, digest_size=16).hexdigest()
 
     def _resume(self, position: Position) -> None:
-        """Go on at a position: in the file that has this content, else at the beginning."""
+        """Continue at a position: in the file that has this content, else at the beginning."""
         candidates = [self._path, *(path for path, _ in reversed(self._rotated_files()))]
         # A file without the inode may be a copy of the one that was truncated.
         for is_copy in (False, True) if position.offset and position.checksum else (False,):
@@ -220,7 +220,7 @@ class FileTail:
                     if self._open(path) and self._continues(position, is_copy=is_copy):
                         return
         if position.offset:
-            text = "%s is not the file that was read before, and the rest of that one was not found"
+            text = "%s is not the file that was read before, and the rest of the previous one was not found"
             _log.warning(str(self._path), text, self._path)
         self.close()
         self._open(self._path)

@@ -43,7 +43,9 @@ class TenacityFeed(RetryFeed):
         is_controller = isinstance(retrying, BaseRetrying)
         controller = retrying if is_controller else getattr(retrying, "retry", None)
         if not isinstance(controller, BaseRetrying):
-            raise TypeError(f"{retrying!r} is neither decorated with tenacity's retry nor a Retrying")
+            raise TypeError(
+                f"retrying: must be a Retrying or decorated with tenacity's retry, got {retrying!r}"
+            )
         self._controller: Any = controller
         self._name = name
         self._previous: Any = controller.before_sleep
@@ -73,5 +75,5 @@ class TenacityFeed(RetryFeed):
     def close(self) -> None:
         """Stop publishing and restore the previous `before_sleep`. Closing twice is allowed."""
         super().close()
-        if self._controller.before_sleep == self._hook:  # else someone has put their own over it
+        if self._controller.before_sleep == self._hook:  # otherwise someone has replaced it
             self._controller.before_sleep = self._previous

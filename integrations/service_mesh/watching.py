@@ -28,7 +28,7 @@ def watch(
 ) -> WatchFeed:
     """Poll the state of an object and publish its changes; changes between two polls are missed.
 
-    It is made for objects without a hook, such as the `CircuitBreaker` of codomyrmex's service mesh, which
+    It is meant for objects without a hook, such as the `CircuitBreaker` of codomyrmex's service mesh, which
     has the attributes `name`, `state`, `failure_count` and `last_failure_time`.
 
     Args:
@@ -56,7 +56,7 @@ def watch(
     check_seconds("poll_interval", poll_interval, zero=True, finite=True)
     if state is None and not hasattr(breaker, "state"):
         raise TypeError(
-            f"{type(breaker).__name__} has no attribute 'state'; pass a function that reads it as state="
+            f"breaker: {type(breaker).__name__} has no attribute 'state'; pass a function as state="
         )
     name = str(name or getattr(breaker, "name", None) or "unnamed")
     read = attrgetter("state") if state is None else state
@@ -112,7 +112,7 @@ class WatchFeed(BreakerFeed):
     def _read_state(self) -> object:
         state = self._read(self._breaker)
         if parse_state(state) is None:
-            raise ValueError(f"{state!r} is not a state of a circuit breaker")
+            raise ValueError(f"state: must be a state of a circuit breaker, got {state!r}")
         return state
 
     def _failure_count(self) -> int | None:

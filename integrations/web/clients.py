@@ -52,7 +52,7 @@ def find_abort(receive: Any, send: Any) -> Callable[[], None] | None:
 
     ASGI cannot abort, and a regular end waits until everything is sent, which never happens if the client
     does not read. Middleware such as Starlette's `BaseHTTPMiddleware` wraps the functions of the server, so
-    the functions that they call, by the names that ASGI gives them, are looked at too.
+    the functions that they call, by the names that ASGI gives them, are examined too.
     """
     candidates = deque([receive, send])
     for _ in range(_MAX_STEPS):

@@ -67,14 +67,14 @@ class DashboardApp:
         alerts: provides alerts, silences and channels.
         board: provides the circuit breakers.
         audit: the `audit` stream of the alert sink; provides notifications.
-        allow_actions: a token, which the page asks for. Who enters it may see everything, add silences and
-            expire them. None: the page is read-only.
+        allow_actions: a token, which the page asks for. Whoever enters it may see everything, and add and
+            expire silences. None: the page is read-only.
         authorize: called with the ASGI scope; returns the topics that may be seen, or None for none, as for
             `event_stream`. Sections other than events and topics are shown to those who may see all topics.
         title: the title of the page.
         buffer_size: the number of recent events that a page shows at first and can get after an interruption.
         queue_size: the number of events that can be queued for each page.
-        max_clients: the number of pages that can be connected; others are told to try again later.
+        max_clients: the number of pages that can be connected; others are refused and retry later.
         heartbeat_interval: seconds without events after which a page is sent a comment.
         reconnect_within: seconds over which pages spread their reconnects after a shutdown.
         allowed_hosts: as for `event_stream`.

@@ -1,4 +1,4 @@
-"""What keeps requests out: tokens, other hosts (DNS rebinding) and pages of other origins."""
+"""Gates refuse requests without a token, for other hosts (DNS rebinding), or from other origins."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SiteGate:
             name = ascii(_host_name(host))[1:-1][:100]
             raise HTTPException(421, f"this server is not {name}; name the hosts it serves in allowed_hosts")
         if is_cross_origin(request.headers, self.origins, self._hosts):
-            raise HTTPException(403, "pages of this origin may not use this; see allow_origins")
+            raise HTTPException(403, "pages of this origin may not use this server; see allow_origins")
 
 
 def is_cross_origin(

@@ -26,11 +26,11 @@ def shown(value: Any) -> Any:
 
 def page(items: Iterable[Any], room: int = MAX_SECTION) -> list[dict[str, Any]]:
     """Return the first items as they are shown, as many as there is room for; at least one."""
-    taken: list[dict[str, Any]] = []
+    items_shown: list[dict[str, Any]] = []
     for item in items:
         one = shown(item)
         room -= len(to_json(one))
-        if room < 0 and taken:
+        if room < 0 and items_shown:
             break
-        taken.append(one)
-    return taken
+        items_shown.append(one)
+    return items_shown

@@ -1,4 +1,4 @@
-"""How many events senders may post, each of them and all together."""
+"""How many events senders may post, individually and together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.requests import Request
 _MAX_SENDERS = 1_000
 _ROUNDING = 1e-9  # seconds
 _TOTAL = 10  # times the rate of one sender
-_IPV6_PREFIX = 64  # what one customer has
+_IPV6_PREFIX = 64  # the prefix length of one customer
 
 
 class _Bucket:

@@ -1,4 +1,4 @@
-"""`serve` and `serving`: an ASGI application on uvicorn, protected from anyone it is not meant for."""
+"""`serve` and `serving`: an ASGI application on uvicorn, protected from unauthorized access."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Early notice of SIGTERM and SIGINT.
 
 A server waits for its connections to end before it shuts down, but an event stream does not end by itself.
-Handlers that the server has installed are called afterwards and restored in the end.
+Handlers that the server has installed are called afterwards and restored at the end.
 """
 
 from __future__ import annotations

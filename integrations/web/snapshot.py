@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 ALERTS_TIMEOUT = 2.0  # seconds
 _MAX_AGE = 0.5  # seconds for which pages share a snapshot
-_IDLE_FACTOR = 10.0  # times as long as a snapshot took, none is taken
+_IDLE_FACTOR = 10.0  # the pause after a snapshot, relative to the time it took
 _MAX_EXPLANATIONS = 200  # kept
 _MAX_WAITING = 20  # requests for explanations
 _MAX_GROUPS = 100
@@ -104,9 +104,9 @@ class Snapshots:
         async with self._lock:
             started = self._clock.monotonic()
             if started >= self._due:
-                self._latest = to_json(await self._take()).encode()
+                self._latest = to_json(await self._create()).encode()
                 now = self._clock.monotonic()
-                # However many pages ask, what they ask for has most of its time for other things.
+                # However many pages ask, the sources spend most of their time on other work.
                 self._due = now + max(_MAX_AGE, _IDLE_FACTOR * (now - started))
         return self._latest
 
@@ -147,7 +147,7 @@ class Snapshots:
             self._explanations.popitem(last=False)
         return explanation
 
-    async def _take(self) -> dict[str, Any]:
+    async def _create(self) -> dict[str, Any]:
         problems: dict[str, str] = {}
         sources: dict[str, Callable[[], Awaitable[Any]]] = {
             "sinks": self._sinks,
@@ -221,7 +221,7 @@ async def run_on_sink_loop(alerts: AlertSink, call: Callable[[AlertSink], Corout
     """
     loop = alerts.loop
     if loop is None or loop.is_closed():
-        raise RuntimeError(f"the sink {alerts.name} is not open; attach it first")
+        raise RuntimeError(f"sink {alerts.name}: it is not open; attach it first")
     result: Awaitable[T]
     if loop is asyncio.get_running_loop():
         result = call(alerts)
@@ -230,7 +230,7 @@ async def run_on_sink_loop(alerts: AlertSink, call: Callable[[AlertSink], Corout
     try:
         return await asyncio.wait_for(result, ALERTS_TIMEOUT)
     except TimeoutError:
-        raise RuntimeError(f"the sink {alerts.name} did not answer within {ALERTS_TIMEOUT:g} s") from None
+        raise RuntimeError(f"sink {alerts.name}: it did not answer within {ALERTS_TIMEOUT:g} s") from None
 
 
 def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ _MAX_HEADER_ID = 1_000  # bytes; longer headers are refused by some servers
 
 
 class RefusedError(Exception):
-    """The server refuses to be read; a retry would not help."""
+    """The server refuses the client; a retry would not help."""
 
 
 class EventSource:
@@ -62,7 +62,7 @@ class EventSource:
         last_event_id: the id of the event to resume after.
         timeout: seconds without data, heartbeats included, after which the connection counts as lost.
         on_status: called with each change of the connection and its details: `connected`; `missed` if the
-            server no longer has all missed events, or the id of the last one is none that a header can hold;
+            server no longer has all missed events, or the id of the last one does not fit into a header;
             `lost` with the reason (`why`) and the delay in `seconds`.
 
     Attributes:
@@ -112,7 +112,7 @@ class EventSource:
         """Yield events until the caller stops.
 
         Raises:
-            RefusedError: the server refuses to be read, for example because the token is wrong.
+            RefusedError: the server refuses the client, for example because the token is wrong.
         """
         while True:
             at_least = 0.0
@@ -196,9 +196,9 @@ class EventSource:
                 return None
         if record.event == "heartbeat" and value is None:
             return None
-        known = record.event in _TYPES
-        event_type = EventType(record.event) if known else EventType.MESSAGE
-        event = Event(type=event_type, data=value, metadata={} if known else {"event": record.event})
+        is_type = record.event in _TYPES
+        event_type = EventType(record.event) if is_type else EventType.MESSAGE
+        event = Event(type=event_type, data=value, metadata={} if is_type else {"event": record.event})
         return event.replace(id=clean_id(record.id)) if has_own_id else event
 
 

@@ -361,7 +361,7 @@ MISTAKES = {
     # keys and types
     "unknown key": ("§rout: {}\nroute: {receiver: a}", "rout", "unknown key rout; did you mean route?"),
     "unknown key, nothing near": _channel(
-        "{url: 'json://h', §qqqqq: 1}", "qqqqq", "known here: body, format"
+        "{url: 'json://h', §qqqqq: 1}", "qqqqq", "allowed here: body, format"
     ),
     "unknown global": ("global: {§smtp_smart_host: a}", "global.smtp_smart_host", "unknown key"),
     "own integration misspelled": (
@@ -369,20 +369,18 @@ MISTAKES = {
         "receivers[0].aprise_configs",
         "apprise_configs?",
     ),
-    "list for a mapping": ("route: §[a]", "route", "expected a mapping, found a list"),
-    "mapping for a list": ("inhibit_rules: §{name: a}", "inhibit_rules", "expected a list, found a mapping"),
-    "text for a list": _route("group_by: §service", "group_by", "expected a list, found text"),
-    "list for a text": _channel(
-        "{url: 'json://h', tags: [a, §[b]]}", "tags[1]", "expected text, found a list"
-    ),
-    "text for a truth": _route('continue: §"yes"', "continue", "expected true or false, found text"),
-    "number for a truth": _route("resolve_always: §1", "resolve_always", "found a whole number (1)"),
+    "list for a mapping": ("route: §[a]", "route", "expected a mapping, got a list"),
+    "mapping for a list": ("inhibit_rules: §{name: a}", "inhibit_rules", "expected a list, got a mapping"),
+    "text for a list": _route("group_by: §service", "group_by", "expected a list, got text"),
+    "list for a text": _channel("{url: 'json://h', tags: [a, §[b]]}", "tags[1]", "expected text, got a list"),
+    "text for a truth": _route('continue: §"yes"', "continue", "expected true or false, got text"),
+    "number for a truth": _route("resolve_always: §1", "resolve_always", "got a whole number (1)"),
     "truth for a number": ("global: {max_alerts: §true}", "global.max_alerts", "expected a whole number"),
     "wrong choice": _route("on_unmute: §later", "on_unmute", "expected summary or drop"),
     "mapping for a matcher": _route(
-        "matchers: [§{a: b}]", "matchers[0]", 'expected a matcher like severity="critical", found a mapping'
+        "matchers: [§{a: b}]", "matchers[0]", 'expected a matcher like severity="critical", got a mapping'
     ),
-    "no receivers": ("route: {receiver: §x}\nreceivers: []", "route.receiver", "there is no receiver 'x'"),
+    "no receivers": ("route: {receiver: §x}\nreceivers: []", "route.receiver", "receiver 'x' is not defined"),
     "key twice": (
         "route:\n  receiver: a\n  §receiver: b",
         "route.receiver",
@@ -409,20 +407,20 @@ MISTAKES = {
     "undefined receiver": (
         "route: {receiver: §pagr}\nreceivers: [{name: pager}]",
         "route.receiver",
-        "there is no receiver 'pagr'; did you mean pager?",
+        "receiver 'pagr' is not defined; did you mean pager?",
     ),
     "undefined interval": _route(
         "mute_time_intervals: [§night]\ntime_intervals: [{name: nights}]",
         "mute_time_intervals[0]",
-        "there is no time interval 'night'; did you mean nights?",
+        "time interval 'night' is not defined; did you mean nights?",
     ),
     "undefined active interval": _route(
-        "active_time_intervals: [§x]", "active_time_intervals[0]", "there is no time interval 'x'"
+        "active_time_intervals: [§x]", "active_time_intervals[0]", "time interval 'x' is not defined"
     ),
     "undefined fallback": (
         "receivers: [{name: a, fallback: §b}]",
         "receivers[0].fallback",
-        "there is no receiver 'b'",
+        "receiver 'b' is not defined",
     ),
     "fallback to itself": ("receivers: [{name: a, fallback: §a}]", "receivers[0].fallback", "cycle: a -> a"),
     "label twice": _route("group_by: [a, §a]", "group_by[1]", "a is given twice"),
@@ -467,7 +465,7 @@ MISTAKES = {
         "matchers:\n    - severity §critical", "matchers[0]", "expected =, !=, =~ or !~ after severity"
     ),
     "second matcher is bad": _route(
-        "matchers: [a=b, '{a=b,§,c=d}']", "matchers[1]", "expected a label name, found ','"
+        "matchers: [a=b, '{a=b,§,c=d}']", "matchers[1]", "expected a label name, got ','"
     ),
     "regex of Perl": _route(
         'matchers:\n    - a=b, c=~§"(?!x)"', "matchers[0]", "RE2 has neither look-around"
@@ -480,7 +478,7 @@ MISTAKES = {
         "not a regular expression",
     ),
     # the root
-    "no route": ("§receivers: [{name: a}]\nroute:", "route", "there is no route"),
+    "no route": ("§receivers: [{name: a}]\nroute:", "route", "a root route with a receiver is required"),
     "root without a receiver": ("route: §{group_by: [a]}", "route", "the root needs a receiver"),
     "root with matchers": (
         "route: {receiver: a, matchers: §[a=b]}",
@@ -521,11 +519,11 @@ MISTAKES = {
     "template": _channel("{url: 'json://h', title: §'{{ a'}", "title", "line 1: TemplateSyntaxError"),
     # the rest
     "no labels": ("labels: §{}", "labels", "at least one label is required"),
-    "labels as text": ("labels: §service", "labels", "expected a mapping, found text"),
+    "labels as text": ("labels: §service", "labels", "expected a mapping, got text"),
     "test of nobody": (
         "tests: [{expect: [{receiver: §b}]}]",
         "tests[0].expect[0].receiver",
-        "there is no receiver 'b'",
+        "receiver 'b' is not defined",
     ),
     "test with an empty step": (
         "tests: [{events: [§{at: 1s}]}]",
@@ -537,7 +535,7 @@ MISTAKES = {
     "no YAML": ("route: {receiver: a\nreceivers§: []", "", "invalid YAML"),
     "undefined alias": ("route: §*nothing", "", "invalid YAML"),
     "two documents": ("route: {receiver: a}\n§---\na: b", "", "single document"),
-    "only text": ("§just\ntext", "", "expected a mapping, found text"),
+    "only text": ("§just\ntext", "", "expected a mapping, got text"),
 }
 
 
@@ -548,7 +546,7 @@ def test_a_problem_has_its_position(text: str, path: str, message: str) -> None:
     found = problems(before + after if raw else whole(before + after))
     assert [each.path for each in found] == [path]
     assert message in found[0].message
-    if path != "route" or message != "there is no route":
+    if path != "route" or message != "a root route with a receiver is required":
         assert (found[0].line, found[0].column) == (before.count("\n") + 1, len(before.split("\n")[-1]) + 1)
 
 
@@ -579,9 +577,9 @@ def test_problems_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "alerts.yaml"
     file.write_text("route: {receiver: b}\nreceivers: [{name: a}]\n")
     (problem,) = problems(file)
-    assert str(problem) == f"{file}:1:19: route.receiver: there is no receiver 'b'"
+    assert str(problem) == f"{file}:1:19: route.receiver: receiver 'b' is not defined"
     assert problem.to_dict() == {
-        "message": "there is no receiver 'b'",
+        "message": "receiver 'b' is not defined",
         "path": "route.receiver",
         "file": str(file),
         "line": 1,
@@ -618,7 +616,7 @@ def test_a_mapping_without_positions_gives_paths() -> None:
     found = problems({"route": {"receiver": "b", "group_wait": 1.5}, "receivers": [{"name": "a"}]})
     assert sorted(str(each) for each in found) == [
         "route.group_wait: '1.5' is not a duration like 30s, 5m or 1h30m",
-        "route.receiver: there is no receiver 'b'",
+        "route.receiver: receiver 'b' is not defined",
     ]
 
 
@@ -777,10 +775,10 @@ def test_a_label_with_nothing_is_an_empty_label_as_in_alertmanager() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
-        ("match_re: {team: }", "match_re.team", "expected a regular expression, found nothing"),
-        ("matchers: [a=b, ~]", "matchers[1]", 'expected a matcher like severity="critical", found nothing'),
-        ("group_by: [a, null]", "group_by[1]", "expected text, found nothing"),
-        ("routes: [~]", "routes[0]", "expected a mapping, found nothing"),
+        ("match_re: {team: }", "match_re.team", "expected a regular expression, got nothing"),
+        ("matchers: [a=b, ~]", "matchers[1]", 'expected a matcher like severity="critical", got nothing'),
+        ("group_by: [a, null]", "group_by[1]", "expected text, got nothing"),
+        ("routes: [~]", "routes[0]", "expected a mapping, got nothing"),
     ],
 )
 def test_nothing_in_a_list_or_a_mapping_is_a_problem(text: str, path: str, message: str) -> None:

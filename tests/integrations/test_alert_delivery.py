@@ -118,7 +118,7 @@ def test_an_alert_already_sent_that_still_fires_is_not_in_the_summary() -> None:
     assert sent[1:] == ["111600 a (quiet_hours): new alerts added: y"]
 
 
-def test_with_resolve_always_a_resolution_sent_in_the_night_is_not_sent_again() -> None:
+def test_with_resolve_always_a_resolution_sent_during_a_mute_is_not_sent_again() -> None:
     steps = [(22 * HOUR - MINUTE, fires("x")), (23 * HOUR, ends("x")), (23 * HOUR, fires("y", app="2"))]
     assert run(night(resolve_always=True), *steps, until=DAY + SEVEN + MINUTE) == [
         "79150 a: first notification: x",
@@ -127,7 +127,7 @@ def test_with_resolve_always_a_resolution_sent_in_the_night_is_not_sent_again() 
     ]
 
 
-def test_what_was_silenced_in_the_meantime_is_no_part_of_the_summary() -> None:
+def test_what_was_silenced_in_the_meantime_is_not_part_of_the_summary() -> None:
     steps = [(HOUR, fires("x")), (HOUR, fires("y")), (2 * HOUR, silenced("n=x", 8 * HOUR))]
     assert run(night(), *steps, until=8 * HOUR)[0] == "25200 a (quiet_hours): first notification: y"
     assert run(night(), *steps[::2], until=8 * HOUR + MINUTE) == ["28810 a: first notification: x"]
@@ -165,7 +165,7 @@ def test_a_summary_that_is_lost_and_then_silenced_leaves_nothing() -> None:
     assert gone(engine)
 
 
-def test_a_new_configuration_in_the_night_keeps_pending_alerts() -> None:
+def test_a_reload_during_a_mute_keeps_pending_alerts() -> None:
     steps = [
         (HOUR, fires("x")),
         (2 * HOUR, ends("x")),
@@ -289,7 +289,7 @@ def test_fallbacks_have_fallbacks() -> None:
     ]
 
 
-def test_a_fallback_says_for_whom_it_is() -> None:
+def test_a_fallback_names_the_receiver_that_failed() -> None:
     sent = simulate(chain(), [(0, fires("x"))], 10, failing=["a", "b"])
     assert [(each.notification.receiver, each.notification.fallback_for) for each in sent] == [
         ("a", None),
@@ -374,7 +374,7 @@ def test_what_the_rate_limit_of_a_fallback_holds_is_not_sent_once_it_has_ended()
 # Bounds
 
 
-def test_more_alerts_than_there_may_be_are_refused_and_that_is_an_alert() -> None:
+def test_alerts_beyond_max_alerts_are_refused_and_that_is_an_alert() -> None:
     engine = AlertEngine(config(max_alerts=2, group_by=["alertname"]))
     sent = simulate(engine.config, [(0, fires(name)) for name in "vwxyz"], 10, engine=engine)
     assert lines(sent) == ["10 a: first notification: v w", "10 a: first notification: -"]
@@ -384,7 +384,7 @@ def test_more_alerts_than_there_may_be_are_refused_and_that_is_an_alert() -> Non
     assert (engine.refused, len(engine.alerts())) == (3, 3)
 
 
-def test_an_alert_that_is_known_is_never_refused() -> None:
+def test_an_active_alert_is_never_refused() -> None:
     engine = AlertEngine(config(max_alerts=1))
     run(engine.config, (0, fires("x")), (1, fires("x")), (2, ends("x")), until=10, engine=engine)
     assert (engine.refused, engine.alerts()) == (0, [])
@@ -522,7 +522,7 @@ def test_a_state_of_another_configuration_is_restored_where_it_applies_and_delet
     ]
 
 
-def test_what_is_hurried_does_not_wait() -> None:
+def test_after_skip_waits_nothing_waits() -> None:
     engine = AlertEngine(limited("1/1h"))
     engine.observe([fires("x"), fires("y")], 0)
     engine.skip_waits(1)

@@ -59,7 +59,7 @@ def test_a_repetition_comes_only_at_a_tick() -> None:
     ]
 
 
-def test_a_group_begins_anew_after_its_end() -> None:
+def test_a_group_starts_over_after_its_end() -> None:
     sent = run(config(), (0, fires("x")), (20, ends("x")), (100, fires("x")), until=200)
     assert sent == [
         "10 a: first notification: x",
@@ -92,7 +92,7 @@ def test_an_alert_without_further_events_is_resolved_after_the_timeout() -> None
     assert sent == ["10 a: first notification: x", "430 a: all alerts resolved: end of x"]
 
 
-def test_the_end_is_when_the_event_says_or_when_it_was_last_heard_of() -> None:
+def test_the_end_is_that_of_the_event_or_the_time_of_the_last_one() -> None:
     engine = AlertEngine(config(resolve_timeout="5m"))
     engine.observe([fires("x", since=0), fires("y", since=0)], 0)
     engine.delivered(engine.due(10)[0], 10)
@@ -143,7 +143,7 @@ def test_an_alert_fires_again_in_a_group_that_has_sent_its_resolution_while_anot
     assert (engine.alerts(), engine.groups()) == ([], [])
 
 
-def test_each_channel_of_a_receiver_has_a_log_of_its_own() -> None:
+def test_each_channel_of_a_receiver_has_its_own_log() -> None:
     two = config(receivers=[receiver("a", channel(), channel(send_resolved=False))])
     assert run(two, (0, fires("x")), (20, ends("x")), (80, fires("x")), until=100) == [
         "10 a: first notification: x",
@@ -465,7 +465,7 @@ def test_a_suppressed_alert_is_reported_once_with_the_reason() -> None:
 # Deadlines
 
 
-def test_nothing_is_due_where_there_is_nothing() -> None:
+def test_without_alerts_nothing_is_due() -> None:
     engine = AlertEngine(config())
     assert (engine.next_deadline(), engine.due(0)) == (None, [])
 

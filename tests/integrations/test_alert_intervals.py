@@ -258,7 +258,7 @@ A_TIME = "use HH:MM, from 00:00 to 24:00"
         (
             {"weekdays": [{}]},
             "weekdays[0]",
-            "expected a weekday or a range like monday:friday, found a mapping",
+            "expected a weekday or a range like monday:friday, got a mapping",
         ),
         ({"months": ["martius:june"]}, "months[0]", f"'martius' is not a month; use 1 to 12, or {MONTHS}"),
         ({"months": ["march:junius"]}, "months[0]", f"'junius' is not a month; use 1 to 12, or {MONTHS}"),
@@ -291,7 +291,7 @@ A_TIME = "use HH:MM, from 00:00 to 24:00"
         ({"weekday": ["monday"]}, "weekday", "unknown key weekday; did you mean weekdays?"),
     ],
 )
-def test_an_error_in_an_interval_says_what_would_be_right(spec, path, message):
+def test_an_error_in_an_interval_names_the_remedy(spec, path, message):
     with pytest.raises(AlertConfigError) as raised:
         interval(spec)
     (problem,) = raised.value.problems
@@ -350,7 +350,7 @@ time_intervals:
         ({"years": ["2025"], "location": "Pacific/Kiritimati"}, False),
     ],
 )
-def test_an_interval_that_is_never_active_from_a_moment_on_is_known(spec, ever):
+def test_an_interval_that_is_never_active_again_is_detected(spec, ever):
     assert interval(spec).ever_from(datetime(2026, 11, 25, 12, tzinfo=UTC)) is ever
 
 

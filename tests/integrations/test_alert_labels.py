@@ -47,7 +47,7 @@ def test_a_scalar_of_the_metadata_is_a_label(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", [], ["a"], {}, {"a": "b"}, b"a", object(), NOON])
-def test_what_is_no_scalar_is_no_label(value: object) -> None:
+def test_values_that_are_not_scalars_are_not_labels(value: object) -> None:
     assert labels(x=value) == {}
 
 
@@ -72,7 +72,7 @@ def test_topic_and_type_are_labels() -> None:
         "annotations",
     ],
 )
-def test_ids_times_and_the_status_are_no_labels(name: str) -> None:
+def test_ids_times_and_the_status_are_not_labels(name: str) -> None:
     assert labels(**{name: "x"}) == {}
 
 
@@ -97,7 +97,7 @@ def test_chosen_labels_are_all_there_is() -> None:
 
 
 @pytest.mark.parametrize("kind", [EventType.HEARTBEAT, EventType.CONNECT, EventType.DISCONNECT])
-def test_what_controls_a_stream_is_no_alert_unless_asked_for(kind: EventType) -> None:
+def test_what_controls_a_stream_is_not_an_alert_unless_asked_for(kind: EventType) -> None:
     control = Event(type=kind, metadata={"x": "y"})
     assert LabelRules().alert_of(control) is None
     assert LabelRules(control=True).alert_of(control) is not None

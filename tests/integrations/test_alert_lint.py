@@ -129,7 +129,7 @@ def test_matchers_that_cannot_hold_together_are_found_along_the_path_and_in_one_
         ('a=~"(?i)x.*"', 'a=~"X.*"'),
     ],
 )
-def test_matchers_that_can_hold_together_are_no_contradiction(above, below):
+def test_matchers_that_can_hold_together_are_not_a_contradiction(above, below):
     assert contradictory(node(above, routes=[node(below)])) == []
 
 

@@ -124,22 +124,22 @@ def test_both_notations_are_tried_unless_one_is_asked_for():
         (r'foo="a\"', "classic", 4, "no closing quote"),
         ('foo=a"b', "classic", 5, "contains a double quote that is not escaped"),
         ('a=1,foo=~"("', "classic", 9, "'(' is not a regular expression of RE2: missing )"),
-        ("foo=", "utf8", 4, "expected a label value, found the end"),
-        ("foo=a b", "utf8", 6, "expected a comma, found 'b'"),
-        ("{foo=a b}", "utf8", 7, "expected a comma or }, found 'b'"),
+        ("foo=", "utf8", 4, "expected a label value, got the end"),
+        ("foo=a b", "utf8", 6, "expected a comma, got 'b'"),
+        ("{foo=a b}", "utf8", 7, "expected a comma or }, got 'b'"),
         ('{foo="bar"', "utf8", 0, "the opening brace is not closed"),
-        ('foo="bar"}', "utf8", 9, "expected a comma, found '}'"),
-        ('foo="bar",,', "utf8", 10, "expected a label name, found ','"),
-        ("foo=bar=baz", "utf8", 7, "expected a comma, found '='"),
-        ("foo==bar", "utf8", 4, "expected a label value, found '='"),
+        ('foo="bar"}', "utf8", 9, "expected a comma, got '}'"),
+        ('foo="bar",,', "utf8", 10, "expected a label name, got ','"),
+        ("foo=bar=baz", "utf8", 7, "expected a comma, got '='"),
+        ("foo==bar", "utf8", 4, "expected a label value, got '='"),
         (r'foo=~"a\d+"', "utf8", 7, r"\d is not an escape; a backslash is written \\"),
-        ("foo=~a{2}", "utf8", 6, "expected a comma, found '{'"),
-        ("foo='bar'", "utf8", 4, 'expected a label value, found "\'"'),
+        ("foo=~a{2}", "utf8", 6, "expected a comma, got '{'"),
+        ("foo='bar'", "utf8", 4, 'expected a label value, got "\'"'),
         ('foo="bar', "utf8", 4, "the opening quote is not closed"),
-        ("{}foo", "utf8", 2, "expected the end, found 'f'"),
-        ("{foo=x}}", "utf8", 7, "expected the end, found '}'"),
-        ("foo", "utf8", 3, "expected =, !=, =~ or !~ after foo, found the end"),
-        ("foo~x", "utf8", 3, "expected =, !=, =~ or !~ after foo, found '~'"),
+        ("{}foo", "utf8", 2, "expected the end, got 'f'"),
+        ("{foo=x}}", "utf8", 7, "expected the end, got '}'"),
+        ("foo", "utf8", 3, "expected =, !=, =~ or !~ after foo, got the end"),
+        ("foo~x", "utf8", 3, "expected =, !=, =~ or !~ after foo, got '~'"),
         ('a=1, ""=x', "utf8", 7, "the label name is empty"),
         (r'foo="\xff"', "utf8", 5, "not valid UTF-8"),
         (r'foo="\400"', "utf8", 5, r"\400 is not an escape"),
@@ -147,7 +147,7 @@ def test_both_notations_are_tried_unless_one_is_asked_for():
         (r'foo="\U00110000"', "utf8", 5, r"\U00110000 is not an escape"),
         (r'foo="\x1"', "utf8", 5, r"\x is not an escape"),
         ('foo=~"["', "utf8", 5, "'[' is not a regular expression of RE2: missing ]"),
-        ('foo="bar",,', "fallback", 10, "expected a label name, found ','"),
+        ('foo="bar",,', "fallback", 10, "expected a label name, got ','"),
         ('foo=~"("', "fallback", 5, "'(' is not a regular expression of RE2: missing )"),
     ],
 )
@@ -178,10 +178,10 @@ def notes_on(text: str) -> list[str]:
 
 def test_what_only_the_classic_notation_reads_is_noted_with_what_to_write():
     (note,) = notes_on(r'foo=~"\d+"')
-    assert note.startswith("only the classic notation reads this")
+    assert note.startswith("only the classic notation accepts this")
     assert note.endswith(r'write foo=~"\\d+"')
     assert notes_on("foo=") == [
-        'only the classic notation reads this (expected a label value, found the end); write foo=""'
+        'only the classic notation accepts this (expected a label value, got the end); write foo=""'
     ]
 
 

@@ -86,7 +86,7 @@ async def test_an_invalid_file_is_reported_and_the_old_configuration_stays(tmp_p
         assert event.topic == "alerts.reload_failed"
         [problem, *_] = event.data["problems"]
         assert (problem["line"], problem["path"]) == (2, "route.receiver")
-        assert "there is no receiver 'opps'" in problem["message"]
+        assert "receiver 'opps' is not defined" in problem["message"]
         path.unlink()
         run.clock.advance(1)
         await run.publish(fires("disk"))

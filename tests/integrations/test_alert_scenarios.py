@@ -214,7 +214,7 @@ def test_the_order_of_the_steps_in_the_file_does_not_matter():
     ("step", "why"),
     [
         ({"event": {"type": "bogus"}}, "type: must be one of"),
-        ({"silence": {"matchers": []}}, "a silence must not match every alert"),
+        ({"silence": {"matchers": []}}, "matchers: must not match every alert"),
         ({"silence": {"matchers": ["a=b"], "duration": "0s"}}, "ends_at: must be after starts_at"),
     ],
 )
@@ -257,7 +257,7 @@ def test_recorded_events_are_read_in_the_order_of_their_time(tmp_path):
     assert read_events(recorded(tmp_path / "e.jsonl", late, "", "  ", early)) == [early, late]
 
 
-def test_every_line_that_is_no_event_is_named(tmp_path):
+def test_every_line_that_is_not_an_event_is_named(tmp_path):
     path = recorded(
         tmp_path / "e.jsonl",
         '{"type": "error"',
@@ -368,7 +368,7 @@ def test_suppression_is_explained():
         engine.delivered(notification, now + 30)
     later = str(explain(config, {"alertname": "down", "host": "a"}, now + 100, engine))
     assert "ops[0]: not notified about this group yet" in later
-    assert "there is no such group yet" in str(explain(config, {"alertname": "new"}, now, engine))
+    assert "no such group yet" in str(explain(config, {"alertname": "new"}, now, engine))
 
 
 def test_the_state_of_the_group_is_explained():

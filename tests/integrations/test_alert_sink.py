@@ -78,7 +78,7 @@ async def test_alerts_of_a_group_go_out_together_and_other_groups_apart():
 
 
 @in_time
-async def test_an_alert_that_is_not_repeated_is_resolved_and_one_that_goes_on_is_notified_again():
+async def test_an_alert_that_is_not_repeated_is_resolved_and_one_that_continues_is_notified_again():
     inbox = Inbox()
     config = routing(route={"repeat_interval": "1h"}, **{"global": {"resolve_timeout": "10m"}})
     async with running(config, {"ops": inbox}) as run:
@@ -139,7 +139,7 @@ async def test_notifications_beyond_the_rate_limit_are_combined_into_a_summary(a
 
 
 @in_time
-async def test_each_channel_has_templates_of_its_own_and_one_that_fails_gives_the_default(apprise, caplog):
+async def test_each_channel_has_its_own_templates_and_one_that_fails_gives_the_default(apprise, caplog):
     broken = {"title": "{{ 1 // 0 }}", "body": "x", "format": "html"}
     html = {"title": "{{ alerts[0].labels.x }}", "body": "<i>{{ alerts[0].labels.x }}</i>", "format": "html"}
     async with running(routing(urls({}, html, broken)), None) as run:
@@ -657,7 +657,7 @@ async def test_a_clock_that_is_set_back_between_two_processes_delays_nothing(tmp
 
 
 @in_time
-async def test_a_label_that_is_no_unicode_text_loses_no_other_alert():
+async def test_a_label_that_is_not_unicode_loses_no_other_alert():
     inbox = Inbox()
     route = {"routes": [{"receiver": "ops", "matchers": ['host=~"a.*"']}]}
     async with running(routing(route=route), {"ops": inbox}) as run:

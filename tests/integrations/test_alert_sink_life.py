@@ -282,7 +282,7 @@ async def test_a_damaged_state_is_an_error_with_the_remedy(content, tmp_path):
 
 
 @in_time
-async def test_a_state_in_a_folder_that_is_not_there_is_an_error(tmp_path):
+async def test_a_state_in_a_folder_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(StateError, match="cannot be opened"):
         await open_with(tmp_path / "nowhere" / "state.db")
 
@@ -515,7 +515,7 @@ def test_a_child_cannot_use_the_state_of_its_parent(tmp_path):
         str(tmp_path / "state.db"),
     )
     assert any(line.startswith("child not_open 0 2 StateError: the state file ") for line in lines)
-    assert any("sink alerts: open() failed, and is tried again: " in line for line in lines)
+    assert any("sink alerts: open() failed and will be retried: " in line for line in lines)
 
 
 @forks

@@ -404,7 +404,7 @@ async def test_attached_to_a_stream_it_delivers_and_counts(server):
     assert len(server.received) == 2
 
 
-async def test_the_event_loop_goes_on_while_the_server_hangs(server):
+async def test_the_event_loop_continues_while_the_server_hangs(server):
     server.free.clear()
     stream, channel = InMemoryStream(), AppriseChannel("operations 4", server.url)
     async with asyncio.timeout(DEADLINE), attach(stream, channel, policy=ONCE) as attachment:

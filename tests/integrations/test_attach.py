@@ -610,7 +610,7 @@ async def test_events_left_after_the_drain_timeout_are_counted_and_logged_once(c
 
 
 @in_time
-async def test_no_time_to_drain_is_no_error():
+async def test_no_time_to_drain_is_not_an_error():
     stream, sink = InMemoryStream(), Queued()
     attachment = await attach_once(stream, sink).start()
     await publish_each(stream, range(3))
@@ -620,7 +620,7 @@ async def test_no_time_to_drain_is_no_error():
 
 
 @in_time
-async def test_an_exception_in_the_body_goes_on_after_the_drain():
+async def test_an_exception_in_the_body_propagates_after_the_drain():
     stream, sink = InMemoryStream(), Queued()
     error = KeyError("mine")
     with pytest.raises(KeyError) as caught:
@@ -633,7 +633,7 @@ async def test_an_exception_in_the_body_goes_on_after_the_drain():
 
 
 @in_time
-async def test_cancelled_in_the_body_it_still_drains_and_the_cancellation_goes_on():
+async def test_cancelled_in_the_body_it_still_drains_and_the_cancellation_propagates():
     stream, sink, inside = InMemoryStream(), Held(), asyncio.Event()
 
     async def application() -> None:
@@ -787,7 +787,7 @@ async def test_publishing_from_another_loop_reaches_the_sink_on_its_own():
 
 
 @in_time
-async def test_threads_that_go_on_publishing_through_the_end_leave_a_report_that_adds_up():
+async def test_threads_that_keep_publishing_through_the_end_leave_a_report_that_adds_up():
     stream, queued, inline = InMemoryStream(), Queued(), Inline()
     over = threading.Event()
 

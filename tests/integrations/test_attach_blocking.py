@@ -214,7 +214,7 @@ def test_a_sink_cannot_wait_for_the_thread_it_runs_on():
     assert "thread that it runs on" in str(caught[0])
 
 
-def test_an_exception_in_the_body_goes_on_after_the_drain():
+def test_an_exception_in_the_body_propagates_after_the_drain():
     stream, sink = InMemoryStream(), Keeper()
 
     def body() -> None:
@@ -336,7 +336,7 @@ def test_the_counters_of_a_child_start_at_zero():
 
 
 @forks
-def test_a_fork_in_the_midst_of_publishing_threads_blocks_nobody():
+def test_a_fork_in_the_middle_of_publishing_threads_blocks_nobody():
     lines = run("""
         policy = DeliveryPolicy(batch_age=0, queue_size=100_000)
         attachment = attach_blocking(stream, Teller(), policy=policy).start()
@@ -598,7 +598,7 @@ def test_at_the_end_of_a_program_a_sink_still_has_the_thread_pool_of_its_loop():
     assert lines == ["parent open", "sent 1", "closed"]
 
 
-def test_a_thread_that_goes_on_after_the_main_thread_is_still_delivered():
+def test_a_thread_that_continues_after_the_main_thread_is_still_delivered():
     lines = run("""
         def go_on():
             threading.main_thread().join()
@@ -643,7 +643,7 @@ def test_a_child_whose_sinks_cannot_be_opened_says_so_and_opens_them_later():
         ["inline got 1", "child got 1", "complete True"],
     )
     assert (
-        sum("open() failed, and is tried again: OSError: in use by the parent" in line for line in lines) == 2
+        sum("open() failed and will be retried: OSError: in use by the parent" in line for line in lines) == 2
     )
 
 

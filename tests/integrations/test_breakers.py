@@ -464,5 +464,5 @@ def test_a_configuration_of_pyresilience_can_be_attached_before_it_is_used(strea
     try_to(orders)
     try_to(orders)
     assert short(published(stream)) == [("state_change", "closed", "open"), ("rejected", None, "open")]
-    with pytest.raises(TypeError, match="not guarded by pyresilience"):
+    with pytest.raises(TypeError, match="guarded: must be a function or ResilienceConfig of pyresilience"):
         attach_pyresilience(works, stream)

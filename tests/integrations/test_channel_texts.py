@@ -234,7 +234,7 @@ def test_a_template_cannot_get_out_or_change_values(source):
 def test_an_unknown_format_or_a_source_that_is_not_a_str_is_refused():
     with pytest.raises(ValueError, match="text, markdown, html"):
         compile_template("a", "xml")
-    with pytest.raises(TypeError, match="must be a str, got int"):
+    with pytest.raises(TypeError, match="must be a string, got int"):
         compile_template(3)  # type: ignore[arg-type]
 
 

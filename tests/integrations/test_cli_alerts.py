@@ -162,7 +162,7 @@ def test_check_as_json(cli):
         "route: !!python/object:os.system {}",
     ],
 )
-def test_a_file_that_is_no_configuration_is_a_problem_for_every_command(cli, text):
+def test_a_file_that_is_not_a_configuration_is_a_problem_for_every_command(cli, text):
     file = cli.write("broken.yaml", text)
     events = cli.write("none.jsonl", "")
     for command in (["check"], ["show"], ["route"], ["explain"], ["test"], ["replay", "--events", events]):

@@ -449,7 +449,7 @@ async def test_an_alert_sink_that_does_not_answer_delays_nothing_for_long(monkey
     async with alerting() as (run, app):
         run.sink.groups = asyncio.Event().wait
         found = await state(app)
-        assert found["problems"]["alerts"] == "RuntimeError: the sink alerts did not answer within 0.05 s"
+        assert found["problems"]["alerts"] == "RuntimeError: sink alerts: it did not answer within 0.05 s"
         assert found["sinks"]
 
 

@@ -453,7 +453,7 @@ async def test_after_max_elapsed_an_event_is_given_up():
 
 
 @pytest.mark.parametrize("retry_after", [-1, math.nan])
-def test_a_wait_that_is_no_time_is_refused(retry_after):
+def test_a_wait_that_is_not_a_time_is_refused(retry_after):
     with pytest.raises(ValueError, match="retry_after"):
         RetryableError(retry_after=retry_after)
 
@@ -732,7 +732,7 @@ async def test_a_cancelled_flush_leaves_the_delivery_alone():
 
 
 @in_time
-async def test_the_drain_goes_on_trying_within_its_deadline():
+async def test_the_drain_keeps_trying_within_its_deadline():
     sink = Scripted(AWAY)
     bench = Bench(sink, policy(batch_age=60, backoff_initial=1))
     await bench.attachment.start()
@@ -1045,7 +1045,7 @@ class OddError(RetryableError):
     ids=["forgetful", "text", "negative", "nan", "exit"],
 )
 @in_time
-async def test_an_odd_error_is_a_failure_like_others_and_the_delivery_goes_on(error):
+async def test_an_odd_error_is_a_failure_like_others_and_the_delivery_continues(error):
     sink = Scripted(error)
     async with Bench(sink, policy()) as bench:
         await bench.publish("a")

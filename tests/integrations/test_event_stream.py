@@ -771,7 +771,7 @@ async def test_authorize_decides_by_the_scope_what_a_client_may_read(is_async: b
 
 @in_time
 @pytest.mark.parametrize("result", ["orders..", ["fine", ""], 42])
-async def test_an_authorize_that_returns_nonsense_admits_nobody(result: Any):
+async def test_an_authorize_that_returns_a_wrong_type_admits_nobody(result: Any):
     client = Connection(serve(InMemoryStream(), authorize=lambda _: result))
     assert await client.answer() == (500, "authorization failed; the server's log says why")
 

@@ -51,7 +51,7 @@ def test_another_file_with_the_same_inode_is_read_from_its_beginning(log, positi
     assert run(log, position) == expected
 
 
-def test_a_file_that_begins_like_the_one_before_is_told_apart_by_the_bytes_before_the_position(log, position):
+def test_a_file_that_begins_like_the_one_before_is_recognized_by_the_bytes_before_the_position(log, position):
     header = ["#" * 2_000]
     write(log, *header, *(f"old {number:04}" for number in range(400)))
     run(log, position)

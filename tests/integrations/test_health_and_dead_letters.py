@@ -518,7 +518,7 @@ async def test_removing_and_closing_at_the_same_time_closes_the_sink_once():
 
 
 @in_time
-async def test_a_binding_gives_a_sink_a_topic_a_filter_and_a_policy_of_its_own():
+async def test_a_binding_sets_the_topic_filter_and_policy_of_a_sink():
     stream, all_orders, big_ones = InMemoryStream(), Picky(), Picky()
     attachment = attach(
         stream,

@@ -85,7 +85,7 @@ async def test_a_file_that_would_grow_too_large_is_rotated(tmp_path):
 
 
 @in_time
-async def test_a_batch_larger_than_the_limit_has_a_file_of_its_own(tmp_path):
+async def test_a_batch_larger_than_the_limit_has_its_own_file(tmp_path):
     path = tmp_path / "a.jsonl"
     await written(path, [event(1)], [event(2), event(3)], [event(4)], max_size=10)
     assert [numbers(path), numbers(tmp_path / "a.jsonl.1")] == [[4], [2, 3]]

@@ -128,7 +128,7 @@ def test_a_retry_of_tenacity_is_published_beside_its_own_hook(stream):
         order("hunter2")
     assert len(stream.get_recent_events()) == 2
     assert len(own) == 4
-    with pytest.raises(TypeError, match="neither"):
+    with pytest.raises(TypeError, match="retrying: must be a Retrying"):
         attach_tenacity(print, stream)
 
 

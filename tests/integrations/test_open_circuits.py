@@ -70,7 +70,7 @@ def opened(stream: InMemoryStream, **options: Any) -> Any:
 # Which events are alerts
 
 
-def test_a_closed_breaker_that_is_attached_is_no_alert(stream):
+def test_a_closed_breaker_that_is_attached_is_not_an_alert(stream):
     attach_pybreaker(pybreaker.CircuitBreaker(name="orders"), stream).close()
     [event] = events(stream)
     assert event.data["kind"] == "snapshot"

@@ -549,7 +549,7 @@ async def test_without_a_tracer_provider_a_stamped_event_has_no_span(telemetry, 
 
 
 @in_time
-async def test_an_event_without_a_stamp_has_no_span_of_its_own(telemetry):
+async def test_an_event_without_a_stamp_has_no_span(telemetry):
     sink = OpenTelemetrySink("span_event", telemetry.tracing)
     assert await reported(sink, create_event(1)) == (0, {"no_span": 1})
     assert telemetry.spans == ()

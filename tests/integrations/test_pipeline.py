@@ -186,7 +186,7 @@ def test_lines_are_the_same_however_the_bytes_come(chunks, size):
     assert found + splitter.flush() == (whole if whole[-1] else whole[:-1])
 
 
-def test_a_bad_line_does_not_take_the_others_with_it():
+def test_a_bad_line_does_not_affect_others():
     reader = LineReader(Lines(format="json"))
     events = reader.read([b"1", b"{", b"\xff", b"[" * 100_000, b'{"a":NaN}', b" ", b"2"])
     assert [event.data for event in events] == [1, 2]
@@ -667,7 +667,7 @@ async def test_a_reload_changes_what_is_different_and_leaves_the_rest_alone(fold
 
 
 @in_time
-async def test_a_reload_in_the_midst_of_a_batch_loses_and_repeats_nothing(folder):
+async def test_a_reload_in_the_middle_of_a_batch_loses_and_repeats_nothing(folder):
     folder.append(
         "import asyncio\nasync def slow(event):\n    await asyncio.sleep(0)\n    return event\n",
         "slow_steps.py",

@@ -132,7 +132,7 @@ def test_a_line_never_depends_on_the_line_before_it():
         ("text", b"a line\r", {"line": "a line"}),
     ],
 )
-def test_a_byte_order_mark_is_no_part_of_a_line(form, line, data):
+def test_a_byte_order_mark_is_not_part_of_a_line(form, line, data):
     reader = LineReader(Lines(format=form))
     assert [event.data for event in reader.read([b"\xef\xbb\xbf" + line, line])] == [data, data]
     assert reader.invalid == 0
@@ -193,7 +193,7 @@ async def test_a_position_is_saved_while_the_pipeline_runs(folder):
 
 
 @in_time
-async def test_a_position_that_cannot_be_saved_is_reported_and_the_source_goes_on(folder, caplog):
+async def test_a_position_that_cannot_be_saved_is_reported_and_the_source_continues(folder, caplog):
     folder.put(1)
     text = f"{FILE.replace('position: pos', 'position: sub/pos')}\n{PAYLOADS}"
     (folder.path / "sub").mkdir()
@@ -320,7 +320,7 @@ async def test_numbers_are_compared(folder, condition, passing):
         ('a="b", =c, n>1', "expected"),
     ],
 )
-def test_what_is_no_comparison_is_a_problem(folder, condition, message):
+def test_what_is_not_a_comparison_is_a_problem(folder, condition, message):
     for part in (
         f"{STDIN}\nprocessors: [{{type: filter, matchers: ['{condition}']}}]\n{PAYLOADS}",
         f"{STDIN}\n{PAYLOADS.replace('}', f', where: [{chr(39)}{condition}{chr(39)}]' + '}')}",

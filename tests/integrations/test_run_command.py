@@ -152,7 +152,7 @@ def test_events_on_stdout_are_not_mixed_with_the_report(folder, capfdbinary):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sources: [{type: stdni}]", "p.yaml:1:18: error: sources[0].type: there is no type 'stdni'"),
+        ("sources: [{type: stdni}]", "p.yaml:1:18: error: sources[0].type: unknown type 'stdni'"),
         (f"{SOURCE}\n{SINK.replace('out.jsonl', '.')}", "the pipeline cannot start: "),
         (f"{SOURCE.replace('in.log', 'none.log')}\n{SINK}", "none.log: No such file or directory"),
     ],
@@ -204,7 +204,7 @@ def test_sighup_loads_the_file_again_and_mistakes_change_nothing(folder, monkeyp
         new = FOLLOWED.replace("}]", "}, {type: file, path: b.log}]")
         load(
             f"{new}\n{SINK.replace('out.jsonl', 'new.jsonl')}",
-            "p.yaml was loaded again; removed: out; added: file[1], out",
+            "p.yaml was reloaded; removed: out; added: file[1], out",
         )
         folder.put("2\n")
         until(lambda: folder.data("new.jsonl") == [2])
@@ -228,7 +228,7 @@ def test_a_changed_file_is_loaded_when_it_has_been_still(folder, monkeypatch):
     monkeypatch.setattr(pipelines, "_WATCH_INTERVAL", 0.001)
     folder.write(f"{FOLLOWED}\n{SINK}")
     folder.run_with(lambda: until(lambda: len(looks) > 10))
-    loaded = [message for message in messages if "was loaded again" in message]
+    loaded = [message for message in messages if "was reloaded" in message]
     assert len(loaded) == 1
     assert looks[:6] == [looks[0]] * 5 + [looks[0] + 1]
 

@@ -135,7 +135,7 @@ def _raising(_event: Event) -> Any:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @in_time
-async def test_a_function_that_returns_nonsense_is_counted_and_harms_nothing_else(name, options):
+async def test_a_function_that_returns_a_wrong_type_is_counted_and_harms_nothing_else(name, options):
     stream, seen = InMemoryStream(), []
     sink = StructlogSink(**options, name=f"structlog-options-{name}")
     async with attach(stream, sink) as attachment:

@@ -95,7 +95,7 @@ def test_each_event_is_a_line_with_time_type_topic_and_payload(server):
     assert lines[1][12:] == " error     orders.failed  away"
 
 
-def test_a_line_is_no_wider_than_the_terminal(server):
+def test_a_line_is_not_wider_than_the_terminal(server):
     with tailing(server, server.url, "--count", "1", COLUMNS="60") as tail:
         server.publish(order(1, note="long " * 1_000))
         _, [line], _ = tail.finish()

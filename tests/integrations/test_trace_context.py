@@ -555,7 +555,7 @@ async def test_sending_one_event_is_a_consumer_span_below_its_producer_span(span
 
 @pytest.mark.parametrize("topics", [["orders", "orders", "orders"], ["orders", "invoices", None]])
 @in_time
-async def test_sending_a_batch_is_a_span_of_its_own_that_is_linked_to_all_producers(spans, topics):
+async def test_sending_a_batch_is_a_span_that_is_linked_to_all_producers(spans, topics):
     stream = InMemoryStream()
     with spans.tracer.start_as_current_span("startup"):  # must not become the parent of what is sent later
         attachment = await attach(stream, sink_of(len)).start()

@@ -307,7 +307,7 @@ async def test_a_connection_that_is_cut_is_retryable(service):
     assert "ConnectionError" in str(error)
 
 
-async def test_a_server_that_is_not_there_is_retryable(service):
+async def test_an_unreachable_server_is_retryable(service):
     url = service.url()
     service.shutdown()
     service.server_close()

@@ -309,7 +309,7 @@ def test_a_changed_file_is_loaded_again(folder):
         running.write(b"1\n")
         until(folder.data)
         folder.write(FROM_STDIN.replace("out.jsonl", "new.jsonl"))
-        running.line_with("p.yaml was loaded again")
+        running.line_with("p.yaml was reloaded")
         running.send(signal.SIGTERM)
         running.end(0)
 

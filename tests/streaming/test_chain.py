@@ -89,7 +89,7 @@ async def test_a_step_that_raises_loses_only_its_event_and_reports_the_one_that_
 
 @pytest.mark.parametrize("is_async", [True, False])
 @in_time
-async def test_after_a_sink_that_fails_the_event_goes_on(is_async):
+async def test_after_a_sink_that_fails_the_event_continues(is_async):
     def fail(event: Event) -> None:
         raise ValueError("broken")
 
@@ -103,7 +103,7 @@ async def test_after_a_sink_that_fails_the_event_goes_on(is_async):
 
 
 @in_time
-async def test_an_async_failure_handler_is_awaited_before_the_event_goes_on():
+async def test_an_async_failure_handler_is_awaited_before_the_event_continues():
     order: list[str] = []
 
     async def on_failure(error: Exception, event: Event, step: str) -> None:
@@ -133,7 +133,7 @@ def test_without_a_failure_handler_failures_are_counted_and_logged(caplog):
 
 @pytest.mark.parametrize(("kind", "result"), [(MAP, 5), (FLAT_MAP, [5])])
 @in_time
-async def test_a_result_that_is_no_event_is_an_error_that_names_the_step(kind, result):
+async def test_a_result_that_is_not_an_event_is_an_error_that_names_the_step(kind, result):
     errors: list[Exception] = []
     chain = Chain(lambda error, event, step: errors.append(error))
     chain.add(kind, lambda _: result, "mine")

@@ -49,7 +49,7 @@ def test_more_lines_of_a_kind_are_held_back_and_counted(now, lines, caplog):
     assert "5 more" in caplog.messages[1]
 
 
-def test_the_number_starts_anew_after_each_line(now, lines, caplog):
+def test_the_number_starts_over_after_each_line(now, lines, caplog):
     for _ in range(3):
         lines.warning("kind", "failed")
         lines.warning("kind", "failed")

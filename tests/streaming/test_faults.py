@@ -228,7 +228,7 @@ async def test_the_queues_of_disconnected_clients_are_bounded():
 
 
 @pytest.mark.parametrize("arguments", [(print, None), (None, print), (print, 5), (5, print)])
-async def test_a_topic_that_is_no_string_is_a_value_error(arguments):
+async def test_a_topic_that_is_not_a_string_is_a_value_error(arguments):
     with pytest.raises(ValueError, match="must be a string"):
         await TopicStream().subscribe(*arguments)
 

@@ -189,7 +189,7 @@ class TestTopicsAndFilters:
         assert [event.data for event in a] == [2]
 
     @pytest.mark.parametrize("topic", [5, None, ["a"], {"a": 1}, ("a",)])
-    async def test_a_topic_that_is_no_string_counts_as_none(self, topic):
+    async def test_a_topic_that_is_not_a_string_counts_as_none(self, topic):
         stream = InMemoryStream()
         with collect(stream) as everything, collect(stream, ">") as any_topic:
             for _ in range(2):
@@ -487,7 +487,7 @@ class TestUserCodeOnTheSameStream:
         assert stream.statistics()[:4] == (4, 0, 0, 1)
 
     @both_ways
-    async def test_an_event_published_by_a_handler_reaches_all_before_the_outer_dispatch_goes_on(self, wait):
+    async def test_an_event_published_by_a_handler_reaches_all_before_the_outer_one_continues(self, wait):
         stream = InMemoryStream()
         seen = []
 
@@ -636,7 +636,7 @@ class TestInterceptors:
         assert stream.statistics()[:3] == (0, 1, 0)
 
     @both_ways
-    async def test_one_that_raises_is_counted_and_logged_and_the_event_goes_on_unchanged(self, wait, caplog):
+    async def test_one_that_raises_is_counted_and_logged_and_the_event_passes_unchanged(self, wait, caplog):
         stream = InMemoryStream()
 
         def broken_interceptor(_):

@@ -320,7 +320,7 @@ async def test_a_step_that_raises_loses_only_that_event(line, kind, as_coroutine
 
 
 @pytest.mark.parametrize("made_of", ["generator", "async generator"])
-async def test_events_that_a_flat_map_yielded_before_it_raised_go_on(line, made_of):
+async def test_events_that_a_flat_map_yielded_before_it_raised_continue(line, made_of):
     def broken(event: Event) -> Iterable[Event]:
         yield event
         raise ValueError("broken")
@@ -642,13 +642,13 @@ def test_the_source_cannot_be_where_its_own_results_go(line, method):
 # Batches
 
 
-async def test_a_batch_goes_on_when_it_is_full(line):
+async def test_a_batch_is_sent_when_it_is_full(line):
     await line.start(line.processor.batch(3, 60))
     await publish_each(line.source, range(7))
     assert numbers_in(line.out) == [[0, 1, 2], [3, 4, 5]]
 
 
-async def test_a_batch_goes_on_when_its_first_event_is_old_enough(line):
+async def test_a_batch_is_sent_when_its_first_event_is_old_enough(line):
     await line.start(line.processor.batch(3, 60))
     await publish_each(line.source, [0])
     line.clock.advance(30)
@@ -675,7 +675,7 @@ async def test_each_batch_has_its_own_age(line):
     assert line.clock.pending() == 0
 
 
-async def test_a_batch_of_one_goes_on_at_once(line):
+async def test_a_batch_of_one_is_sent_at_once(line):
     await line.start(line.processor.batch(1, 60))
     await publish_each(line.source, range(2))
     assert numbers_in(line.out) == [[0], [1]]

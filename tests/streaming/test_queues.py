@@ -202,7 +202,7 @@ async def test_room_within_the_block_timeout_leaves_no_timer_behind():
 @in_time
 async def test_the_reader_is_woken_once_there_are_enough_items():
     queue, loop = Queue(9), asyncio.get_running_loop()
-    queue.enough = 2
+    queue.wake_size = 2
     waiter = queue.wait(loop)
     assert waiter is not None
     with pytest.raises(RuntimeError, match="two tasks"):
@@ -275,7 +275,7 @@ async def test_a_publisher_on_any_loop_waits_for_a_publish_wait():
     assert calls == ["begins", "ends"]
 
 
-def test_a_publish_wait_has_to_say_how_it_waits():
+def test_a_publish_wait_must_define_await():
     with pytest.raises(NotImplementedError):
         PublishWait().__await__()
 

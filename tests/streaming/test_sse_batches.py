@@ -78,7 +78,7 @@ async def test_the_replay_follows_its_connect_and_precedes_live_events():
 
 
 @in_time
-async def test_a_replay_longer_than_the_limit_goes_on_in_the_next_batch():
+async def test_a_replay_longer_than_the_limit_continues_in_the_next_batch():
     stream = SSEStream()
     seen, *_ = await publish(stream, *range(6))
     subscription = await stream.subscribe(last_event_id=seen.id)

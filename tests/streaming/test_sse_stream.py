@@ -62,7 +62,7 @@ async def published(stream: SSEStream, count: int, **metadata: Any) -> list[Even
 # Queues and handlers
 
 
-async def test_each_subscription_has_a_queue_of_its_own():
+async def test_each_subscription_has_its_own_queue():
     stream = SSEStream()
     one, two = await stream.subscribe(), await stream.subscribe()
     events = await published(stream, 3)
@@ -1105,7 +1105,7 @@ async def test_a_handler_that_publishes_waits_for_the_reader_of_its_queue():
     assert subscription.dropped == 0
 
 
-async def test_a_publisher_in_a_thread_of_its_own_waits_for_the_reader():
+async def test_a_publisher_in_its_own_thread_waits_for_the_reader():
     stream = SSEStream(queue_size=1, overflow=Overflow.BLOCK)
     subscription = await stream.subscribe()
     reading = asyncio.create_task(take(stream.events(subscription.id), 50))

@@ -254,7 +254,7 @@ async def test_a_malformed_pattern_is_refused_at_subscribe(topic, first):
     assert stream.list_topics() == []
 
 
-async def test_a_topic_that_is_no_string_is_refused_at_subscribe():
+async def test_a_topic_that_is_not_a_string_is_refused_at_subscribe():
     with pytest.raises(ValueError):
         await TopicStream().subscribe(ignore, topic=5)
 
@@ -374,7 +374,7 @@ async def test_the_topic_idle_for_longest_goes_at_the_bound():
     assert len(stream.get_recent_events("a")) == 2
 
 
-async def test_a_topic_that_went_begins_anew_when_it_is_used_again():
+async def test_a_dropped_topic_starts_over_when_it_is_used_again():
     stream = TopicStream(max_topics=2)
     await used(stream, "a", "b", "c", "a")
     assert stream.list_topics() == ["c", "a"]

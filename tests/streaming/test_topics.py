@@ -101,7 +101,7 @@ def test_an_event_without_a_topic_reaches_only_everything():
 
 
 @pytest.mark.parametrize("topic", [7, None, ["a"], {"a": 1}, b"a"])
-async def test_a_topic_that_is_no_string_counts_as_none(topic):
+async def test_a_topic_that_is_not_a_string_counts_as_none(topic):
     stream = InMemoryStream()
     with collect(stream) as everything, collect(stream, ">") as topical:
         await stream.publish(create_event(None, topic=topic))
@@ -131,7 +131,7 @@ async def test_a_malformed_pattern_is_a_value_error_at_subscribe(make, pattern):
 
 
 def test_the_error_has_the_pattern_and_the_problem():
-    with pytest.raises(TopicError, match=r"'a\.\.b'.*empty token"):
+    with pytest.raises(TopicError, match=r"tokens must not be empty, got 'a\.\.b'"):
         Subscription("s", "a..b")
     with pytest.raises(TopicError, match=r"'>'.*'a\.>\.b'"):
         Subscription("s", "a.>.b")

@@ -73,7 +73,7 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 
 def past_or(seconds: float | None, now: float) -> float:
-    """Return a time in seconds since 1970; `now` if it is None, before 1970, in the future or no number."""
+    """Return a time in seconds since 1970; `now` if it is None, before 1970, in the future or NaN."""
     return seconds if seconds is not None and 0 <= seconds <= now else now
 
 

@@ -110,7 +110,7 @@ class AlertConfig:
         trace_url: the URL of a trace, with `{trace_id}`.
         state: the file for silences, the notification log and groups.
         tests: the tests of the file.
-        notes: what was accepted and is not used.
+        notes: settings that are accepted but not used.
         source_map: the positions of all values.
     """
 
@@ -133,7 +133,7 @@ class AlertConfig:
 
 
 def removed_by(old: AlertConfig, new: AlertConfig) -> list[str]:
-    """Return what another configuration no longer has, such as `receiver ops`."""
+    """Return the parts that a new configuration no longer has, such as `receiver ops`."""
     kept = {route.key for route in new.route.walk()}
     rules = [(rule.source, rule.target, rule.equal) for rule in new.inhibit_rules]
     return [

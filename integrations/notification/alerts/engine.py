@@ -8,7 +8,7 @@ an alert:
    `stages.py`: inhibition, time intervals, silences, deduplication by the notification log, rate limits.
 3. The caller sends the notification, and reports the result with `delivered` or `failed`.
 
-Everything that is remembered meanwhile is in `EngineState`.
+All state is in `EngineState`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALERTS_DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source":
 
 
 class AlertEngine:
-    """Decides which notifications are sent, through which channel and when; the same calls return the same.
+    """Decides which notifications are sent, through which channel and when; it is deterministic.
 
     Call `observe` with alerts and `due` at the times that `next_deadline` returns, and report for each
     notification that `due` has returned whether it was `delivered` or has `failed`. All times are in seconds
@@ -39,7 +39,7 @@ class AlertEngine:
 
     Args:
         config: the configuration.
-        state: the merged results of `pop_changes`, to continue where another engine has ended.
+        state: the merged results of `pop_changes`, to continue where another engine stopped.
 
     Attributes:
         refused: the number of alerts refused because `max_alerts` were active.
@@ -135,7 +135,7 @@ class AlertEngine:
         """Record in the notification log that a channel has delivered a notification."""
         for part in notification.parts:
             self._state.record(part.group_key, notification.channel, part.firing, part.resolved, now)
-            group = self._landed(part.group_key, notification)
+            group = self._end_flight(part.group_key, notification)
             if group is None:
                 continue
             for key in part.firing:  # if it ended in flight, the next tick notifies about that
@@ -151,7 +151,7 @@ class AlertEngine:
         have failed, its fallback is notified at once.
         """
         for part in notification.parts:
-            group = self._landed(part.group_key, notification)
+            group = self._end_flight(part.group_key, notification)
             if group is None:
                 continue
             group.failed.add(notification.channel)
@@ -161,8 +161,8 @@ class AlertEngine:
             self._ready += self._planner.fall_back(group, notification.receiver, now)
             self._state.settle(group, now)
 
-    def _landed(self, group_key: str, notification: Notification) -> Group | None:
-        """Return the group if the notification was in flight for it, and is not any more."""
+    def _end_flight(self, group_key: str, notification: Notification) -> Group | None:
+        """End the flight of a notification; return the group if it was in flight for that."""
         group = self._state.groups.get(group_key)
         if group is None or group.in_flight.get(notification.channel) != notification.id:
             return None  # the configuration has changed since
@@ -209,7 +209,7 @@ class AlertEngine:
         """End a silence now.
 
         Raises:
-            KeyError: there is no silence with this id.
+            KeyError: no silence has this id.
         """
         silence = self._state.silences[silence_id]
         if now < silence.ends_at:

@@ -179,7 +179,7 @@ class EngineRunner:
             return result
 
         async def in_turn() -> T:
-            async with self._query_lock:  # so that a step waits for one question at most
+            async with self._query_lock:  # so that a step waits for one query at most
                 return await self.call(run)
 
         return await shielded(in_turn())

@@ -28,7 +28,7 @@ _SEPARATOR = "\n"
 
 
 class EngineState:
-    """What an engine knows, and what of that has changed since it was saved.
+    """The state of an engine, and what has changed since it was last saved.
 
     Args:
         config: the configuration.
@@ -43,7 +43,7 @@ class EngineState:
         silences: by id.
         log: the notification log, by group key and channel.
         buckets: the token bucket of each channel that has a rate limit.
-        over_limit: the groups that the rate limit of a channel holds back, by the name of the channel.
+        over_limit: the groups that the rate limit of a channel delays, by the name of the channel.
     """
 
     def __init__(self, config: AlertConfig) -> None:
@@ -125,7 +125,7 @@ class EngineState:
         return next((alert for alert in others if alert is not None), None)
 
     def settle(self, group: Group, now: float) -> None:
-        """Delete the resolved alerts of a group once every channel knows, and the group once it is empty."""
+        """Delete resolved alerts that every channel was notified about, and the group once it is empty."""
         if group.in_flight or group.rate_limited:
             return
         for key, updated_at in group.resolved_at_tick.items():
@@ -267,7 +267,7 @@ class EngineState:
     # The clock was set, while the process ran or while it did not
 
     def move_timers(self, by: float, now: float) -> None:
-        """Move timers with a clock that was set by some seconds; it is `now` since."""
+        """Move timers with a clock that was set by some seconds and is now at `now`."""
         for alert in self.alerts.values():
             if by < 0 or alert.fires(now - by):
                 alert.ends_at += by

@@ -229,7 +229,7 @@ class _Explainer:
     def _group_notes(self, engine: RunningEngine, now: float, key: str, route: Route) -> Iterator[str]:
         group = engine.group(key)
         if group is None:
-            yield f"there is no such group yet; it would be notified about after {Duration(route.group_wait)}"
+            yield f"no such group yet; it would first be notified after {Duration(route.group_wait)}"
             return
         firing = group.firing(now)
         alerts = f"{len(firing)} of {len(group.alerts)} alerts"

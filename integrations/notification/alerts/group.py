@@ -130,7 +130,7 @@ class Group:
         failed: the channels that failed to deliver the last notification.
         pending: alerts for the summary at the end of a mute.
         suppressed: why alerts were suppressed at the last tick.
-        resolved_at_tick: the update of each resolved alert; it is deleted once all channels know.
+        resolved_at_tick: the update of each resolved alert; it is deleted once all channels were notified.
     """
 
     key: str

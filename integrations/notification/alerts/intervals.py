@@ -14,7 +14,7 @@ _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "
 _MONTHS = tuple(name.lower() for name in calendar.month_name[1:])
 _MINUTES = 24 * 60
 _LAST_YEAR = 9998
-_YEARS_TO_SEARCH = 41  # in so many years, also around 2100, each date falls on each day of the week
+_YEARS_TO_SEARCH = 41  # within this many years, also around 2100, each date falls on each day of the week
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 
 

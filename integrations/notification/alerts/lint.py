@@ -93,18 +93,20 @@ class _Lint:
         """Check the routes below one, given the matchers above them and the routes before them.
 
         `earlier` are the routes before the parent and those above it that do not continue: no alert that one
-        of them matches gets here.
+        of them matches reaches these routes.
         """
         for child in parent.children:
             matchers = (*above, *child.matchers)
             constraints = LabelConstraints(matchers)
             conflict = constraints.contradiction()
-            taker = next((each for each in earlier if constraints.imply_all(each.matchers)), None)
+            blocker = next((each for each in earlier if constraints.imply_all(each.matchers)), None)
             if conflict:
                 message = f"never matches: {_joined(conflict)} on the way here cannot all hold; remove one"
                 self._add("contradictory-matchers", child.path, message)
-            elif taker is not None:
-                message = f"never reached: {self._where(taker.path)} matches everything that this route would"
+            elif blocker is not None:
+                message = (
+                    f"never reached: {self._where(blocker.path)} matches everything that this route would"
+                )
                 hint = "move this route up, or set `continue: true` there"
                 self._add("shadowed-route", child.path, f"{message}, and does not continue; {hint}")
             else:

@@ -82,8 +82,8 @@ def load_alert_config(
     if isinstance(data, Mapping) and "apiVersion" in data and "kind" in data:
         problems.add(
             "kind",
-            f"this is a Kubernetes manifest ({data['kind']}) and not a configuration of alerts; give the "
-            "text that is in it, such as `data[alertmanager.yaml]` of a Secret, decoded from base64",
+            f"this is a Kubernetes manifest ({data['kind']}) and not a configuration of alerts; use the "
+            "text in it, such as `data[alertmanager.yaml]` of a Secret, decoded from base64",
         )
         raise AlertConfigError(problems.found)
     if data is None:
@@ -115,7 +115,7 @@ class _Loader:
         root = data.get("route") if isinstance(data, Mapping) else data
         route = None
         if root is None:
-            problems.add("route", "there is no route; a root route with a receiver is required")
+            problems.add("route", "a root route with a receiver is required")
         elif file.route is not None and isinstance(root, Mapping):
             self._check_root(file.route)
             route = self._route(file.route, "route", None, self._route_matchers(file.route, "route"))

@@ -219,7 +219,7 @@ def common(mappings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def moment_of(seconds: float) -> datetime:
-    """Return a time in UTC; one outside the years 1970 to 2999 is moved there, so that it can be shown."""
+    """Return a time in UTC; one outside the years 1970 to 2999 is clamped, so that it can be shown."""
     return datetime.fromtimestamp(min(max(seconds, 0.0), MAX_TIME), UTC)
 
 

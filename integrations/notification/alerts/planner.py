@@ -72,7 +72,7 @@ class NotificationPlanner:
             key: alert.updated_at for key, alert in sorted(group.alerts.items()) if not alert.fires(now)
         }
         channels = state.own_channels(route)
-        group.failed &= {channel.name for channel in channels}  # fallbacks are tried again if these fail
+        group.failed &= {channel.name for channel in channels}  # fallbacks are retried if these fail
         for channel in channels:
             due += self._notify(flush, channel)
         for channel in state.fallback_channels(route):
@@ -158,11 +158,11 @@ class NotificationPlanner:
     # Rate limits
 
     def next_release(self) -> float:
-        """Return when a rate limit allows sending again; infinity if none holds anything back."""
+        """Return when a rate limit allows sending again; infinity if none delays anything."""
         return min(map(self._ready_at, self._state.over_limit), default=math.inf)
 
     def release(self, now: float) -> list[Notification]:
-        """Return one notification for each channel whose rate limit allows it, with all that it held back."""
+        """Return one notification for each channel whose rate limit allows it, with all that it delayed."""
         due: list[Notification] = []
         for name in [name for name in self._state.over_limit if self._ready_at(name) <= now]:
             channel, parts = self._state.channels[name][1], []
@@ -238,7 +238,7 @@ class NotificationPlanner:
             ready = (group for group in groups if channel.name not in group.in_flight)
             parts = [part for group in ready if (part := self._pending_part(group, channel, now)) is not None]
             if parts:
-                if channel.rate_limit is not None:  # a summary is never held back, but it counts
+                if channel.rate_limit is not None:  # a summary is never delayed, but it counts
                     bucket_of(self._state, channel).spend(now)
                 due.append(self._create(Kind.QUIET_HOURS, channel, parts, now, None))
         for group in groups:

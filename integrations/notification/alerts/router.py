@@ -42,7 +42,7 @@ class AlertRouter:
         return list(matches)
 
     def match_once(self, labels: Labels) -> list[RouteMatch]:
-        """Return the same as `match`, without the cache: for labels that are not matched again."""
+        """Return the same as `match`, without the cache: for labels that are matched once."""
         found: list[Route] = []
         self._root.collect(labels, found)
         return [route_match(route, labels) for route in found]

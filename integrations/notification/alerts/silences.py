@@ -37,7 +37,7 @@ class Silence:
         id: generated if left out.
 
     Raises:
-        ValueError: it would match every alert, ends before it starts, or has a time that cannot be.
+        ValueError: it would match every alert, ends before it starts, or has an impossible time.
     """
 
     matchers: Sequence[Matcher]
@@ -50,7 +50,7 @@ class Silence:
     def __post_init__(self) -> None:
         if all(matcher.op in _POSITIVE and matcher.holds("") for matcher in self.matchers):
             raise ValueError(
-                "a silence must not match every alert; add a matcher that an empty value does not match"
+                "matchers: must not match every alert; add a matcher that an empty value does not match"
             )
         for name, time in (("starts_at", self.starts_at), ("ends_at", self.ends_at)):
             if not abs(time) <= MAX_TIME:
@@ -84,7 +84,7 @@ class Silence:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the silence that `to_dict` was called on.
+        """Return the silence from which `to_dict` created the data.
 
         Raises:
             ValueError: the data are not those of a silence.

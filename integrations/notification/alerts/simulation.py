@@ -175,7 +175,7 @@ def _compare(test: TestFile, sent: list[Sent], begin: float) -> tuple[str, bool]
 def _pair(expected: Sequence[T], found: Sequence[U], agrees: Callable[[T, U], bool]) -> dict[int, int]:
     """Return a largest matching, found by augmenting paths, from indices of `found` to those of `expected`.
 
-    A greedy choice could give what matches several expectations to one, and leave another without.
+    A greedy choice could assign what matches several expectations to one, and leave another unmatched.
     """
     paired: dict[int, int] = {}
 

@@ -56,7 +56,7 @@ _log = Diagnostics(__name__)
 
 
 class AlertStatistics(NamedTuple):
-    """What an alert sink could not do as it should.
+    """What an alert sink refused or failed to do.
 
     Attributes:
         refused: new alerts that were refused because `max_alerts` were active.
@@ -112,7 +112,7 @@ class AlertSink(InlineSink):
     ) -> None:
         check_seconds("drain_timeout", drain_timeout, zero=True)
         if isinstance(buffer_size, bool) or not isinstance(buffer_size, int) or buffer_size < 1:
-            raise ValueError(f"buffer_size: must be an int greater than 0, got {buffer_size!r}")
+            raise ValueError(f"buffer_size: must be an integer of at least 1, got {buffer_size!r}")
         if audit is not None and not isinstance(audit, Stream):
             raise TypeError(f"audit: must be a Stream, got {type(audit).__name__}")
         self.name = name
@@ -198,7 +198,7 @@ class AlertSink(InlineSink):
             self._refusal = NOT_OPEN
             waiting = self._buffer.get_all()
             lost = len(waiting.events) + waiting.dropped
-            message = "sink %s could not be opened, and notifies about nothing (%d events so far): %s"
+            message = "sink %s could not be opened and sends no notifications (%d events so far): %s"
             _logger.warning(message, self.name, lost, describe(error))
             await shielded(self._runner.close())
             raise
@@ -333,10 +333,10 @@ class AlertSink(InlineSink):
             self._audit.reloaded(config, removed)
             self._wake_task()
 
-    # Questions to the engine
+    # Queries of the engine
 
     async def flush(self) -> None:
-        """Wait until the engine has what was published before, and the channels what is due."""
+        """Wait until the engine has the events published so far, and the channels what is due."""
         self._check_open()
         await shielded(self._step())
 
@@ -362,7 +362,7 @@ class AlertSink(InlineSink):
         """Expire a silence now.
 
         Raises:
-            KeyError: there is no silence with this id.
+            KeyError: no silence has this id.
         """
         now = self._clock.time()
         await self._query(lambda engine: engine.expire_silence(silence_id, now))
@@ -392,4 +392,4 @@ class AlertSink(InlineSink):
 
     def _check_open(self) -> None:
         if self._task is None:
-            raise RuntimeError(f"sink {self.name} is not open; attach it first")
+            raise RuntimeError(f"sink {self.name}: it is not open; attach it first")

@@ -1,6 +1,6 @@
 """The notification pipeline: the stages that a group passes at each tick, in Alertmanager's order.
 
-The stages of a group suppress alerts; those of a channel decide whether what is left is sent through it.
+The stages of a group suppress alerts; those of a channel decide whether the remaining ones are sent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Flush:
 
     @classmethod
     def of(cls, group: Group, now: float) -> Self:
-        """Return all alerts of a group."""
+        """Return a flush with all alerts of a group."""
         return cls(group, now, {key: alert.labels for key, alert in group.alerts.items()})
 
     def is_in(self, interval: TimeInterval) -> bool:

@@ -71,17 +71,17 @@ class StateFile:
         renew_in_children(self)
 
     def _open(self, path: Path) -> int:
-        """Open or create a file that is a file of its own: neither a link nor linked from elsewhere."""
+        """Open or create a regular file that is neither a link nor linked from elsewhere."""
         nofollow = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
         flags = os.O_RDWR | os.O_CREAT | nofollow | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
         if path.is_symlink():
-            raise StateError(f"the state file {path} is a symbolic link; give the path that it leads to")
+            raise StateError(f"the state file {path} is a symbolic link; use the path that it leads to")
         descriptor = os.open(path, flags, 0o600)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.close(descriptor)
             problem = "has several hard links" if stat.S_ISREG(status.st_mode) else "is not a regular file"
-            raise StateError(f"the state file {path} {problem}; give it a path of its own")
+            raise StateError(f"the state file {path} {problem}; use a separate path")
         return descriptor
 
     def _check_identity(self) -> None:
@@ -91,8 +91,10 @@ class StateFile:
         except FileNotFoundError:
             identity = None
         if identity != self._identity:
-            what = "removed" if identity is None else "replaced"
-            raise StateError(f"the state file {self.path} was {what} while it was in use; restart to use it")
+            change = "removed" if identity is None else "replaced"
+            raise StateError(
+                f"the state file {self.path} was {change} while it was in use; restart to use it"
+            )
 
     def after_fork(self) -> None:
         """Leave the database and the lock to the parent process."""
@@ -188,7 +190,7 @@ class StateFile:
         """Expire a silence now, and return it.
 
         Raises:
-            KeyError: there is no silence with this id.
+            KeyError: no silence has this id.
             ValueError: the silence has expired already.
         """
         silence = next((each for each in self.silences() if each.id == silence_id), None)

@@ -140,21 +140,21 @@ export function showNotifications(events, problem) {
 
 function notification(event) {
   const { data } = event;
-  const what = String(event.metadata.topic).replace(/^alerts\./, "");
+  const decision = String(event.metadata.topic).replace(/^alerts\./, "");
   const line = (state, word, ...rest) =>
     h("li", {}, h("time", {}, timeOf(event.timestamp)), badge(state, word), h("div", {}, ...rest));
-  if (what === "notified" || what === "failed") {
+  if (decision === "notified" || decision === "failed") {
     const counts = [data.firing && `${data.firing} firing`, data.resolved && `${data.resolved} resolved`].filter(Boolean);
     const to = h("strong", {}, data.channel ?? data.receiver);
     const detail = h("span", { class: "muted" }, ` ${[data.reason, ...counts].join(" · ")} `);
     const error = data.error && h("p", { class: "reason" }, data.error);
-    const state = what === "failed" ? "failed" : data.status;
-    return line(state, what === "failed" ? "failed" : data.status, to, detail, chips(data.group_labels), error);
+    const state = decision === "failed" ? "failed" : data.status;
+    return line(state, decision === "failed" ? "failed" : data.status, to, detail, chips(data.group_labels), error);
   }
-  if (what === "suppressed") return line("suppressed", "suppressed", h("strong", {}, data.reason), " ", chips(data.labels));
-  if (what === "reloaded") return line("ok", "reloaded", data.file ?? "configuration");
-  if (what === "reload_failed") return line("failed", "reload failed", h("p", { class: "reason" }, data.error));
-  return line("unknown", what, JSON.stringify(data));
+  if (decision === "suppressed") return line("suppressed", "suppressed", h("strong", {}, data.reason), " ", chips(data.labels));
+  if (decision === "reloaded") return line("ok", "reloaded", data.file ?? "configuration");
+  if (decision === "reload_failed") return line("failed", "reload failed", h("p", { class: "reason" }, data.error));
+  return line("unknown", decision, JSON.stringify(data));
 }
 
 // Shared
