@@ -181,7 +181,7 @@ class Clients:
     def connect(self, count: int) -> None:
         for _ in range(count):
             connection = socket.create_connection(("127.0.0.1", self.port), 10)
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: benchmark\r\nAccept: text/event-stream\r\n\r\n")
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
             connection.setblocking(False)  # noqa: FBT003
             self.sockets.append(connection)
             self.selector.register(connection, selectors.EVENT_READ)
@@ -216,7 +216,7 @@ class Clients:
 
     def command(self, text: str, *, wait: bool = True) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), 10)
-        connection.sendall(f"GET /{text} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode())
+        connection.sendall(f"GET /{text} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         if wait:
             assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
         return connection

@@ -13,8 +13,9 @@ from codomyrmex.streaming.forks import renew_in_children
 _INTERVAL = 10.0
 _MAX_KEYS = 1_000
 
-# Formats the traceback of a logged exception; the integrations set one that removes secrets.
+# How an exception is shown in a log, with its traceback, and in one line; the integrations remove secrets.
 format_error: Callable[[BaseException], object] | None = None
+describe_error: Callable[[BaseException], str] | None = None
 
 
 class Diagnostics:

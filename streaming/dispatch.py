@@ -90,7 +90,11 @@ class LocalStream(Stream):
         return None if pending is None else self._finish(pending)
 
     def publish_nowait(self, event: Event) -> None:
-        pending = self._dispatch(event)
+        self._go_on(event)
+
+    def _go_on(self, event: Event, entries: Iterator[RouteEntry] | None = None) -> None:
+        """Call handlers without waiting for any; `entries` as for `_dispatch`."""
+        pending = self._dispatch(event, entries)
         while pending is not None:
             self._defer(pending)
             pending = self._dispatch(*pending[:2])
@@ -117,7 +121,7 @@ class LocalStream(Stream):
                         return event, entries, entry, result
                     refuse_generator(result)
             except BaseException as error:  # noqa: BLE001 - a failing handler must not affect the others
-                self._failed(error, event, entry.subscription)
+                self._survive(error, event, entries, entry)
         return None
 
     def _admit(self, event: Event) -> tuple[Event, Iterator[RouteEntry]]:
@@ -140,7 +144,7 @@ class LocalStream(Stream):
                 try:
                     await awaitable
                 except BaseException as error:  # noqa: BLE001 - as above
-                    self._failed(error, event, entry.subscription)
+                    self._survive(error, event, entries, entry)
             else:
                 self._defer(pending)
             pending = self._dispatch(event, entries)
@@ -185,6 +189,16 @@ class LocalStream(Stream):
                     name, "interceptor %s failed; the event passes unchanged", name, error=error
                 )
         return event
+
+    def _survive(
+        self, error: BaseException, event: Event, entries: Iterator[RouteEntry], entry: RouteEntry
+    ) -> None:
+        """Report an exception; if it passes through to the publisher, the others get the event before."""
+        try:
+            self._failed(error, event, entry.subscription)
+        except BaseException:
+            self._go_on(event, entries)
+            raise
 
     def _failed(self, error: BaseException, event: Event, subscription: Subscription) -> None:
         """Count, log and report an exception of a handler or filter, unless it has to propagate."""

@@ -12,7 +12,7 @@ from inspect import isawaitable
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
-from codomyrmex.streaming import chain
+from codomyrmex.streaming import chain, diagnostics
 from codomyrmex.streaming.buffers import PublishWait
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock, Timer
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -271,7 +271,8 @@ class StreamProcessor:
             _log.warning("on_error", "on_error %s failed", name_of(self._on_error), error=second)
         try:
             if self._dead_letters is not None:
-                data = {"event": origin, "reason": f"{type(error).__name__}: {error}", "step": step}
+                describe = diagnostics.describe_error or _describe
+                data = {"event": origin, "reason": describe(error), "step": step}
                 letter = Event(type=EventType.ERROR, data=data, metadata={"topic": "dead_letter"})
                 await self._dead_letters.publish(letter)
         except Exception as second:  # noqa: BLE001 - as above
@@ -337,3 +338,7 @@ class _Batch:
         if origin is not None:  # what the batch causes is caused by that event too
             metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -92,8 +92,10 @@ class Subscription:
             callback(self)
 
     def on_end(self, callback: Callable[[Subscription], object]) -> None:
-        """Call `callback` with the subscription when it ends, whoever ends it."""
+        """Call `callback` with the subscription when it ends, whoever ends it; now, if it has ended."""
         self._on_end = (*self._on_end, callback)
+        if not self.active:  # checked last, as `cancel` first sets it and then calls
+            callback(self)
 
     def drop(self, event: Event, reason: str | None = None) -> None:
         """Count an event as dropped; a reason other than the overflow policy is logged."""

@@ -90,7 +90,7 @@ class _Converter:
             return [self.value(item, at(path, number)) for number, item in enumerate(node.value)]
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, OverflowError) as error:  # an impossible date or number
+        except (ValueError, OverflowError, AttributeError) as error:  # no date, or an impossible one
             self._add(node, path, f"invalid value: {error}")
             return node.value
         if not isinstance(value, str):

@@ -364,8 +364,8 @@ class Attachment:
             raise
 
     def _subscribe(self, member: _Member) -> None:
-        handle = member.worker.handle
-        member.subscription = self._stream.subscribe_nowait(handle, member.topic, member.filter_fn)
+        handle = member.worker.handler(member.filter_fn)
+        member.subscription = self._stream.subscribe_nowait(handle, member.topic)
 
     def _forget(self, member: _Member) -> bool:
         """Remove a member; False if it was removed before."""

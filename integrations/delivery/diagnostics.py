@@ -6,10 +6,11 @@ record has no `exc_info`, because formatters and error trackers would render the
 
 from __future__ import annotations
 
-from codomyrmex.integrations.delivery.secrets import LazyTraceback
+from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.streaming import diagnostics
 from codomyrmex.streaming.diagnostics import Diagnostics
 
 __all__ = ["Diagnostics"]
 
 diagnostics.format_error = LazyTraceback
+diagnostics.describe_error = describe

@@ -17,10 +17,11 @@ NOT_OPEN = "not_open"  # published while the sink could not be opened
 CLOSED = "closed"  # published while the sink was being closed
 FORKED = "forked"  # published in a child process, while the sink belongs to the parent
 INTERRUPTED = "interrupted"  # a BaseException such as KeyboardInterrupt ended `emit`
+FILTER_FAILED = "filter_failed"  # the filter of the sink raised
 ABOUT_ITSELF = "about_itself"  # a health event or dead letter of this very sink
 
 # Inline sinks may leave out events for other reasons, on purpose.
-LOSSES = frozenset({QUEUE_FULL, NOT_STARTED, NOT_OPEN, CLOSED, FORKED, INTERRUPTED})
+LOSSES = frozenset({QUEUE_FULL, NOT_STARTED, NOT_OPEN, CLOSED, FORKED, INTERRUPTED, FILTER_FAILED})
 
 LOSING_FOR = 60.0  # seconds after a loss during which a sink is `losing`
 

@@ -73,6 +73,10 @@ class InlineWorker(Worker):
             message = "sink %s: event %s was not delivered: %s"
             _log.warning(self.name, message, self.name, clean(event.id), self.last_error, error=error)
 
+    def drop_unhandled(self, reason: str) -> None:
+        next(self._handled.steps)
+        self.drop(reason)
+
     def _emit_caused(self, event: Event) -> None:
         """Emit an event that has an origin, so that its consequences do not lead back to it."""
         origin = origin_of(event) or ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -196,7 +196,7 @@ class Outcome(NamedTuple):
         if error is None:
             return cls([], [], None)
         if isinstance(error, PartialDeliveryError):
-            reasons = error.failed
+            reasons = _failed_of(error)
             failures = [Failure(item, reasons[item[0].id]) for item in batch if item[0].id in reasons]
             if failures or not reasons:
                 refused = [failure for failure in failures if isinstance(failure.error, PermanentError)]
@@ -214,12 +214,20 @@ class Outcome(NamedTuple):
         return max((seconds for seconds in waits if seconds is not None), default=None)
 
 
+def _failed_of(error: PartialDeliveryError) -> Mapping[str, BaseException]:
+    """Return the error of each event that failed; none if a subclass has set it to something else."""
+    try:
+        return dict(error.failed)
+    except Exception:  # noqa: BLE001 - foreign code
+        return {"": error}
+
+
 def _retry_after(error: RetryableError) -> float | None:
     """Return a valid `retry_after`; subclasses may have set it to anything, or not at all."""
-    value = getattr(error, "retry_after", None)
     try:
+        value = getattr(error, "retry_after", None)
         return float(value) if value is not None and value >= 0 else None
     except OverflowError:
         return math.inf
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - foreign code
         return None

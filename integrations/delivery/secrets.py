@@ -22,6 +22,7 @@ _VALUE = (
 _ASSIGN = r"""\\*['"]?\s*[=:]\s*"""
 # The beginning of a header line in a text, which may be a quoted argument or escaped.
 _HEADER = r"""(?:^[ \t<>*]*|['"]|\\n)"""
+_QUOTED = r"""(?:'((?!\[redacted)[^']+)'|"((?!\[redacted)[^"]+)")"""
 _SCHEME = r"""(?:(?:basic|bearer|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256)[ \t]++)?+"""
 _LINE = r"""((?!\[redacted)[^\r\n'"\\]+)"""
 
@@ -45,6 +46,11 @@ _PATTERNS: dict[str, str] = {
     rf"(?i:api[_-]?key{_ASSIGN}){_VALUE}": "api",
     rf"(?im:{_HEADER}(?:proxy-)?authorization:[ \t]*+{_SCHEME}){_LINE}": "authorization",
     rf"(?im:{_HEADER}(?:set-)?cookie:[ \t]*+){_LINE}": "cookie",
+    # The same headers in a dictionary or in pairs, and the keys of cloud services.
+    rf"""(?i:['"](?:proxy-)?authorization['"]\s*[:,]\s*b?){_QUOTED}""": "authorization",
+    rf"""(?i:['"](?:set-)?cookie['"]\s*[:,]\s*b?){_QUOTED}""": "cookie",
+    rf"(?i:(?:account|access|shared_?access)_?key{_ASSIGN}){_VALUE}": "key",
+    rf"(?i:(?<![a-z])pwd{_ASSIGN}){_VALUE}": "pwd",
     r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyj",  # RFC 7519
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)": "-----begin",
     r"A(?:KIA|SIA)[0-9A-Z]{16}": "ia",  # AWS

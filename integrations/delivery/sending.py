@@ -16,7 +16,7 @@ from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import Breaker, DeliveryPolicy, Failure, Item, Outcome, backoff
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.integrations.delivery.worker import Worker, done_within, resolve
+from codomyrmex.integrations.delivery.worker import Worker, done_within, resolve, retrieve_error
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import complete
 
@@ -110,6 +110,7 @@ class SendingWorker(Worker):
             if not await self._pause(wait, requested=False):
                 return False
             opening = asyncio.create_task(self._open())
+            opening.add_done_callback(retrieve_error)  # it may ignore its cancellation, and be left running
             self._set_sending(opening)
             await asyncio.wait({opening})
             self._set_sending(None)
@@ -128,6 +129,7 @@ class SendingWorker(Worker):
         if self.state is SinkState.OK:
             self._patient_until = began + PATIENCE
         sending = asyncio.create_task(self._send(tuple([item[0] for item in batch])))
+        sending.add_done_callback(retrieve_error)  # as above
         self._set_sending(sending)
         timed_out = None
         if not await done_within(sending, timeout, self._clock):

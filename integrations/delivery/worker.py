@@ -13,6 +13,7 @@ from typing import Any
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import (
+    FILTER_FAILED,
     LOSING_FOR,
     LOSSES,
     SinkHealth,
@@ -23,12 +24,14 @@ from codomyrmex.integrations.delivery.health import (
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
-from codomyrmex.streaming import Clock, Event
+from codomyrmex.streaming import Clock, Event, FilterFunction, Subscription
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.errors import MUST_PASS
 
 GRACE = 0.2  # seconds of real time for things that should take none
 _CANCEL_GRACE = 5 * GRACE  # seconds for a `close()` that was cancelled
+
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 _log = Diagnostics(__name__)
 
@@ -75,6 +78,29 @@ class Worker(ABC):
     @abstractmethod
     def handle(self, event: Event) -> object:
         """Deliver or queue an event of the stream; returns what an awaited publish waits for, or None."""
+
+    def handler(self, filter_fn: FilterFunction | None) -> Callable[[Event], object]:
+        """Return `handle`, behind a filter: an event whose filter raises counts as lost."""
+        if filter_fn is None:
+            return self.handle
+        passes = Subscription(filter_fn=filter_fn).passes
+
+        def handle_filtered(event: Event) -> object:
+            try:
+                passed = passes(event)
+            except MUST_PASS:
+                raise
+            except BaseException as error:
+                self.last_error = describe(error)
+                self.drop_unhandled(FILTER_FAILED)
+                raise
+            return self.handle(event) if passed else None
+
+        return handle_filtered
+
+    def drop_unhandled(self, reason: str) -> None:
+        """Count an event as dropped that `handle` was not called with."""
+        self.drop(reason)
 
     async def start(self, *, retry: bool = False) -> None:
         """Open the sink and begin to deliver.
@@ -181,7 +207,8 @@ class Worker(ABC):
 
     def _calendar(self, moment: float) -> datetime:
         """Return the calendar time of a moment in seconds of the clock."""
-        return datetime.fromtimestamp(self._clock.time() + moment - self._now(), UTC)
+        seconds = self._clock.time() + moment - self._now()
+        return datetime.fromtimestamp(min(seconds, _LATEST), UTC)  # a policy may wait for ever
 
     def drop(self, reason: str) -> None:
         """Count an event that does not reach the sink."""

@@ -109,7 +109,7 @@ class LineReader:
             return None
         if line.startswith(BOM_UTF8):
             try:
-                return self._to_event(line.lstrip(BOM_UTF8))
+                return self._to_event(line.removeprefix(BOM_UTF8))
             except Exception as second:  # noqa: BLE001 - as above
                 error = second
         self.invalid += 1

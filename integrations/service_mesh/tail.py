@@ -266,6 +266,6 @@ class FileTail:
 
     def _load_position(self) -> Position | None:
         if self._saved is not None:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
                 return msgspec.json.decode(self._saved.read_bytes(), type=Position)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +26,23 @@ _TOO_MANY = (
 _log = Diagnostics(__name__)
 
 
+class _LimitedLines(logging.LoggerAdapter[logging.Logger]):
+    """Limits the lines about requests, as clients can send any number, and removes secrets from errors."""
+
+    @property
+    def level(self) -> int:
+        """The level, which uvicorn looks at."""
+        return self.logger.level
+
+    def log(self, level: int, msg: object, *args: object, **named: Any) -> None:
+        if level < logging.WARNING:
+            super().log(level, msg, *args, **named)
+            return
+        error = named.get("exc_info")
+        text = str(msg).rstrip()
+        _log.warning(text, text, *args, error=error if isinstance(error, BaseException) else None)
+
+
 class LimitedProtocol(H11Protocol):
     """A connection with limits on how long a request may take to arrive and a response to be read.
 
@@ -37,6 +55,10 @@ class LimitedProtocol(H11Protocol):
     _deadline: float | None = None
     _unsent = 0
     _stalled_at: float | None = None
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.logger: Any = _LimitedLines(self.logger, {})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.max_connections:

@@ -128,7 +128,7 @@ def json_lines(data: bytes) -> None:
     values = []
     for line in data.split(b"\n"):
         with suppress(ValueError, RecursionError):
-            values.append(msgspec.json.decode(line.lstrip(b"\xef\xbb\xbf")))
+            values.append(msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8)))
     events = _read(data, b'{"n": 1}', format="json")
     assert repr([event.data for event in events]) == repr(
         [*values, {"n": 1}]

@@ -24,6 +24,7 @@ def test_the_corpus_breaks_no_promise(target):
 
 if SECONDS > 0:
 
+    @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # of long inputs
     @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
     def test_hostile_input_breaks_no_promise(target, record_property):
         record_property("inputs", fuzz(target, SECONDS / len(TARGETS)))

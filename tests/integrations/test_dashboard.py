@@ -923,3 +923,22 @@ async def test_it_can_run_several_times():
     with pytest.raises(StreamClosedError):
         await app({"type": "lifespan", "app": app}, inbox.get, sent.put)
     assert (await sent.get())["type"] == "lifespan.startup.failed"
+
+
+async def test_lines_about_bad_requests_are_limited_and_show_no_secret(caplog):
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return
+        raise ValueError("https://user:hunter2@db.example.org/")
+
+    async with serving(broken, port=0) as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        for request in [b"GET / HTTP/9\r\n\r\n"] * 20 + [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"] * 5:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            assert (await reader.readline()).startswith((b"HTTP/1.1 400", b"HTTP/1.1 500"))
+            writer.close()
+    assert caplog.text.count("Invalid HTTP request") == 1
+    assert caplog.text.count("Exception in ASGI application") == 1
+    assert "https://[redacted]@db.example.org/" in caplog.text
+    assert "hunter2" not in caplog.text

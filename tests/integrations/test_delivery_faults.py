@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import math
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
 import pytest
 from codomyrmex.integrations import (
+    DeadLetters,
     DeliveryPolicy,
     DroppedError,
     InlineSink,
+    PartialDeliveryError,
     PermanentError,
     RetryableError,
     Sink,
@@ -25,8 +32,8 @@ from codomyrmex.integrations import (
 )
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.streaming import Event, InMemoryStream, Overflow, create_event
-from codomyrmex.streaming.testing import FakeClock
+from codomyrmex.streaming import Event, InMemoryStream, Overflow, StreamProcessor, create_event
+from codomyrmex.streaming.testing import FakeClock, collect
 from helpers import in_time, settle
 
 _numbers = count()
@@ -418,3 +425,177 @@ async def test_a_requested_wait_is_limited_logged_and_shown_in_the_health(caplog
         await settle()
         health = attachment.health()[sink.name]
         assert (health.state, health.next_attempt, sink.sent) == (SinkState.OK, None, [1])
+
+
+class Hanging(Sink):
+    """Ignores its cancellation, and fails with a secret when it is told to go on."""
+
+    def __init__(self, name: str, *, where: str) -> None:
+        self.name = name
+        self._where = where
+        self.go_on = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def open(self) -> None:
+        await self._hang("open")
+
+    async def send(self, _: Sequence[Event]) -> None:
+        await self._hang("send")
+
+    async def _hang(self, where: str) -> None:
+        while where == self._where and not self.go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.go_on.wait()
+        self.ended.set()
+        if where == self._where:
+            raise ValueError(SECRET)
+
+
+@in_time
+async def test_a_publisher_that_gives_up_does_not_keep_the_event_from_other_sinks():
+    stream, got = InMemoryStream(), []
+
+    async def send(events: Sequence[Event]) -> None:
+        got.extend(event.data for event in events)
+
+    hanging, other = Hanging("hanging", where="send"), Sink.from_function(send, name="other")
+    policy = DeliveryPolicy(queue_size=2, batch_size=1, batch_age=0, drain_timeout=0, max_wait=60)
+    async with attach(stream, hanging, other, policy=policy) as attachment:
+        for number in range(4):
+            publishing = asyncio.create_task(stream.publish(create_event(number)))
+            await settle()
+            publishing.cancel()
+            await asyncio.wait({publishing})
+        await settle()
+        assert got == [0, 1, 2, 3]
+        assert attachment.health()["other"].state is SinkState.OK
+        hanging.go_on.set()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_an_event_whose_filter_raises_is_lost_and_the_health_says_so(inline):
+    sink: Any = Raising("none", ValueError()) if inline else Sink.from_function(_accept, name="filtered")
+    stream = InMemoryStream()
+    async with attach(stream, sink, filter_fn=lambda event: event.data["total"] > 1) as attachment:
+        await stream.publish(create_event({"total": 2}))
+        await stream.publish(create_event({"total": 1}))
+        await stream.publish(create_event(3))
+        await attachment.flush()
+        health = attachment.health()[sink.name]
+    assert (health.state, health.dropped) == (SinkState.LOSING, {"filter_failed": 1})
+    assert "TypeError" in (health.last_error or "")
+    report = attachment.report().sinks[sink.name]
+    assert (report.delivered, report.lost, report.complete) == (1, 0, False)
+
+
+async def _accept(_: Sequence[Event]) -> None:
+    """Accept everything."""
+
+
+@pytest.mark.parametrize("where", ["open", "send"])
+@in_time
+async def test_a_call_that_is_left_running_and_fails_later_shows_no_secret(where, caplog):
+    sink, stream = Hanging(f"left-{where}", where=where), InMemoryStream()
+    policy = DeliveryPolicy(batch_age=0, drain_timeout=0, open="retry", backoff_initial=0)
+    sink.go_on.set()  # the first `open` fails, if it is the one to fail
+    attachment = await attach(stream, sink, policy=policy).start()
+    sink.go_on.clear()
+    sink.ended.clear()
+    await stream.publish(create_event(1))
+    await settle()  # now it hangs
+    await attachment.aclose()
+    sink.go_on.set()
+    await sink.ended.wait()
+    await settle()
+    del sink, attachment
+    gc.collect()
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "limits", [{"breaker_reset": math.inf}, {"breaker_reset": 1e15}, {"retry_after_max": math.inf}]
+)
+async def test_a_wait_without_an_end_can_be_shown(limits):
+    async def send(_: Sequence[Event]) -> None:
+        raise RetryableError("busy", retry_after=math.inf)
+
+    letters, stream = DeadLetters(), InMemoryStream()
+    policy = DeliveryPolicy(batch_age=0, breaker_failures=1, drain_timeout=0, **limits)
+    sink = Sink.from_function(send, name=f"endless-{next(_numbers)}")
+    async with attach(stream, sink, policy=policy, dead_letters=letters) as attachment:
+        await stream.publish(create_event(1))
+        await settle()
+        next_attempt = attachment.health()[sink.name].next_attempt
+        assert next_attempt is not None
+        assert next_attempt.year > datetime.now(UTC).year or "breaker_reset" not in limits
+    assert [letter.attempts for letter in letters] == [1]
+
+
+class NoFailedError(PartialDeliveryError):
+    """Lacks what its base class has."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self)
+
+
+class OddFailedError(PartialDeliveryError):
+    def __init__(self) -> None:
+        self.failed = 5  # type: ignore[assignment]
+
+
+class OddRetryAfterError(RetryableError):
+    def __init__(self) -> None:
+        Exception.__init__(self)
+
+    @property
+    def retry_after(self) -> float:  # type: ignore[override]
+        raise ValueError("not now")
+
+
+@pytest.mark.parametrize("kind", [NoFailedError, OddFailedError, OddRetryAfterError])
+@in_time
+async def test_an_odd_error_of_a_sink_is_retried_as_any_other(kind):
+    errors = [kind()]
+
+    async def send(_: Sequence[Event]) -> None:
+        if errors:
+            raise errors.pop()
+
+    stream = InMemoryStream()
+    policy = DeliveryPolicy(batch_age=0, backoff_initial=0)
+    async with attach(stream, Sink.from_function(send, name="odd"), policy=policy) as attachment:
+        await stream.publish(create_event(1))
+        await attachment.flush()
+        assert attachment.health()["odd"].state is SinkState.OK
+    assert attachment.report().sinks["odd"].delivered == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'Authorization': 'Token hunter2'}",
+        "(b'authorization', b'Basic hunter2')",
+        '{"Cookie": "sid=hunter2; a=b"}',
+        "<CIMultiDictProxy('Set-Cookie': 'sid=hunter2')>",
+        "PWD=hunter2;UID=sa",
+        "AccountName=a;AccountKey=hunter2==;EndpointSuffix=e",
+        "SharedAccessKey=hunter2",
+        "AWS_SECRET_ACCESS_KEY: hunter2",
+    ],
+)
+def test_headers_in_containers_and_keys_of_cloud_services_are_not_shown(text):
+    assert "hunter2" not in describe(ValueError(text))
+    assert "[redacted]" in describe(ValueError(text))
+
+
+async def test_a_dead_letter_of_a_processor_contains_no_secret():
+    source, letters = InMemoryStream(), InMemoryStream()
+
+    def fail(event: Event) -> Event:
+        raise ValueError("password=hunter2")
+
+    await StreamProcessor(source).map(fail).dead_letters(letters).start()
+    with collect(letters) as received:
+        await source.publish(create_event(1))
+    assert "ValueError: password=" in received[0].data["reason"]
+    assert "hunter2" not in received[0].data["reason"]

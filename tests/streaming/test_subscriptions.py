@@ -198,3 +198,10 @@ async def test_ids_on_a_stream_are_all_different():
     stream = InMemoryStream()
     ids = {(await stream.subscribe(print)).id for _ in range(100)}
     assert len(ids) == 100
+
+
+def test_a_callback_that_comes_after_the_end_is_called_at_once():
+    subscription, ended = Subscription(), []
+    subscription.cancel()
+    subscription.on_end(ended.append)
+    assert ended == [subscription]

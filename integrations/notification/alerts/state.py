@@ -147,7 +147,7 @@ class StateFile:
         """Return the state, for `AlertEngine(config, state)`."""
         with self._errors("cannot be read"):
             rows = self._database.execute("SELECT kind, key, value FROM state").fetchall()
-            return {(kind, json.loads(key)): json.loads(value) for kind, key, value in rows}
+            return {(kind, _text(json.loads(key))): json.loads(value) for kind, key, value in rows}
 
     def save(self, changes: Mapping[tuple[str, str], Any], *, replace: bool = False) -> None:
         """Save changes of the state in one transaction.
@@ -225,8 +225,14 @@ class StateFile:
     def _errors(self, problem: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, RecursionError) as error:
             raise StateError(f"the state file {self.path} {problem}: {error}") from None
+
+
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"a key must be a string, got {type(key).__name__}")  # noqa: TRY004 - as damaged rows are
+    return key
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
