@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+from codecs import BOM_UTF8
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -17,7 +18,6 @@ from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 _CHUNK = 1 << 18
 _MAX_LINE = 1 << 24
 _SAMPLE = 1_024  # bytes of the beginning, and before the position, by which a file is recognized
-_BOM = b"\xef\xbb\xbf"
 _ROTATED = re.compile(r"[-._]\d[\dTZ:._-]*")  # .1 or -20261127, but not .1.gz
 
 _log = Diagnostics(__name__)
@@ -179,7 +179,7 @@ class FileTail:
                 self._partial = b""
         if lines:
             if self._offset == 0:
-                lines[0] = lines[0].removeprefix(_BOM)
+                lines[0] = lines[0].removeprefix(BOM_UTF8)
             self._advance(size)
         return lines
 

@@ -111,7 +111,7 @@ class Snapshots:
         return self._latest
 
     def invalidate(self) -> None:
-        """Take a new snapshot next time, because something was changed."""
+        """Discard the snapshot, so that the next request makes a new one."""
         self._due = float("-inf")
 
     async def explain(self, fingerprint: str) -> dict[str, Any] | None:
