@@ -3,6 +3,7 @@
 from collections.abc import Generator
 
 import pytest
+import structlog
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -12,6 +13,14 @@ pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin"]
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=["CONTRIBUTING.md", "docs/tutorial.md"]
 ).pytest()
+
+
+@pytest.fixture(autouse=True)
+def _structlog_defaults() -> Generator[None, None, None]:
+    """Forget what a test configured: a logger factory may hold the standard output that the test replaced."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,6 @@ import socket
 import sys
 
 import pytest
-import structlog
 from codomyrmex.demo.main import ALERTS
 from codomyrmex.integrations.cli.app import app
 from typer.testing import CliRunner
@@ -16,11 +15,6 @@ from typer.testing import CliRunner
 def _process_state(monkeypatch):
     """Restore what the demo changes in the process."""
     monkeypatch.setenv("DEMO_RECEIVER", "")
-    configured, configuration = structlog.is_configured(), structlog.get_config()
-    yield
-    structlog.reset_defaults()
-    if configured:
-        structlog.configure(**configuration)
 
 
 def test_it_ends_after_its_duration():
