@@ -1,0 +1,42 @@
+"""`open_store`: a store from its URL."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from codomyrmex.integrations.durable.store import Store, StoreConfigError
+
+STORES = {
+    "sqlite": ("sqlite_store", "SQLiteStore"),
+    "postgresql": ("postgres_store", "PostgresStore"),
+    "redis": ("redis_store", "RedisStore"),
+    "nats": ("nats_store", "NatsStore"),
+}
+"""The module and the class of each kind of store, by the scheme of its URL."""
+
+
+def open_store(url: str) -> Store:
+    """Return the store that a URL names; it connects when it is first used.
+
+    | URL | store |
+    | --- | --- |
+    | `sqlite:///relative.db`, `sqlite:////absolute.db` | a file; `?durability=power` syncs each commit |
+    | `postgresql://user:password@host/database` | PostgreSQL; `?schema=` names a schema |
+    | `redis://host:6379/0`, `rediss://` for TLS | Redis or Valkey; `?prefix=` begins every key |
+    | `nats://host:4222`, `tls://` for TLS | NATS JetStream; `?prefix=` begins every name |
+
+    Args:
+        url: the URL, without references to environment variables.
+
+    Raises:
+        StoreConfigError: the URL is malformed, or its scheme is unknown.
+        MissingExtraError: the package of the store is not installed.
+    """
+    scheme, separator, _ = url.partition("://")
+    kind = {"postgres": "postgresql", "rediss": "redis", "tls": "nats"}.get(scheme.lower(), scheme.lower())
+    if not separator or kind not in STORES:
+        known = " or ".join(f"{name}://" for name in STORES)
+        raise StoreConfigError(f"store: the URL must start with {known}; for example sqlite:///events.db")
+    module, name = STORES[kind]
+    store: Store = getattr(import_module(f"codomyrmex.integrations.durable.{module}"), name)(url)
+    return store
