@@ -8,6 +8,7 @@ from codomyrmex.integrations._extras import lazy_exports
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.durable.opening import open_store
+    from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
         Retention,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LeaseLostError",
     "Retention",
+    "SQLiteStore",
     "Store",
     "StoreConfigError",
     "StoreError",
@@ -32,6 +34,7 @@ __getattr__ = lazy_exports(
     {
         "LeaseLostError": "store",
         "Retention": "store",
+        "SQLiteStore": "sqlite_store",
         "Store": "store",
         "StoreConfigError": "store",
         "StoreError": "store",
