@@ -59,8 +59,7 @@ class LocalStream(Stream):
         self._buffered = buffered  # returns the number of events in it
         self._on_error = on_error
         self._log = Diagnostics(__name__)  # per stream, so that no other stream uses up its lines
-        self._published, self._dropped, self._errors = Counter(), Counter(), Counter()
-        self._count_published = self._published.steps.__next__  # one call fewer than `tick`
+        self._reset_counters()
         self._index = TopicIndex()
         self._entries: dict[str, RouteEntry] = {}
         self._interceptors: tuple[Interceptor, ...] = ()
@@ -69,6 +68,10 @@ class LocalStream(Stream):
         self._routes: Mapping[str | None, Route] = self._index.routes
         self._lock = threading.RLock()
         renew_in_children(self)
+
+    def _reset_counters(self) -> None:
+        self._published, self._dropped, self._errors = Counter(), Counter(), Counter()
+        self._count_published = self._published.steps.__next__  # one call fewer than `tick`
 
     def after_fork(self) -> None:
         """Replace the lock, which a thread of the parent process may have held."""

@@ -32,7 +32,7 @@ def to_json(value: Any) -> str:
     collections objects and arrays, and any other object its `repr`. U+0085, U+2028 and U+2029 are
     escaped, because many SSE clients treat them as line ends.
     """
-    raw = _encode(value)
+    raw = to_json_bytes(value)
     if raw.isascii():
         return raw.decode("ascii")
     text = raw.decode("utf-8")  # in JSON these three can only occur in strings
@@ -41,7 +41,7 @@ def to_json(value: Any) -> str:
 
 def to_builtins(value: Any) -> Any:
     """Convert `value` to what its JSON text decodes to: dict, list, str, int, float, bool, None."""
-    return decode_usual(_encode(value))
+    return decode_usual(to_json_bytes(value))
 
 
 def replace_surrogates(text: str) -> str:
@@ -49,7 +49,8 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _encode(value: Any) -> bytes:
+def to_json_bytes(value: Any) -> bytes:
+    """Encode `value` as `to_json` does, but as UTF-8 and without escaping line separators."""
     try:
         return _encoder.encode(value)
     except Exception:  # noqa: BLE001 - the walk handles whatever it was

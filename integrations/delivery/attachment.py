@@ -12,6 +12,7 @@ from typing import Self
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters, letters_in
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.forks import keep_in_children
+from codomyrmex.integrations.delivery.groups import GroupStream
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
 from codomyrmex.integrations.delivery.inline import InlineWorker
 from codomyrmex.integrations.delivery.observers import AttemptObserver, Observers, SendHook
@@ -333,22 +334,32 @@ class Attachment:
         filter_fn = self._options.filter_fn if binding.filter_fn is None else binding.filter_fn
         if filter_fn is not None and not is_plain_function(filter_fn):
             raise TypeError(f"filter_fn: must be a plain function of one event, got {filter_fn!r}")
-        member = _Member(self._worker(binding), topic, filter_fn)
+        member = _Member(self._worker(binding, topic, filter_fn), topic, filter_fn)
         name = member.worker.name
         if name in self._members:
             raise ValueError(f"sink {name!r}: the name is taken by another sink; rename one of them")
         self._members[name] = member
         return member
 
-    def _worker(self, binding: Binding) -> Worker:
+    def _worker(self, binding: Binding, topic: str, filter_fn: FilterFunction | None) -> Worker:
         sink = binding.sink
         check_sink(sink)
         check_type("policy", binding.policy, DeliveryPolicy, None)
         policy = binding.policy or self._options.policy or DeliveryPolicy()
+        groups = self._stream if isinstance(self._stream, GroupStream) else None
+        if binding.needs_groups and (groups is None or isinstance(sink, InlineSink)):
+            raise TypeError(
+                f"group: {sink.name!r} cannot have group, shards, shard_by or after: "
+                "they need a durable stream and a sink that is not inline"
+            )
         if isinstance(sink, InlineSink):
             if binding.policy is not None:
                 raise TypeError(f"policy: {sink.name!r} is an inline sink, which has no queue; omit it")
             return InlineWorker(sink, policy, self._options.clock)
+        if groups is not None:
+            return groups.group_worker(
+                binding, topic, filter_fn, policy, self._options.clock, self._observers
+            )
         return QueuedWorker(sink, policy, self._options.clock, self._observers)
 
     async def _begin(self, member: _Member) -> None:
@@ -365,7 +376,10 @@ class Attachment:
 
     def _subscribe(self, member: _Member) -> None:
         handle = member.worker.handler(member.filter_fn)
-        member.subscription = self._stream.subscribe_nowait(handle, member.topic)
+        if not isinstance(self._stream, GroupStream):
+            member.subscription = self._stream.subscribe_nowait(handle, member.topic)
+        elif isinstance(member.worker, InlineWorker):
+            member.subscription = self._stream.subscribe_inline(handle, member.topic)
 
     def _forget(self, member: _Member) -> bool:
         """Remove a member; False if it was removed before."""

@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -16,6 +15,7 @@ from codomyrmex.integrations.delivery.attachment import Attachment
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters
 from codomyrmex.integrations.delivery.forks import keep_in_children
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport, SinkState
+from codomyrmex.integrations.delivery.loop_thread import LoopThread, call_at_exit
 from codomyrmex.integrations.delivery.observers import AttemptObserver, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import AttachOptions, Binding, InlineSink, Sink
@@ -32,12 +32,6 @@ _logger = logging.getLogger(__name__)
 
 # What drains at the end of the program.
 _running: set[BlockingAttachment] = set()
-
-# Called when the main thread ends; those registered later are called first. The functions of `atexit` are too
-# late for most sinks: the thread pools of asyncio and `concurrent.futures` have ended before.
-_register_at_exit: Callable[[Callable[[], None]], object] = getattr(
-    threading, "_register_atexit", atexit.register
-)
 
 
 def attach_blocking(
@@ -126,8 +120,7 @@ class BlockingAttachment:
         self._attachment = attachment
         self._lock = threading.Lock()
         self._closing = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: LoopThread | None = None
         self._running = False
         self._queued_in_parent = 0
 
@@ -233,52 +226,30 @@ class BlockingAttachment:
 
     # The thread
 
-    def _start_thread(self) -> None:
+    def _start_thread(self) -> LoopThread:
         """Start the thread and its event loop; the caller holds the lock."""
-        ready: Future[asyncio.AbstractEventLoop] = Future()
-
-        def run() -> None:
-            try:
-                runner = asyncio.Runner()
-                loop = runner.get_loop()
-                loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_THREADS))
-            except Exception as error:  # noqa: BLE001 - such as too many open files; raised by result()
-                ready.set_exception(error)
-                return
-            with runner:
-                ready.set_result(loop)
-                loop.run_forever()
-
         if self._thread is not None:
             raise RuntimeError("attachment: it can be started only once; attach again")
-        self._thread = threading.Thread(target=run, name=_THREADS, daemon=True)
-        try:
-            self._thread.start()
-            self._loop = ready.result()
-        except BaseException:
-            self._thread = None
-            raise
+        self._thread = LoopThread(_THREADS)
+        return self._thread
 
     def _end_thread(self) -> None:
         with self._lock:
             thread, self._thread = self._thread, None
-            loop, self._loop = self._loop, None
-        if thread is None or loop is None:
-            return
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_THREAD_GRACE)
+        if thread is not None:
+            thread.stop(_THREAD_GRACE)
 
     def _call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run a coroutine on the thread, and wait for its result."""
-        loop = self._loop
+        thread = self._thread
         try:
             self._check_thread()
-            if loop is None:
+            if thread is None:
                 raise RuntimeError("attachment: it is not running; call start() or attach again")  # noqa: TRY301
-            future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except BaseException:
             coroutine.close()
             raise
+        future = thread.submit(coroutine)
         try:
             return future.result(None if timeout is None or timeout > threading.TIMEOUT_MAX else timeout)
         except BaseException:
@@ -286,7 +257,7 @@ class BlockingAttachment:
             raise
 
     def _check_thread(self) -> None:
-        if self._thread is threading.current_thread():
+        if self._thread is not None and self._thread.is_current():
             raise RuntimeError("attachment: a sink cannot wait for the thread that it runs on")
 
     # Forks
@@ -294,7 +265,7 @@ class BlockingAttachment:
     def after_fork(self) -> None:
         """Begin again in a child process, with empty queues and without a thread."""
         self._lock, self._closing = threading.Lock(), threading.Lock()
-        self._loop = self._thread = None
+        self._thread = None
         if self._running:
             self._queued_in_parent = self._attachment.restart_after_fork(self._ensure_thread)
 
@@ -304,18 +275,16 @@ class BlockingAttachment:
             if self._thread is not None or not self._running:
                 return
             try:
-                self._start_thread()
+                thread = self._start_thread()
             except Exception as error:  # noqa: BLE001 - such as too many open files; health has it
                 self._attachment.fail_to_resume(error)
                 return
-            loop = self._loop
         _logger.warning(
             "this process was forked while sinks were attached: it has its own, empty queues; the %d events "
             "that were queued are sent by the parent process",
             self._queued_in_parent,
         )
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._attachment.resume(), loop)
+        thread.submit(self._attachment.resume())
         processes = sys.modules.get("multiprocessing.util")
         if processes is not None:  # its children exit without calling `atexit` functions
             processes.Finalize(None, self.close, exitpriority=100)
@@ -342,4 +311,4 @@ def _drain_at_exit() -> None:
         attachment.drain_at_exit(last=last)
 
 
-_register_at_exit(_drain_at_exit)
+call_at_exit(_drain_at_exit)

@@ -17,11 +17,12 @@ NOT_OPEN = "not_open"  # published while the sink could not be opened
 CLOSED = "closed"  # published while the sink was being closed
 FORKED = "forked"  # published in a child process, while the sink belongs to the parent
 INTERRUPTED = "interrupted"  # a BaseException such as KeyboardInterrupt ended `emit`
+REMOVED = "removed"  # the retention of a durable stream removed it before it was delivered
 FILTER_FAILED = "filter_failed"  # the filter of the sink raised
 ABOUT_ITSELF = "about_itself"  # a health event or dead letter of this very sink
 
 # Inline sinks may leave out events for other reasons, on purpose.
-LOSSES = frozenset({QUEUE_FULL, NOT_STARTED, NOT_OPEN, CLOSED, FORKED, INTERRUPTED, FILTER_FAILED})
+LOSSES = frozenset({QUEUE_FULL, NOT_STARTED, NOT_OPEN, CLOSED, FORKED, INTERRUPTED, FILTER_FAILED, REMOVED})
 
 LOSING_FOR = 60.0  # seconds after a loss during which a sink is `losing`
 
@@ -29,14 +30,17 @@ LOSING_FOR = 60.0  # seconds after a loss during which a sink is `losing`
 class SinkState(StrEnum):
     """The state of a sink, from the best to the worst. A sink that is `OK` has not lost any event.
 
-    `OK`: the last attempt succeeded, or there was none. `DEGRADED`: the same, but events were lost since the
-    sink was attached, the last one more than a minute ago. `LOSING`: the same, but events were lost within
-    the last minute. `RETRYING`: the last attempt failed. `NOT_OPEN`: it could not be opened yet. `OPEN`: so
-    many attempts failed in a row that the circuit breaker is open. `NOT_STARTED`: it is attached, but the
-    attachment was not started, and events are dropped. `CLOSED`: it receives no more events.
+    `OK`: the last attempt succeeded, or there was none. `STANDBY`: another process delivers the events of a
+    durable stream to this sink; this one takes over if necessary. `DEGRADED`: the last attempt succeeded, but
+    events were lost since the sink was attached, the last one more than a minute ago. `LOSING`: the same, but
+    events were lost within the last minute. `RETRYING`: the last attempt failed. `NOT_OPEN`: it could not be
+    opened yet. `OPEN`: so many attempts failed in a row that the circuit breaker is open. `NOT_STARTED`: it
+    is attached, but the attachment was not started, and events are dropped. `CLOSED`: it receives no more
+    events.
     """
 
     OK = "ok"
+    STANDBY = "standby"
     DEGRADED = "degraded"
     LOSING = "losing"
     RETRYING = "retrying"
@@ -94,6 +98,7 @@ class SinkReport(NamedTuple):
         dropped: events that never reached the sink, by reason.
         lost: events that were still queued or in flight when the drain timeout expired.
         retried: events that were sent again, counted each time.
+        left: events of a durable stream that are in its store and will be delivered later.
     """
 
     delivered: int
@@ -101,6 +106,7 @@ class SinkReport(NamedTuple):
     dropped: Mapping[str, int]
     lost: int
     retried: int = 0
+    left: int = 0
 
     @property
     def complete(self) -> bool:
@@ -116,6 +122,7 @@ class SinkReport(NamedTuple):
             {reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0) for reason in reasons},
             self.lost + other.lost,
             self.retried + other.retried,
+            other.left,
         )
 
 

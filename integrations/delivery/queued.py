@@ -54,8 +54,6 @@ class QueuedWorker(SendingWorker):
         )
         self._put = self._queue.put
         self._lost = 0
-        self._task: asyncio.Task[None] | None = None
-        self._stopped: asyncio.Future[None] | None = None
         self._next_full_warning = -math.inf
         # Positions in the queue: `flush` sends everything before the first one at once, and before the second
         # one there are events that stem from log records.
@@ -153,10 +151,8 @@ class QueuedWorker(SendingWorker):
         self._queue.reader = asyncio.current_task()  # it does not wait for room if it publishes
 
     def _begin(self) -> None:
-        self._set_state(SinkState.OK if self.opened else SinkState.NOT_OPEN)
-        self._stopped = stopped = asyncio.get_running_loop().create_future()
-        self._task = self._queue.reader = asyncio.create_task(self._run(), name=f"sink {self.name}")
-        self._task.add_done_callback(lambda _: resolve(stopped))
+        super()._begin()
+        self._queue.reader = self._task
 
     def _set_sending(self, task: asyncio.Task[None] | None) -> None:
         self._sending = task
@@ -172,35 +168,12 @@ class QueuedWorker(SendingWorker):
         self._queue.wake()
         return done
 
-    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - counted by the clock
-        timeout = self.drain_timeout if timeout is None else timeout
+    def _begin_drain(self) -> None:
         self._queue.close()
-        self._resume_publishers(-math.inf)
-        task, stopped = self._task, self._stopped
-        if task is None or stopped is None or task.get_loop() is not asyncio.get_running_loop():
-            self._sending = None  # its loop has ended
-            await self._close()
-            return
-        self._deadline = self._now() + timeout
-        self._breaker.allow_one(self._now())  # there may be no later chance
-        self._end_pause()
-        try:
-            await done_within(stopped, timeout, self._clock)
-        finally:
-            self.abort()
-            await asyncio.wait({task}, timeout=GRACE)
-            if not task.done():
-                self.warn("sink %s: send() ignores its cancellation and is left running")
-                task.cancel()
-            elif not task.cancelled() and (error := task.exception()) is not None:
-                self.warn("sink %s: internal error in the delivery", error=error)
-            await self._close()
 
     def abort(self) -> None:
         super().abort()
         self._queue.wake()
-        if self._stopped is not None:
-            resolve(self._stopped)
 
     async def _close(self) -> None:
         """Count the remaining events as lost, and close the sink."""

@@ -16,7 +16,7 @@ from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import Breaker, DeliveryPolicy, Failure, Item, Outcome, backoff
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.integrations.delivery.worker import Worker, done_within, resolve, retrieve_error
+from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within, resolve, retrieve_error
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import complete
 
@@ -40,6 +40,8 @@ class SendingWorker(Worker):
         self._delivered = self._retried = self._dead = 0
         self._breaker = Breaker(self._policy.breaker_failures, self._policy.breaker_reset)
         self._in_flight: list[Item] = []
+        self._task: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Future[None] | None = None
         self._sending: asyncio.Task[None] | None = None
         self._pausing: asyncio.Future[None] | None = None
         self._not_before = -math.inf  # the sink requested not to be called before
@@ -54,11 +56,59 @@ class SendingWorker(Worker):
     def _set_sending(self, task: asyncio.Task[None] | None) -> None:
         """Note which task runs `send` now."""
 
+    @abstractmethod
+    async def _run(self) -> None:
+        """Send batches until the end."""
+
+    @abstractmethod
+    def _begin_drain(self) -> None:
+        """Accept no more events: `_run` ends when the remaining ones are sent."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Count what was not delivered, and close the sink."""
+
+    # From start to stop
+
+    def _begin(self) -> None:
+        self._set_state(SinkState.OK if self.opened else SinkState.NOT_OPEN)
+        self._stopped = stopped = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(), name=f"sink {self.name}")
+        self._task.add_done_callback(lambda _: resolve(stopped))
+
+    async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - counted by the clock
+        timeout = self.drain_timeout if timeout is None else timeout
+        self._begin_drain()
+        self._resume_publishers(-math.inf)
+        task, stopped = self._task, self._stopped
+        if task is None or stopped is None or task.get_loop() is not asyncio.get_running_loop():
+            self._sending = None  # its loop has ended
+            await self._close()
+            return
+        self._deadline = self._now() + timeout
+        self._breaker.allow_one(self._now())  # there may be no later chance
+        self._end_pause()
+        try:
+            await done_within(stopped, timeout, self._clock)
+        finally:
+            self.abort()
+            await asyncio.wait({task}, timeout=GRACE)
+            if not task.done():
+                self.warn("sink %s: send() ignores its cancellation and is left running")
+                task.cancel()
+            elif not task.cancelled() and (error := task.exception()) is not None:
+                self.warn("sink %s: internal error in the delivery", error=error)
+            await self._close()
+
     def abort(self) -> None:
         self._aborted = True
         self._end_pause()
         if self._sending is not None:
             self._sending.cancel()
+        if self._stopped is not None:
+            resolve(self._stopped)
+
+    # Attempts
 
     async def _deliver(self) -> None:
         """Send the events in flight until none is left or the time is over."""

@@ -110,12 +110,26 @@ class Binding:
         topic: a topic or a pattern.
         filter_fn: a plain function; only events for which it returns true are delivered.
         policy: how events are queued and sent; not for inline sinks.
+        group: on a durable stream, the name of the group that reads the events for this sink, of which one
+            process at a time delivers; by default the name of the sink.
+        shards: on a durable stream, the number of parts of the group, each of which one process delivers.
+        shard_by: what the events of a shard have in common: `topic`, or a key of the metadata.
+        after: on a durable stream, where a new group begins: a cursor, `"earliest"`, or None for the end.
     """
 
     sink: InlineSink | Sink
     topic: str | None = None
     filter_fn: FilterFunction | None = None
     policy: DeliveryPolicy | None = None
+    group: str | None = None
+    shards: int = 1
+    shard_by: str = "topic"
+    after: str | None = None
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether an option is set that only a durable stream has."""
+        return (self.group, self.shards, self.shard_by, self.after) != (None, 1, "topic", None)
 
 
 @dataclass(frozen=True, kw_only=True)

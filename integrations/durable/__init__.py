@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 from codomyrmex.integrations._extras import lazy_exports
 
 if TYPE_CHECKING:
+    from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
+    from codomyrmex.integrations.durable.entries import CursorError, EventTooLargeError, Record, StoredLetter
+    from codomyrmex.integrations.durable.group import GroupError, GroupInfo
+    from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.opening import open_store
     from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.store import (
@@ -17,28 +21,49 @@ if TYPE_CHECKING:
         StoreError,
         StoreUnavailableError,
     )
+    from codomyrmex.integrations.durable.stream import DurableStream
 
 __all__ = [
+    "CursorError",
+    "DurableStream",
+    "EventTooLargeError",
+    "GroupError",
+    "GroupInfo",
     "LeaseLostError",
+    "Record",
     "Retention",
     "SQLiteStore",
     "Store",
     "StoreConfigError",
     "StoreError",
     "StoreUnavailableError",
+    "StoredLetter",
+    "StreamAdmin",
+    "StreamBounds",
+    "StreamHealth",
     "open_store",
 ]
 
 __getattr__ = lazy_exports(
     __name__,
     {
+        "CursorError": "entries",
+        "DurableStream": "stream",
+        "EventTooLargeError": "entries",
+        "GroupError": "group",
+        "GroupInfo": "group",
         "LeaseLostError": "store",
+        "Record": "entries",
         "Retention": "store",
         "SQLiteStore": "sqlite_store",
         "Store": "store",
         "StoreConfigError": "store",
         "StoreError": "store",
         "StoreUnavailableError": "store",
+        "StoredLetter": "entries",
+        "StreamAdmin": "admin",
+        "StreamBounds": "admin",
+        "StreamHealth": "health",
         "open_store": "opening",
     },
 )

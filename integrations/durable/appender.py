@@ -1,0 +1,291 @@
+"""`Appender`: collects entries from any thread, and appends them to a log in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from uuid import uuid4
+
+from codomyrmex.integrations.durable.store import Batch, Store, StoreError, StoreUnavailableError
+from codomyrmex.streaming.clock import Clock
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+BUFFER_SIZE = 10_000
+"""The number of entries of `put_nowait` that can wait to be appended."""
+
+_MAX_BATCH, _MAX_BATCH_BYTES = 500, 4 * 1024 * 1024
+_SWEEP = 0.25  # seconds between checks for entries that have waited too long
+_BACKOFF_INITIAL, _BACKOFF_MAX = 0.05, 1.0  # seconds
+
+_log = Diagnostics(__name__)
+
+
+class _Pending:
+    """An entry that waits to be appended, and who awaits that."""
+
+    __slots__ = ("entry", "future", "since")
+
+    def __init__(self, entry: bytes, future: asyncio.Future[int] | None, since: float) -> None:
+        self.entry = entry
+        self.future = future
+        self.since = since
+
+
+class Appender:
+    """Appends entries to a log in the order in which they were put, one batch at a time.
+
+    Args:
+        store: the store.
+        log: the name of the log.
+        loop: where the store is used.
+        linger: seconds that an entry of `put_nowait` waits for others.
+        timeout: seconds after which `put` raises an error if the entry is not in the log.
+        on_append: called on the loop with the position of the first entry, the time, and the entries.
+        on_state: called on the loop with the error when the store fails, and with None when it works again.
+        clock: the source of time.
+
+    Attributes:
+        rejected: entries of `put_nowait` that the buffer had no room for.
+        refused: entries of `put_nowait` that the store refused.
+        unconfirmed: entries whose `put` timed out while they were being appended; they may be in the log.
+        gate: set once the end of the log is known, before which nothing is appended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        log: str,
+        loop: asyncio.AbstractEventLoop,
+        linger: float,
+        timeout: float,
+        on_append: Callable[[int, float, Sequence[bytes]], None],
+        on_state: Callable[[Exception | None], None],
+        clock: Clock,
+    ) -> None:
+        self.rejected = self.refused = self.unconfirmed = 0
+        self._store = store
+        self._log = log
+        self._loop = loop
+        self._linger = linger
+        self._timeout = timeout
+        self._on_append = on_append
+        self._on_state = on_state
+        self._now = clock.monotonic
+        self._producer = uuid4().hex
+        self._number = 0
+        self._lock = threading.Lock()
+        self._buffer: deque[_Pending] = deque()
+        self._nowait = 0  # entries of `put_nowait` in the buffer
+        self._in_flight: list[_Pending] = []
+        self._awake = False  # the task has been, or will soon be, woken
+        self._waiter: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        self._sweeping = False
+        self.gate = asyncio.Event()
+
+    def waiting(self) -> int:
+        """Return the number of entries that are not in the log yet: what a kill would lose."""
+        return len(self._buffer) + len(self._in_flight)
+
+    def put_nowait(self, entry: bytes) -> bool:
+        """Add an entry, from any thread; return False if there is no room for it."""
+        with self._lock:
+            if self._nowait >= BUFFER_SIZE:
+                self.rejected += 1
+                return False
+            self._nowait += 1
+            self._buffer.append(_Pending(entry, None, self._now()))
+            wake = not self._awake
+            self._awake = True
+            full = len(self._buffer) == _MAX_BATCH
+        if full:
+            self._loop.call_soon_threadsafe(self._wake)
+        elif wake:
+            self._loop.call_soon_threadsafe(self._wake_later)
+        return True
+
+    async def put(self, entry: bytes) -> int:
+        """Add an entry, and return its position once it is in the log; from any event loop.
+
+        Raises:
+            StoreUnavailableError: it was not within the timeout. It may be in the log all the same if it was
+                being appended.
+            StoreError: the store refuses it.
+        """
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._buffer.append(_Pending(entry, future, self._now()))
+            self._awake = True
+            wake = self._waiter is not None
+        if wake:
+            self._loop.call_soon_threadsafe(self._wake)
+        if not self._sweeping:
+            self._loop.call_soon_threadsafe(self._sweep_later)
+        return await future
+
+    async def flush(self) -> None:
+        """Wait, on the loop, until every entry put so far is in the log or was given up."""
+        while self.waiting():
+            self._wake()
+            if self._idle is None or self._idle.done():
+                self._idle = self._loop.create_future()
+            await asyncio.wait({self._idle})
+
+    def _wake_later(self) -> None:
+        self._loop.call_later(self._linger, self._wake)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def run(self) -> None:
+        """Append what is put, until cancelled."""
+        await self.gate.wait()
+        while True:
+            batch = self._take()
+            if batch:
+                self._in_flight = batch
+                await self._append(batch)
+                self._in_flight = []
+                continue
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            with self._lock:
+                if self._buffer:
+                    continue
+                self._awake = False
+                waiter = self._waiter = self._loop.create_future()
+            await waiter
+
+    def _take(self) -> list[_Pending]:
+        """Remove and return the oldest entries."""
+        batch: list[_Pending] = []
+        size = 0
+        with self._lock:
+            buffer = self._buffer
+            while buffer and len(batch) < _MAX_BATCH:
+                size += len(buffer[0].entry)
+                if batch and size > _MAX_BATCH_BYTES:
+                    break
+                pending = buffer.popleft()
+                batch.append(pending)
+                self._nowait -= pending.future is None
+        return batch
+
+    async def _append(self, batch: list[_Pending]) -> None:
+        """Append a batch; one that the store refuses is split, so that one entry does not affect others."""
+        self._number += 1
+        entries = [pending.entry for pending in batch]
+        try:
+            first = await self._repeat(Batch(self._producer, self._number, entries))
+        except StoreError as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._append(batch[:middle])
+                await self._append(batch[middle:])
+                return
+            self._refuse(batch[0], error)
+            return
+        self._on_append(first, time.time(), entries)
+        _complete(batch, first)
+
+    async def _repeat(self, batch: Batch) -> int:
+        """Append a batch once, and repeat that while the store is not available."""
+        wait = _BACKOFF_INITIAL
+        failed = False
+        while True:
+            try:
+                try:
+                    first = await self._store.append(self._log, batch)
+                except StoreUnavailableError:
+                    raise
+                except StoreError:
+                    if await self._store.bounds(self._log) is not None:
+                        raise
+                    await self._store.create_log(self._log)  # the engine has lost it
+                    first = await self._store.append(self._log, batch)
+            except StoreUnavailableError as error:
+                failed = True
+                self._on_state(error)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _BACKOFF_MAX)
+            else:
+                if failed:
+                    self._on_state(None)
+                return first
+
+    def refuse_all(self, error: StoreError) -> None:
+        """Drop everything that is not being appended, and raise an error in each `put`."""
+        with self._lock:
+            buffer, self._buffer = self._buffer, deque()
+            self._nowait = 0
+        for pending in buffer:
+            self._refuse(pending, error)
+
+    def _refuse(self, pending: _Pending, error: StoreError) -> None:
+        if pending.future is None:
+            self.refused += 1
+            _log.warning("refused", "%s: an event was dropped: it was refused", self._log, error=error)
+        else:
+            _fail(pending.future, error)
+
+    # Timeouts
+
+    def _sweep_later(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(min(_SWEEP, self._timeout / 4), self._sweep)
+
+    def _sweep(self) -> None:
+        """Raise an error in each `put` that has waited too long."""
+        self._sweeping = False
+        limit = self._now() - self._timeout
+        message = f"{self._store.url}: an event could not be stored within {self._timeout:g}s"
+        for pending in self._in_flight:
+            if pending.since <= limit and pending.future is not None and not pending.future.done():
+                self.unconfirmed += 1
+                _fail(pending.future, StoreUnavailableError(f"{message}; it may be stored later"))
+        with self._lock:
+            kept: deque[_Pending] = deque()
+            late: list[asyncio.Future[int]] = []
+            for pending in self._buffer:
+                if pending.future is not None and pending.since <= limit:
+                    late.append(pending.future)
+                else:
+                    kept.append(pending)
+            self._buffer = kept
+        for future in late:
+            _fail(future, StoreUnavailableError(f"{message}; it was not stored"))
+        if self.waiting():
+            self._sweep_later()
+
+
+def _complete(batch: list[_Pending], first: int) -> None:
+    """Complete the futures of a batch, with one call for each event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], int]]] = {}
+    for position, pending in enumerate(batch, first):
+        if pending.future is not None:
+            loops.setdefault(pending.future.get_loop(), []).append((pending.future, position))
+    for loop, results in loops.items():
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_set_results, results)
+
+
+def _set_results(results: list[tuple[asyncio.Future[int], int]]) -> None:
+    for future, position in results:
+        if not future.done():
+            future.set_result(position)
+
+
+def _fail(future: asyncio.Future[int], error: Exception) -> None:
+    def set_exception() -> None:
+        if not future.done():
+            future.set_exception(error)
+
+    with suppress(RuntimeError):  # the loop is closed
+        future.get_loop().call_soon_threadsafe(set_exception)

@@ -1,0 +1,162 @@
+"""Entries of a log: how events and cursors are written."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from codomyrmex.integrations.durable.store import StoreError
+from codomyrmex.streaming import Event
+from codomyrmex.streaming.encoding import to_json_bytes
+from codomyrmex.streaming.errors import shorten
+
+MAX_ENTRY_SIZE = 1024 * 1024
+"""The size of an encoded event at most, in bytes."""
+
+_FOR = b'{"for":'  # how an entry begins that is for one group only
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_letter = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class EventTooLargeError(StoreError, ValueError):
+    """An encoded event is larger than 1 MiB."""
+
+
+class CursorError(StoreError, ValueError):
+    """A cursor does not name a position from which the log can be read on."""
+
+
+class Record(NamedTuple):
+    """An event and its place in a durable stream.
+
+    Attributes:
+        cursor: names the position of the event; pass it as `after` to continue behind it.
+        event: the event, with what JSON keeps of its payload.
+    """
+
+    cursor: str
+    event: Event
+
+
+class StoredLetter(NamedTuple):
+    """A dead letter in a store.
+
+    Attributes:
+        position: its position in the log of dead letters.
+        group: the group that gave the event up: the name of a sink, or of a subscription's group.
+        reason: the last error in one line without secrets.
+        attempts: how often the event was sent.
+        time: when it was given up, in seconds since 1970.
+        event: the event, or None if its entry could not be decoded.
+        entry: the entry as it was in the log.
+    """
+
+    position: int
+    group: str
+    reason: str
+    attempts: int
+    time: float
+    event: Event | None
+    entry: bytes
+
+
+def encode_event(event: Event) -> bytes:
+    """Return the entry of an event.
+
+    Raises:
+        EventTooLargeError: it is larger than 1 MiB.
+    """
+    entry = to_json_bytes(event)
+    if len(entry) > MAX_ENTRY_SIZE:
+        raise EventTooLargeError(
+            f"event {shorten(event.id)}: encoded it has {len(entry)} bytes, the limit is {MAX_ENTRY_SIZE}"
+        )
+    return entry
+
+
+def decode_event(entry: bytes) -> Event:
+    """Return the event of an entry.
+
+    Raises:
+        ValueError: it is not the entry of an event.
+    """
+    try:
+        return _decode_event(entry)
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise ValueError(f"not an event: {error}") from None
+
+
+def address_entry(entry: bytes, group: str) -> bytes:
+    """Return a copy of an entry that is for one group only."""
+    head = to_json_bytes({"for": group})
+    return head[:-1] + b"," + entry[1:] if not entry.startswith(_FOR) else entry
+
+
+def addressee(entry: bytes) -> str | None:
+    """Return the group that an entry is for, or None if it is for everyone."""
+    if not entry.startswith(_FOR):
+        return None
+    try:
+        return str(_decode_letter(entry)["for"])
+    except (msgspec.MsgspecError, KeyError):
+        return ""
+
+
+def encode_letter(group: str, reason: str, attempts: int, entry: bytes) -> bytes:
+    """Return the entry of a dead letter."""
+    letter = {"group": group, "reason": reason, "attempts": attempts}
+    try:
+        return to_json_bytes({**letter, "event": msgspec.Raw(entry)} if is_json(entry) else letter)
+    except msgspec.MsgspecError:
+        return to_json_bytes(letter)
+
+
+def is_json(entry: bytes) -> bool:
+    """Return whether an entry is valid JSON, so that it can be part of another one."""
+    try:
+        msgspec.json.decode(entry)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+class _Letter(msgspec.Struct):
+    group: str
+    reason: str
+    attempts: int
+    event: msgspec.Raw = msgspec.Raw()
+
+
+_decode_stored_letter = msgspec.json.Decoder(_Letter).decode
+
+
+def decode_stored_letter(position: int, time: float, entry: bytes) -> StoredLetter:
+    """Return a dead letter from its entry; one that cannot be decoded has the reason for that."""
+    try:
+        letter = _decode_stored_letter(entry)
+    except msgspec.MsgspecError as error:
+        return StoredLetter(position, "", f"not a dead letter: {error}", 0, time, None, entry)
+    raw = bytes(letter.event)
+    try:
+        event = decode_event(raw)
+    except ValueError:
+        event = None
+    return StoredLetter(position, letter.group, letter.reason, letter.attempts, time, event, raw)
+
+
+def format_cursor(epoch: str, position: int) -> str:
+    """Return the cursor of a position."""
+    return f"{epoch}:{position}"
+
+
+def parse_cursor(cursor: str) -> tuple[str, int]:
+    """Return the epoch and the position of a cursor.
+
+    Raises:
+        CursorError: it is malformed.
+    """
+    epoch, _, number = cursor.partition(":") if isinstance(cursor, str) else ("", "", "")
+    if not epoch or not number.isascii() or not number.isdecimal() or len(number) > 18:  # noqa: PLR2004 - fits into 64 bits
+        raise CursorError(f"after: must be a cursor, 'earliest' or None, got {shorten(cursor)}")
+    return epoch, int(number)

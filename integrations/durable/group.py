@@ -1,0 +1,377 @@
+"""`Group`: a group of consumers of a log: who reads which shard, and up to where it was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+from codomyrmex.integrations.durable.store import (
+    Batch,
+    Lease,
+    LeaseLostError,
+    Store,
+    StoreError,
+    StoreUnavailableError,
+)
+from codomyrmex.streaming import Event
+from codomyrmex.streaming.clock import Clock
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+_LONGEST_PAUSE = 1.0  # seconds between two looks at the leases
+
+_log = Diagnostics(__name__)
+
+
+class GroupError(StoreError, ValueError):
+    """A group exists with another topic, number of shards or key, does not exist, or is in use."""
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """What a group reads; all its members agree on it.
+
+    Attributes:
+        topic: the topic or pattern of its events.
+        shards: how many parts it has, each of which one process reads at a time.
+        shard_by: what events of the same shard have in common: `topic`, or a key of the metadata.
+    """
+
+    topic: str = "*"
+    shards: int = 1
+    shard_by: str = "topic"
+
+    def shard_of(self, event: Event) -> int:
+        """Return the shard of an event."""
+        if self.shards == 1:
+            return 0
+        key = str(event.metadata.get(self.shard_by, ""))
+        return zlib.crc32(key.encode("utf-8", "surrogatepass")) % self.shards
+
+
+class _Saved(msgspec.Struct):
+    """What is saved for a group."""
+
+    definition: Definition
+    epoch: str
+    position: int  # at which it was created
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Up to where the events of a shard were delivered."""
+
+    epoch: str
+    position: int
+
+
+class Held(NamedTuple):
+    """A shard that this process reads.
+
+    Attributes:
+        lease: the lease.
+        until: when it ends unless it is renewed, in seconds of the clock.
+        place: up to where its events had been delivered when it was acquired.
+    """
+
+    lease: Lease
+    until: float
+    place: Place
+
+
+class Names:
+    """The names that a stream's group has in a store."""
+
+    def __init__(self, stream: str, group: str) -> None:
+        self.prefix = f"{groups_prefix(stream)}{encode_name(group)}"
+        self.definition = f"{self.prefix}/definition"
+        self.admin = f"{self.prefix}/admin"
+        self.seek = f"{self.prefix}/seek"
+        self.dead = f"{self.prefix}/dead"
+        self.members = f"{self.prefix}/member/"
+        self.shards = f"{self.prefix}/shard/"
+        self.places = f"{self.prefix}/place/"
+
+
+def groups_prefix(stream: str) -> str:
+    """Return how the names of all groups of a stream begin."""
+    return f"{stream}/group/"
+
+
+def encode_name(text: str) -> str:
+    """Return a name as a store accepts it, without a slash."""
+    return quote(text, safe="").replace("%", "@").replace("~", "@7E")
+
+
+def decode_name(name: str) -> str:
+    """Return the text of an encoded name."""
+    return unquote(name.replace("@", "%"))
+
+
+class Group:
+    """This process's part of a group. It is used on the stream's own loop; `held` may be read anywhere.
+
+    Args:
+        store: the store.
+        stream: the name of the stream.
+        name: the name of the group.
+        definition: what it reads.
+        owner: who reads; unique to this process and sink.
+        seconds: when a lease expires that is not renewed.
+        clock: the source of time.
+        on_change: called when a shard was acquired or lost, and when its place was changed by `seek`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stream: str,
+        name: str,
+        definition: Definition,
+        owner: str,
+        seconds: float,
+        clock: Clock,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.definition = definition
+        self.held: dict[int, Held] = {}
+        self.busy: int | None = None  # the shard whose events are being sent, which is not released
+        self.seeks: dict[int, int] = {}  # the positions to continue from, by shard
+        self._store = store
+        self._names = Names(stream, name)
+        self._owner = owner
+        self._seconds = seconds
+        self._clock = clock
+        self._on_change = on_change
+        self._member: tuple[Lease, float] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def is_held(self, shard: int) -> bool:
+        """Return whether the lease of a shard has not expired, as far as this process knows."""
+        held = self.held.get(shard)
+        return held is not None and self._clock.monotonic() < held.until
+
+    async def open(self, epoch: str, position: int) -> None:
+        """Create the group at a position if it does not exist, and begin to acquire its shards.
+
+        Raises:
+            GroupError: it exists with another definition.
+            StoreUnavailableError: the store is not available.
+        """
+        await self._define(epoch, position)
+        self._task = asyncio.create_task(self._run(), name=f"group {self.name}")
+
+    async def close(self) -> None:
+        """Release the shards, so that other processes can read them at once."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        leases = [held.lease for held in self.held.values()]
+        if self._member is not None:
+            leases.append(self._member[0])
+        self.held = {}
+        self._member = None
+        with suppress(StoreError):
+            for lease in leases:
+                await self._store.release(lease)
+
+    async def save(self, shard: int, place: Place) -> bool:
+        """Save up to where the events of a shard were delivered; False if the lease was lost."""
+        held = self.held.get(shard)
+        if held is None:
+            return False
+        try:
+            await self._store.save(held.lease, {f"{self._names.places}{shard}": msgspec.json.encode(place)})
+        except LeaseLostError:
+            self._lose(shard)
+            return False
+        return True
+
+    async def append_letters(self, log: str, batch: Batch) -> None:
+        """Append dead letters to a log."""
+        await self._store.create_log(log)
+        await self._store.append(log, batch)
+
+    # Leases
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._step()
+            except StoreUnavailableError:
+                self._expire()
+            except StoreError as error:
+                _log.warning(self.name, "group %s: its leases could not be read", self.name, error=error)
+            await asyncio.sleep(min(self._seconds / 3, _LONGEST_PAUSE))
+
+    async def _step(self) -> None:
+        store, names = self._store, self._names
+        self._expire()
+        now = self._clock.monotonic()
+        if self._member is None or self._member[1] - now < self._seconds * 2 / 3:
+            member = await store.acquire(f"{names.members}{self._owner}", self._owner, self._seconds)
+            self._member = None if member is None else (member, now + self._seconds)
+        for shard, held in tuple(self.held.items()):
+            if held.until - self._clock.monotonic() < self._seconds * 2 / 3:
+                await self._renew(shard, held)
+        await self._apply_seek()
+        members = len(await store.leases(names.members)) or 1
+        share = -(-self.definition.shards // members)
+        for shard in tuple(self.held):
+            if len(self.held) > share and shard != self.busy:
+                lease = self.held[shard].lease
+                self._lose(shard)
+                await store.release(lease)
+        # Processes begin with different shards, so that they seldom want the same one.
+        start = zlib.crc32(self._owner.encode()) % self.definition.shards
+        for number in range(self.definition.shards):
+            shard = (start + number) % self.definition.shards
+            if len(self.held) < share and shard not in self.held:
+                await self._acquire(shard)
+
+    async def _renew(self, shard: int, held: Held) -> None:
+        now = self._clock.monotonic()
+        try:
+            await self._store.renew(held.lease, self._seconds)
+        except LeaseLostError:
+            self._lose(shard)
+        else:
+            self.held[shard] = held._replace(until=now + self._seconds)
+
+    async def _acquire(self, shard: int) -> None:
+        now = self._clock.monotonic()
+        lease = await self._store.acquire(f"{self._names.shards}{shard}", self._owner, self._seconds)
+        if lease is None:
+            return
+        values = await self._store.load(self._names.prefix + "/")
+        saved = values.get(f"{self._names.places}{shard}")
+        if saved is not None:
+            place = msgspec.json.decode(saved, type=Place)
+        elif self._names.definition in values:
+            created = msgspec.json.decode(values[self._names.definition], type=_Saved)
+            place = Place(created.epoch, created.position)
+        else:
+            await self._store.release(lease)
+            raise GroupError(f"group {self.name}: it was deleted while it was in use")
+        self.held[shard] = Held(lease, now + self._seconds, place)
+        self._on_change()
+
+    def _expire(self) -> None:
+        """Give up the shards whose leases could not be renewed in time."""
+        for shard in tuple(self.held):
+            if not self.is_held(shard):
+                self._lose(shard)
+
+    def _lose(self, shard: int) -> None:
+        if self.held.pop(shard, None) is not None:
+            self._on_change()
+
+    async def _apply_seek(self) -> None:
+        """Continue from another position if somebody has asked for that."""
+        values = await self._store.load(self._names.seek + "/")
+        for shard, held in tuple(self.held.items()):
+            name = f"{self._names.seek}/{shard}"
+            if name not in values:
+                continue
+            place = msgspec.json.decode(values[name], type=Place)
+            changes = {name: None, f"{self._names.places}{shard}": msgspec.json.encode(place)}
+            try:
+                await self._store.save(held.lease, changes)
+            except LeaseLostError:
+                self._lose(shard)
+                continue
+            self.seeks[shard] = place.position
+            self._on_change()
+
+    # The definition
+
+    async def _define(self, epoch: str, position: int) -> None:
+        names = self._names
+        while True:
+            saved = (await self._store.load(names.definition)).get(names.definition)
+            if saved is not None:
+                existing = msgspec.json.decode(saved, type=_Saved).definition
+                if existing != self.definition:
+                    raise GroupError(
+                        f"group {self.name}: it exists with {_describe(existing)}, not with "
+                        f"{_describe(self.definition)}; use another name, or delete the group"
+                    )
+                return
+            lease = await self._store.acquire(names.admin, self._owner, self._seconds)
+            if lease is None:
+                await asyncio.sleep(0.05)
+                continue
+            value = msgspec.json.encode(_Saved(self.definition, epoch, position))
+            try:
+                if not await self._store.load(names.definition):
+                    await self._store.save(lease, {names.definition: value})
+            finally:
+                await self._store.release(lease)
+
+
+def _describe(definition: Definition) -> str:
+    return f"topic={definition.topic!r}, shards={definition.shards}, shard_by={definition.shard_by!r}"
+
+
+class GroupInfo(NamedTuple):
+    """The state of a group.
+
+    Attributes:
+        name: its name: that of a sink, or as passed to `subscribe`.
+        topic: the topic or pattern of its events.
+        shards: how many parts it has.
+        holders: the processes that read it.
+        position: the cursor up to which its events were delivered, the lowest of all shards.
+        lag: the number of events behind that position, those of other topics included.
+        lag_seconds: the age of the oldest of them, 0 if there is none.
+        missed: the number of events that were removed before it read them.
+        dead: the number of dead letters that were neither replayed nor dropped.
+    """
+
+    name: str
+    topic: str
+    shards: int
+    holders: tuple[str, ...]
+    position: str
+    lag: int
+    lag_seconds: float
+    missed: int
+    dead: int
+
+
+class SavedGroup(NamedTuple):
+    """A group as it is saved in a store."""
+
+    name: str
+    definition: Definition
+    places: Sequence[Place]
+    dead: int  # the position up to which its dead letters were replayed or dropped
+
+    def position(self, epoch: str) -> int:
+        """Return the lowest position of all shards; 0 if the log has another epoch."""
+        return min(place.position if place.epoch == epoch else 0 for place in self.places)
+
+
+async def load_groups(store: Store, stream: str) -> list[SavedGroup]:
+    """Return the groups of a stream."""
+    prefix = groups_prefix(stream)
+    values = await store.load(prefix)
+    groups = []
+    for name, value in sorted(values.items()):
+        encoded, _, kind = name.removeprefix(prefix).partition("/")
+        if kind != "definition":
+            continue
+        saved = msgspec.json.decode(value, type=_Saved)
+        names = Names(stream, decode_name(encoded))
+        places = []
+        for shard in range(saved.definition.shards):
+            raw = values.get(f"{names.places}{shard}")
+            created = Place(saved.epoch, saved.position)
+            places.append(created if raw is None else msgspec.json.decode(raw, type=Place))
+        dead = int(values.get(names.dead, b"0"))
+        groups.append(SavedGroup(decode_name(encoded), saved.definition, places, dead))
+    return groups

@@ -1,0 +1,38 @@
+"""`StreamHealth`: whether a durable stream works, and what it has lost."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class StreamHealth(NamedTuple):
+    """The health of a durable stream in this process.
+
+    Attributes:
+        store: the URL of the store, without a password.
+        available: whether the store answered last time.
+        unavailable_for: seconds since it stopped answering; 0 if it is available.
+        last_error: why it is not available, in one line without secrets.
+        pending: events that are not in the store yet: what would be lost if the process were killed.
+        dropped: events of `publish_nowait` that are not in the store and never will be, by reason.
+        unconfirmed: events whose `publish` timed out while they were being stored; they may be in the store.
+        missed: events that the retention removed before a subscription of this process received them.
+        undecodable: entries of the log that are not events.
+        warnings: what the engine, as it is configured, will not preserve.
+    """
+
+    store: str
+    available: bool
+    unavailable_for: float
+    last_error: str | None
+    pending: int
+    dropped: dict[str, int]
+    unconfirmed: int
+    missed: int
+    undecodable: int
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store is available, and nothing was lost in this process."""
+        return self.available and not (any(self.dropped.values()) or self.missed or self.undecodable)

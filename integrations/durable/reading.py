@@ -1,0 +1,99 @@
+"""`LogReader`: the part of a durable stream that reads the log and manages its groups."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
+from codomyrmex.integrations.durable.entries import Record
+from codomyrmex.integrations.durable.group import GroupInfo
+from codomyrmex.integrations.durable.tail import Item
+
+T = TypeVar("T")
+
+
+class LogReader(ABC):
+    """Reads the log of a durable stream, and manages its groups.
+
+    Attributes:
+        name: the name of the stream.
+        admin: the stream in its store; used where the store is.
+    """
+
+    name: str
+    admin: StreamAdmin
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect to the store."""
+
+    @abstractmethod
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread that uses the store, and return its result."""
+
+    @abstractmethod
+    def owner(self, purpose: str) -> str:
+        """Return who holds a lease: the process, and what for."""
+
+    async def read_items(self, after: int, limit: int) -> list[Item]:
+        """Return the entries after a position from the store."""
+        entries = await self.call(self.admin.store.read(self.name, after, limit))
+        return [Item(*stored) for stored in entries]
+
+    async def resolve(self, after: str | None) -> int:
+        """Return the position that a cursor, `"earliest"` or None for the end stands for.
+
+        Raises:
+            CursorError: it is malformed, of another log, or no longer kept.
+        """
+        await self.open()
+        return await self.call(self.admin.resolve(after))
+
+    async def read(self, after: str | None = "earliest", limit: int = 100) -> list[Record]:
+        """Return the events after a position, oldest first, at most `limit`.
+
+        Args:
+            after: a cursor, `"earliest"`, or None for the end.
+            limit: the number of events.
+
+        Raises:
+            CursorError: as for `subscribe`.
+            StoreUnavailableError: the store is not available.
+        """
+        await self.open()
+        return await self.call(self.admin.read(after, limit))
+
+    async def cursor(self) -> str:
+        """Return the cursor of the end of the log."""
+        return (await self.bounds()).last
+
+    async def bounds(self) -> StreamBounds:
+        """Return what the log holds."""
+        await self.open()
+        return await self.call(self.admin.bounds())
+
+    async def groups(self) -> list[GroupInfo]:
+        """Return the groups, with their holders and how far they are behind."""
+        await self.open()
+        return await self.call(self.admin.groups())
+
+    async def seek(self, group: str, cursor: str | None) -> None:
+        """Let a group continue behind a cursor, `"earliest"`, or None for the end.
+
+        Raises:
+            GroupError: there is no such group.
+            CursorError: as for `subscribe`.
+        """
+        await self.open()
+        await self.call(self.admin.seek(group, cursor, self.owner("seek")))
+
+    async def delete_group(self, group: str) -> None:
+        """Delete a group, with its place and the count of its dead letters.
+
+        Raises:
+            GroupError: there is no such group, or a process reads it.
+        """
+        await self.open()
+        await self.call(self.admin.delete_group(group, self.owner("delete")))

@@ -1,0 +1,154 @@
+"""`ShardReader`: reads the events of one shard of a group, and knows up to where they were delivered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from codomyrmex.integrations.delivery.policy import Item
+from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.durable.group import Definition, Group, Held
+from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
+from codomyrmex.integrations.durable.tail import Item as LogItem
+from codomyrmex.streaming import Event, FilterFunction, Subscription
+from codomyrmex.streaming.provenance import origin_of
+from codomyrmex.streaming.topics import EVERYTHING, matches
+
+T = TypeVar("T")
+
+
+class GroupSource(Protocol):
+    """The stream that a group reads."""
+
+    dead_log: str
+
+    @property
+    def tail(self) -> Tail:
+        """The newest entries."""
+
+    async def open(self) -> None:
+        """Connect to the store."""
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the store is used."""
+
+    async def flush(self) -> None:
+        """Wait until everything that was published is in the store."""
+
+    async def resolve(self, after: str | None) -> int:
+        """Return the position that a cursor stands for."""
+
+    async def read_items(self, after: int, limit: int) -> list[LogItem]:
+        """Return entries from the store."""
+
+    def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
+        """Return this process's part of a group."""
+
+    def call_when_used(self, function: Callable[[], None]) -> None:
+        """Call a function when the stream is used next."""
+
+
+class Selection:
+    """Which entries of a log are for a group.
+
+    Args:
+        group: the name of the group.
+        sink: the name of its sink, which does not receive reports on itself.
+        definition: what the group reads.
+        filter_fn: a plain function; only events for which it returns true are delivered.
+    """
+
+    def __init__(
+        self, group: str, sink: str, definition: Definition, filter_fn: FilterFunction | None
+    ) -> None:
+        self._group = group
+        self._sink = sink
+        self._definition = definition
+        self._filter = None if filter_fn is None else Subscription(filter_fn=filter_fn)
+
+    def event_for(self, shard: int, item: LogItem) -> Event | None:
+        """Return the event of an entry if it is for this group and shard.
+
+        Raises:
+            ValueError: the entry is not an event.
+            Exception: raised by the filter.
+        """
+        if item.group is not None and item.group != self._group:
+            return None
+        event = item.event()
+        topic = self._definition.topic
+        if (
+            (topic != EVERYTHING and not matches(topic, event.topic))
+            or self._definition.shard_of(event) != shard
+            or self._is_about_itself(event)
+        ):
+            return None
+        return event if self._filter is None or self._filter.passes(event) else None
+
+    def _is_about_itself(self, event: Event) -> bool:
+        """Return whether an event reports on the sink, here or in another process."""
+        origin = origin_of(event)
+        return origin is not None and "sink:" in origin and event.metadata.get("sink") == self._sink
+
+
+class ShardReader:
+    """Reads a shard that this process holds.
+
+    Attributes:
+        number: the number of the shard.
+        token: that of the lease under which it is read.
+        delivered: the position up to which its events were delivered, given up or skipped.
+        scanned: the position up to which its events are in `batch`, or were skipped.
+        batch: the events that wait for others to fill a batch.
+        saved: the position that was saved last, at the time `saved_at`.
+        removed: how many entries were removed before they were read.
+        refused: entries that cannot be delivered, with the reason.
+    """
+
+    def __init__(self, number: int, held: Held, stream: GroupSource, selection: Selection) -> None:
+        self.number = number
+        self.token = held.lease.token
+        position = held.place.position if held.place.epoch == stream.tail.epoch else 0
+        self.delivered = self.scanned = self.saved = position
+        self.saved_at = -math.inf
+        self.batch: list[Item] = []
+        self.removed = 0
+        self.refused: list[tuple[bytes, str]] = []
+        self._stream = stream
+        self._selection = selection
+
+    def restart(self, position: int) -> None:
+        """Continue from a position."""
+        self.delivered = self.scanned = position
+        self.saved = -1
+        self.batch = []
+
+    async def collect(self, size: int, now: Callable[[], float]) -> None:
+        """Read entries until the batch has a size, or there are no more.
+
+        Raises:
+            StoreError: they could not be read.
+        """
+        tail = self._stream.tail
+        while len(self.batch) < size:
+            items = tail.get(self.scanned, READ_LIMIT)
+            if items is None:
+                items = await self._stream.read_items(self.scanned, READ_LIMIT)
+            if not items:
+                if tail.last is not None and self.scanned > tail.last:  # the log has another end than before
+                    self.restart(tail.last)
+                return
+            self.removed += items[0].position - self.scanned - 1
+            moment = now()
+            for item in items:
+                self.scanned = item.position
+                try:
+                    event = self._selection.event_for(self.number, item)
+                except Exception as error:  # noqa: BLE001 - a bad entry or filter must not end the delivery
+                    self.refused.append((item.entry, describe(error)))
+                    continue
+                if event is not None:
+                    self.batch.append((event, moment))
+                    if len(self.batch) >= size:
+                        return

@@ -1,0 +1,469 @@
+"""`DurableStream`: a stream whose events are kept in a store, for all processes that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.delivery.groups import GroupStream
+from codomyrmex.integrations.delivery.observers import Observers
+from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.sink import Binding
+from codomyrmex.integrations.durable.admin import StreamAdmin
+from codomyrmex.integrations.durable.entries import (
+    EventTooLargeError,
+    Record,
+    encode_event,
+    format_cursor,
+)
+from codomyrmex.integrations.durable.group import Definition, Group
+from codomyrmex.integrations.durable.handler import HANDLER_POLICY, HandlerSink
+from codomyrmex.integrations.durable.health import StreamHealth
+from codomyrmex.integrations.durable.reading import LogReader
+from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
+from codomyrmex.integrations.durable.runtime import Runtime
+from codomyrmex.integrations.durable.store import Retention, Store
+from codomyrmex.integrations.durable.subscriber import Subscriber
+from codomyrmex.integrations.durable.tail import Item, Tail
+from codomyrmex.integrations.durable.worker import GroupWorker
+from codomyrmex.streaming import Clock, Event, FilterFunction, Handler, Listener, Overflow, Subscription
+from codomyrmex.streaming.clock import SYSTEM_CLOCK
+from codomyrmex.streaming.diagnostics import Diagnostics
+from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
+from codomyrmex.streaming.errors import StreamClosedError, shorten
+from codomyrmex.streaming.stream import StreamStatistics
+from codomyrmex.streaming.topics import EVERYTHING
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_log = Diagnostics(__name__)
+
+
+class DurableStream(LocalStream, LogReader, GroupStream):
+    """A stream whose events are kept in a store, for all processes that use the same store and name.
+
+    `await publish()` returns when the event is in the store. Handlers run in each process, in the order of
+    the log, on the event loop of their `subscribe`, and with what JSON keeps of the payload; those subscribed
+    without a running loop run on the stream's own thread. A slow handler falls behind and loses nothing. A
+    queued sink reads as a group of consumers, of which one process at a time delivers. The stream opens when
+    it is first used.
+
+    Args:
+        store: where the events are kept.
+        name: the name of the log in the store.
+        retention: how much of the log is kept.
+        unread_limit: how much more is kept while a group has not read it.
+        linger: seconds that an event of `publish_nowait` waits for others to be stored with it.
+        lease: seconds after which another process takes over from one that was killed.
+        publish_timeout: seconds after which `publish` raises a `StoreUnavailableError`.
+        on_error: a plain function called with the exception, the event and the subscription of a handler.
+        clock: the source of time; for tests.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str = "events",
+        *,
+        retention: Retention | None = None,
+        unread_limit: Retention = UNREAD_LIMIT,
+        linger: float = 0.002,
+        lease: float = 10.0,
+        publish_timeout: float = 5.0,
+        on_error: ErrorHandler | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not isinstance(store, Store):
+            raise TypeError(f"store: must be a Store, got {shorten(store)}; open_store(url) returns one")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"name: must be 1 to 64 characters of A-Z, a-z, 0-9, - and _, got {shorten(name)}"
+            )
+        check_seconds("linger", linger, zero=True)
+        check_seconds("lease", lease)
+        check_seconds("publish_timeout", publish_timeout)
+        self.store = store
+        self.name = name
+        self.dead_log = f"{name}.dead"
+        self.admin = StreamAdmin(store, name)
+        self._lease = lease
+        self._publish_timeout = publish_timeout
+        self._clock = clock
+        self._runtime = Runtime(
+            self.admin, retention or Retention(), unread_limit, linger, lease, publish_timeout, clock
+        )
+        self._reset()
+        super().__init__(lambda _: None, lambda: len(self.tail), on_error)
+        self._update_routes()
+
+    def _reset(self) -> None:
+        self._subscribers: dict[str, tuple[Subscriber, asyncio.Future[None] | Future[None]]] = {}
+        self._group_workers: dict[str, GroupWorker] = {}
+        self._missed = self._undecodable = self._too_large = 0
+
+    # Opening and closing
+
+    @property
+    def tail(self) -> Tail:
+        """The newest entries of the log."""
+        return self._runtime.tail
+
+    async def open(self) -> None:
+        """Connect to the store; publishing and subscribing do this too.
+
+        Raises:
+            StoreConfigError: the store cannot be used as it is.
+            StoreUnavailableError: the store did not answer within `publish_timeout`.
+            StreamClosedError: the stream is closed.
+        """
+        self._check_open()
+        await self._runtime.open()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StreamClosedError("DurableStream is closed")
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread that uses the store, and return its result."""
+        return await self._runtime.call(coroutine)
+
+    def owner(self, purpose: str) -> str:
+        """Return who holds a lease: the process, and what for."""
+        return self._runtime.owner(purpose)
+
+    async def aclose(self) -> None:
+        """Store what was published, deliver it to the handlers of this process, and close the store.
+
+        It takes at most about three times the publish timeout. May be called repeatedly.
+        """
+        if self._closed:
+            return
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._publish_timeout):
+                    await self.flush()
+            await self._end_subscribers()
+        finally:
+            await super().aclose()
+            for worker in tuple(self._group_workers.values()):
+                await worker.stop(0)
+            await self._runtime.aclose()
+
+    async def _end_subscribers(self) -> None:
+        """Let the handlers receive what is in the log now, and end their subscriptions."""
+        subscribers = tuple(self._subscribers.values())
+        end, waiting = self.tail.last or 0, set()
+        for subscriber, task in subscribers:
+            subscriber.end_at(end)
+            if isinstance(task, Future):
+                waiting.add(asyncio.ensure_future(asyncio.wrap_future(task)))
+            elif task.get_loop() is asyncio.get_running_loop():
+                waiting.add(task)
+        if waiting and asyncio.current_task() not in waiting:
+            await asyncio.wait(waiting, timeout=self._publish_timeout)
+        for subscriber, _ in subscribers:
+            subscriber.subscription.cancel()
+
+    def after_fork(self) -> None:
+        """Connect anew in a child process when it first uses the stream.
+
+        Handlers that were subscribed on an event loop of the parent are not called in the child.
+        """
+        super().after_fork()
+        if not hasattr(self, "_subscribers"):  # it is being created
+            return
+        subscribers = list(self._subscribers.values())
+        self._runtime.after_fork()
+        self._reset()
+        self._reset_counters()
+        for subscriber, task in subscribers:
+            if isinstance(task, Future):
+                self._runtime.call_when_used(partial(self._run_again, subscriber))
+
+    def _run_again(self, subscriber: Subscriber) -> None:
+        if subscriber.subscription.active:
+            self._run_subscriber(subscriber.for_child(self.tail))
+
+    def call_when_used(self, function: Callable[[], None]) -> None:
+        """Call a function when the stream is used next."""
+        self._runtime.call_when_used(function)
+
+    # Publishing
+
+    async def publish(self, event: Event) -> None:
+        """Publish an event, and wait until it is in the store.
+
+        Raises:
+            StoreUnavailableError: the store did not answer within `publish_timeout`; the event may be stored
+                all the same if the message says so.
+            EventTooLargeError: encoded the event is larger than 1 MiB.
+            StreamClosedError: the stream is closed.
+        """
+        entry = self._prepare(event)
+        if entry is not None:
+            await self._runtime.start().put(entry)
+            self._count_published()
+
+    def publish_nowait(self, event: Event) -> None:
+        """Publish from code that cannot await, in any thread; it is stored after `linger` seconds.
+
+        It is dropped, and counted in `health()`, if 10,000 events wait because the store is not available, or
+        if it is too large.
+        """
+        try:
+            entry = self._prepare(event)
+        except EventTooLargeError as error:
+            self._too_large += 1
+            self._dropped.tick()
+            _log.warning("too large", "%s: an event was dropped: %s", self.name, error)
+            return
+        if entry is None:
+            return
+        if self._runtime.start().put_nowait(entry):
+            self._count_published()
+        else:
+            self._dropped.tick()
+            _log.warning("full", "%s: events are dropped: too many wait to be stored", self.store.url)
+
+    def _prepare(self, event: Event) -> bytes | None:
+        """Return the entry of an event, after the interceptors and the inline sinks; None if it is dropped."""
+        checked = self._intercept(event)
+        if checked is None:
+            return None
+        if self._entries:
+            with self._lock:
+                route = self._index.route(checked.topic)
+            self._go_on(checked, iter(route))
+        return encode_event(checked)
+
+    async def flush(self) -> None:
+        """Wait until everything that was published in this process is in the store."""
+        await self._runtime.flush()
+
+    def _update_routes(self) -> None:
+        self._routes = {}
+
+    # Subscribing
+
+    def subscribe_inline(self, handler: Handler, topic: str = EVERYTHING) -> Subscription:
+        """Call a plain handler with each event that is published in this process, before it is stored.
+
+        It runs in the publisher's context, as a logger needs it.
+        """
+        return super().subscribe_nowait(handler, topic)
+
+    async def subscribe(
+        self,
+        handler: Handler,
+        topic: str = EVERYTHING,
+        filter_fn: FilterFunction | None = None,
+        *,
+        after: str | None = None,
+        group: str | None = None,
+        shards: int = 1,
+        shard_by: str = "topic",
+        policy: DeliveryPolicy | None = None,
+    ) -> Subscription:
+        """Call a handler with each event after a position.
+
+        Args:
+            handler: a plain or an async function of one event.
+            topic: a topic or a pattern, as for `Stream.subscribe`.
+            filter_fn: a plain function; only the events that it returns true for are delivered.
+            after: a cursor, `"earliest"` for everything that is kept, or None for the end of the log.
+            group: the name of a group of consumers. Each of its events is delivered in one process only, from
+                the place up to which the group's events were delivered; `after` says where a new group
+                begins. A handler that raises is called again by the policy, and then the event becomes a dead
+                letter.
+            shards: the number of parts of the group, each of which one process at a time delivers.
+            shard_by: what the events of a shard have in common: `topic`, or a key of the metadata.
+            policy: how a group's handler is called again; by default with one event at a time.
+
+        Raises:
+            CursorError: `after` is malformed, of another log, or no longer kept.
+            GroupError: the group exists with another topic, number of shards or key.
+            StoreUnavailableError: the store is not available.
+            TopicError: the topic pattern is malformed.
+        """
+        if group is None:
+            if (shards, shard_by, policy) != (1, "topic", None):
+                raise TypeError("group: shards, shard_by and policy need the name of a group")
+            Subscription(None, topic, handler, filter_fn)  # checks the arguments
+            await self.open()
+            position = await self.resolve(after)
+            return self._subscribe(handler, topic, filter_fn, position)
+        subscription = Subscription(None, topic, handler, filter_fn)
+        binding = Binding(
+            HandlerSink(group, handler), topic, filter_fn, policy, group, shards, shard_by, after
+        )
+        worker = self.group_worker(
+            binding, topic, filter_fn, policy or HANDLER_POLICY, self._clock, Observers(None, None)
+        )
+        await worker.start()
+        self._group_workers[subscription.id] = worker
+        subscription.on_end(self._end_group)
+        return subscription
+
+    def _end_group(self, subscription: Subscription) -> None:
+        worker = self._group_workers.pop(subscription.id, None)
+        if worker is not None:
+            worker.stop_soon()
+
+    def subscribe_nowait(
+        self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
+    ) -> Subscription:
+        """Subscribe from code that cannot await; the handler is called with the events from now on."""
+        if handler is None:
+            raise TypeError("handler: must be a function of one event, got None")
+        self._runtime.start()
+        return self._subscribe(handler, topic, filter_fn, self.tail.last)
+
+    def subscribe_records(
+        self,
+        handler: Callable[[Record], object],
+        topic: str = EVERYTHING,
+        filter_fn: FilterFunction | None = None,
+    ) -> Subscription:
+        """Call a handler with a `Record`, which has the cursor too, of each event from now on."""
+
+        def handle(item: Item) -> object:
+            return handler(self.record(item))
+
+        self._runtime.start()
+        return self._subscribe(handle, topic, filter_fn, self.tail.last, records=True)
+
+    def record(self, item: Item) -> Record:
+        """Return an item of the tail with its cursor."""
+        return Record(format_cursor(self.tail.epoch, item.position), item.event())
+
+    def _subscribe(
+        self,
+        handler: Callable[[Any], object],
+        topic: str,
+        filter_fn: FilterFunction | None,
+        position: int | None,
+        *,
+        records: bool = False,
+    ) -> Subscription:
+        subscription = Subscription(None, topic, handler, filter_fn)
+        subscription.on_drop = self._count_drop
+        subscriber = Subscriber(
+            subscription, handler, self.tail, self.read_items, self._failed, position, records=records
+        )
+        self._run_subscriber(subscriber)
+        return subscription
+
+    def _run_subscriber(self, subscriber: Subscriber) -> None:
+        """Run a subscriber on the running event loop, or on the stream's own."""
+        subscription = subscriber.subscription
+        self._runtime.start()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            task: asyncio.Future[None] | Future[None] = self._runtime.submit(subscriber.run())
+        else:
+            task = loop.create_task(subscriber.run(), context=copy_context())
+        self._subscribers[subscription.id] = (subscriber, task)
+        subscription.on_end(self._end_subscriber)
+
+    def _end_subscriber(self, subscription: Subscription) -> None:
+        subscriber, _ = self._subscribers.pop(subscription.id, (None, None))
+        if subscriber is not None:
+            self._missed += subscriber.missed
+            self._undecodable += subscriber.undecodable
+            self.tail.bell.ring()
+
+    async def unsubscribe(self, subscription_id: str) -> bool:
+        entry = self._subscribers.get(subscription_id)
+        if entry is not None:
+            entry[0].subscription.cancel()
+            return True
+        worker = self._group_workers.pop(subscription_id, None)
+        if worker is not None:
+            await worker.stop(None)
+            return True
+        return await super().unsubscribe(subscription_id)
+
+    def listen(
+        self,
+        topic: str = EVERYTHING,
+        filter_fn: FilterFunction | None = None,
+        queue_size: int = 1_000,
+        overflow: Overflow = Overflow.BLOCK,
+        block_timeout: float | None = None,
+    ) -> Listener:
+        """Return an async context manager whose value is an async iterator of events, as `Stream.listen`.
+
+        With `BLOCK`, a slow reader falls behind in the log; publishers never wait for it.
+        """
+        return super().listen(topic, filter_fn, queue_size, overflow, block_timeout)
+
+    def get_recent_events(self, count: int = 10) -> list[Event]:
+        """Return the newest `count` events that this process has read, oldest first."""
+        events: list[Event] = []
+        for item in self.tail.newest(count):
+            if item.group is None:
+                with suppress(ValueError):  # not an event
+                    events.append(item.event())
+        return events
+
+    # Delivery and health
+
+    def group_worker(
+        self,
+        binding: Binding,
+        topic: str,
+        filter_fn: FilterFunction | None,
+        policy: DeliveryPolicy,
+        clock: Clock,
+        observers: Observers,
+    ) -> GroupWorker:
+        return GroupWorker(self, binding, topic, filter_fn, policy, clock, observers)
+
+    def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
+        """Return this process's part of a group."""
+        owner = self.owner(uuid4().hex[:6])
+        return Group(self.store, self.name, name, definition, owner, self._lease, self._clock, on_change)
+
+    def statistics(self) -> StreamStatistics:
+        base = super().statistics()
+        return base._replace(subscribers=base.subscribers + len(self._subscribers) + len(self._group_workers))
+
+    def health(self) -> StreamHealth:
+        """Return the health of the stream in this process; from any thread."""
+        runtime = self._runtime
+        appender, since = runtime.appender, runtime.unavailable_since
+        subscribers = [subscriber for subscriber, _ in tuple(self._subscribers.values())]
+        dropped = {"too_large": self._too_large}
+        if appender is not None:
+            dropped |= {"buffer_full": appender.rejected, "refused": appender.refused}
+        return StreamHealth(
+            store=self.store.url,
+            available=since is None,
+            unavailable_for=0.0 if since is None else self._clock.monotonic() - since,
+            last_error=runtime.last_error,
+            pending=0 if appender is None else appender.waiting(),
+            dropped={reason: number for reason, number in dropped.items() if number},
+            unconfirmed=0 if appender is None else appender.unconfirmed,
+            missed=self._missed + sum(subscriber.missed for subscriber in subscribers),
+            undecodable=self._undecodable + sum(subscriber.undecodable for subscriber in subscribers),
+            warnings=self.store.warnings,
+        )

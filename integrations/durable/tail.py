@@ -1,0 +1,242 @@
+"""`Tail`: the newest entries of a log in memory, which one task reads for the whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from codomyrmex.integrations.durable.entries import addressee, decode_event
+from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store, Stored
+from codomyrmex.streaming import Event
+from codomyrmex.streaming.diagnostics import Diagnostics
+
+READ_LIMIT = 500  # entries read at once
+
+_MAX_ITEMS, _MAX_BYTES = 10_000, 2 * READ_BYTES
+_AT_OPEN = 1_000  # entries read when the tail is opened
+_WAIT = 30.0  # seconds; a wait that was missed costs at most this
+
+_log = Diagnostics(__name__)
+
+
+class Item:
+    """An entry of the log, decoded at most once.
+
+    Attributes:
+        position: its position in the log.
+        entry: the entry.
+        group: the only group that it is for, or None.
+    """
+
+    __slots__ = ("_event", "entry", "group", "position", "time")
+
+    def __init__(self, position: int, time: float, entry: bytes) -> None:
+        self.position = position
+        self.time = time
+        self.entry = entry
+        self.group = addressee(entry)
+        self._event: Event | None = None
+
+    def event(self) -> Event:
+        """Return the event.
+
+        Raises:
+            ValueError: the entry is not one of an event.
+        """
+        if self._event is None:
+            self._event = decode_event(self.entry)
+        return self._event
+
+
+class Bell:
+    """Wakes tasks of any event loop when there is something new."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+
+    def future(self) -> asyncio.Future[None]:
+        """Return a future that the next ring completes; look for what is new before awaiting it."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._lock:
+            self._waiting.setdefault(loop, set()).add(future)
+        return future
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Remove a future that is not awaited."""
+        future.cancel()
+        with self._lock:
+            futures = self._waiting.get(future.get_loop())
+            if futures is not None:
+                futures.discard(future)
+                if not futures:
+                    del self._waiting[future.get_loop()]
+
+    def ring(self) -> None:
+        """Complete all futures, from any thread."""
+        if not self._waiting:
+            return
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for loop, futures in waiting.items():
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_complete, futures)
+
+
+def _complete(futures: set[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+class Tail:
+    """The newest entries of a log, from its end when the tail was opened.
+
+    Everything that changes it runs on the stream's own loop; `get` may be called from any thread.
+
+    Attributes:
+        epoch: the epoch of the log.
+        last: the position up to which the log has been read; None until the tail is open.
+        generation: grows when the end of the log went back, to `restart` at that time.
+        restart: the position up to which all readers have read what is in the log now.
+        bell: rings when there are new entries, and when the generation changes.
+    """
+
+    def __init__(self, store: Store, log: str) -> None:
+        self.epoch = ""
+        self.last: int | None = None
+        self.generation = 0
+        self.restart = 0
+        self.bell = Bell()
+        self._store = store
+        self._log = log
+        self._items: dict[int, Item] = {}
+        self._first = 1  # the position of the oldest item, the next one if there is none
+        self._size = 0
+
+    async def open(self) -> None:
+        """Create the log if it is missing, and read its newest entries.
+
+        Raises:
+            StoreError: as for `Store.create_log`.
+        """
+        bounds = await self._store.create_log(self._log)
+        last = bounds.last
+        start = max(bounds.first - 1, last - _AT_OPEN)
+        entries: list[Stored] = []
+        while start < last and (part := await self._store.read(self._log, start, READ_LIMIT)):
+            entries += part
+            start = part[-1].position
+        self.epoch = bounds.epoch
+        self._first = last + 1
+        if entries:
+            self._first = entries[0].position
+        self.last = self._first - 1
+        self.add(entries)
+
+    def add(self, entries: Sequence[Stored]) -> None:
+        """Add entries that follow each other; those that were added before are ignored."""
+        last = self.last
+        if not entries or last is None:
+            return
+        for stored in entries:
+            position = stored.position
+            if position <= last:
+                continue
+            if position != last + 1:  # the ones between were removed
+                self._items, self._size, self._first = {}, 0, position
+            self._items[position] = Item(*stored)
+            self._size += len(stored.value)
+            last = position
+        self.last = last
+        self._evict()
+        self.bell.ring()
+
+    def extend(self, first: int, time: float, values: Sequence[bytes]) -> None:
+        """Add entries that this process has appended, if no others are missing before them."""
+        if self.last is not None and first == self.last + 1:
+            self.add([Stored(position, time, value) for position, value in enumerate(values, first)])
+
+    def get(self, after: int, limit: int) -> list[Item] | None:
+        """Return the items after a position, or None if they have to be read from the store."""
+        last = self.last
+        if last is None or after >= last:
+            return []
+        if after + 1 < self._first:
+            return None
+        items = self._items
+        try:
+            return [items[position] for position in range(after + 1, min(after + limit, last) + 1)]
+        except KeyError:  # evicted meanwhile
+            return None
+
+    def newest(self, count: int) -> list[Item]:
+        """Return the newest `count` items, oldest first."""
+        last = self.last
+        return (last is not None and count > 0 and self.get(max(last - count, self._first - 1), count)) or []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def follow(self) -> None:
+        """Read what is appended, until a `StoreError` occurs."""
+        while True:
+            after = self.last or 0
+            await self._store.wait(self._log, after, _WAIT)
+            if self.last == after:
+                self.add(await self._store.read(self._log, after, READ_LIMIT))
+
+    async def check(self) -> bool:
+        """Return whether the end of the log went back while the connection was lost.
+
+        Then a part of it was lost, or a backup was restored. The log gets a new epoch, and readers continue
+        behind the last entry that is still there.
+        """
+        if self.last is None:
+            return False
+        bounds = await self._store.create_log(self._log)
+        common = await self._last_in_common(bounds)
+        if bounds.epoch == self.epoch and common == self.last:
+            return False
+        if bounds.epoch == self.epoch:
+            bounds = await self._store.renew_epoch(self._log, self.epoch)
+        _log.warning(
+            self._log,
+            "%s: the end of log %s went back from %d to %d: a part of it was lost, or a backup was restored",
+            self._store.url,
+            self._log,
+            self.last,
+            common,
+        )
+        self.epoch = bounds.epoch
+        for position in [position for position in self._items if position > common]:
+            self._size -= len(self._items.pop(position).entry)
+        self._first = min(self._first, common + 1)
+        self.restart = self.last = common
+        self.generation += 1
+        self.bell.ring()
+        return True
+
+    async def _last_in_common(self, bounds: Bounds) -> int:
+        """Return the position of the newest item that the log still has, 0 if there is none."""
+        if self.last == 0 or (self.last is not None and not self._items and bounds.last >= self.last):
+            return self.last
+        common = min(self._first - 1, bounds.last) if bounds.epoch == self.epoch else 0
+        after = max(self._first, bounds.first) - 1
+        while entries := await self._store.read(self._log, after, READ_LIMIT):
+            for position, _, value in entries:
+                item = self._items.get(position)
+                if item is None or item.entry != value:
+                    return common
+                common = after = position
+        return common
+
+    def _evict(self) -> None:
+        """Remove the oldest items beyond the limits."""
+        while len(self._items) > _MAX_ITEMS or (self._size > _MAX_BYTES and len(self._items) > 1):
+            item = self._items.pop(self._first)
+            self._first += 1
+            self._size -= len(item.entry)
