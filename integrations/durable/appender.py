@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,15 +23,8 @@ _BACKOFF_INITIAL, _BACKOFF_MAX = 0.05, 1.0  # seconds
 _log = Diagnostics(__name__)
 
 
-class _Pending:
-    """An entry that waits to be appended, and who awaits that."""
-
-    __slots__ = ("entry", "future", "since")
-
-    def __init__(self, entry: bytes, future: asyncio.Future[int] | None, since: float) -> None:
-        self.entry = entry
-        self.future = future
-        self.since = since
+# An entry, who awaits that it is appended, and when it was put.
+_Pending = tuple[bytes, asyncio.Future[int] | None, float]
 
 
 class Appender:
@@ -77,9 +69,7 @@ class Appender:
         self._now = clock.monotonic
         self._producer = uuid4().hex
         self._number = 0
-        self._lock = threading.Lock()
-        self._buffer: deque[_Pending] = deque()
-        self._nowait = 0  # entries of `put_nowait` in the buffer
+        self._buffer: deque[_Pending] = deque()  # its methods are atomic
         self._in_flight: list[_Pending] = []
         self._awake = False  # the task has been, or will soon be, woken
         self._waiter: asyncio.Future[None] | None = None
@@ -93,23 +83,21 @@ class Appender:
 
     def put_nowait(self, entry: bytes) -> bool:
         """Add an entry, from any thread; return False if there is no room for it."""
-        with self._lock:
-            if self._nowait >= BUFFER_SIZE:
-                self.rejected += 1
-                return False
-            self._nowait += 1
-            self._buffer.append(_Pending(entry, None, self._now()))
-            wake = not self._awake
+        buffer = self._buffer
+        if len(buffer) >= BUFFER_SIZE:
+            self.rejected += 1
+            return False
+        buffer.append((entry, None, 0.0))
+        # An entry is added before the flag is read, and `run` clears the flag before it looks for entries.
+        if not self._awake:
             self._awake = True
-            full = len(self._buffer) == _MAX_BATCH
-        if full:
-            self._loop.call_soon_threadsafe(self._wake)
-        elif wake:
             self._loop.call_soon_threadsafe(self._wake_later)
+        elif len(buffer) == _MAX_BATCH:
+            self._loop.call_soon_threadsafe(self._wake)
         return True
 
-    async def put(self, entry: bytes) -> int:
-        """Add an entry, and return its position once it is in the log; from any event loop.
+    def put(self, entry: bytes) -> asyncio.Future[int]:
+        """Add an entry; the future has its position once it is in the log. From any event loop.
 
         Raises:
             StoreUnavailableError: it was not within the timeout. It may be in the log all the same if it was
@@ -117,15 +105,13 @@ class Appender:
             StoreError: the store refuses it.
         """
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            self._buffer.append(_Pending(entry, future, self._now()))
-            self._awake = True
-            wake = self._waiter is not None
-        if wake:
+        self._buffer.append((entry, future, self._now()))
+        self._awake = True
+        if self._waiter is not None:
             self._loop.call_soon_threadsafe(self._wake)
         if not self._sweeping:
             self._loop.call_soon_threadsafe(self._sweep_later)
-        return await future
+        return future
 
     async def flush(self) -> None:
         """Wait, on the loop, until every entry put so far is in the log or was given up."""
@@ -152,35 +138,36 @@ class Appender:
                 self._in_flight = batch
                 await self._append(batch)
                 self._in_flight = []
+                if len(batch) > 1:  # those who awaited it have perhaps more to publish
+                    await asyncio.sleep(0)
                 continue
             if self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
-            with self._lock:
-                if self._buffer:
-                    continue
-                self._awake = False
-                waiter = self._waiter = self._loop.create_future()
-            await waiter
+            self._awake = False
+            waiter = self._waiter = self._loop.create_future()
+            if self._buffer:
+                self._waiter = None
+            else:
+                await waiter
+                # The publisher that wakes this thread has often more to publish: give it the time for that.
+                await asyncio.sleep(0)
 
     def _take(self) -> list[_Pending]:
         """Remove and return the oldest entries."""
+        buffer = self._buffer
         batch: list[_Pending] = []
         size = 0
-        with self._lock:
-            buffer = self._buffer
-            while buffer and len(batch) < _MAX_BATCH:
-                size += len(buffer[0].entry)
-                if batch and size > _MAX_BATCH_BYTES:
-                    break
-                pending = buffer.popleft()
-                batch.append(pending)
-                self._nowait -= pending.future is None
+        for _ in range(min(len(buffer), _MAX_BATCH)):
+            size += len(buffer[0][0])
+            if size > _MAX_BATCH_BYTES and batch:
+                break
+            batch.append(buffer.popleft())
         return batch
 
     async def _append(self, batch: list[_Pending]) -> None:
         """Append a batch; one that the store refuses is split, so that one entry does not affect others."""
         self._number += 1
-        entries = [pending.entry for pending in batch]
+        entries = [pending[0] for pending in batch]
         try:
             first = await self._repeat(Batch(self._producer, self._number, entries))
         except StoreError as error:
@@ -221,18 +208,16 @@ class Appender:
 
     def refuse_all(self, error: StoreError) -> None:
         """Drop everything that is not being appended, and raise an error in each `put`."""
-        with self._lock:
-            buffer, self._buffer = self._buffer, deque()
-            self._nowait = 0
-        for pending in buffer:
-            self._refuse(pending, error)
+        while self._buffer:
+            self._refuse(self._buffer.popleft(), error)
 
     def _refuse(self, pending: _Pending, error: StoreError) -> None:
-        if pending.future is None:
+        _, future, _ = pending
+        if future is None:
             self.refused += 1
             _log.warning("refused", "%s: an event was dropped: it was refused", self._log, error=error)
         else:
-            _fail(pending.future, error)
+            _fail(future, error)
 
     # Timeouts
 
@@ -246,21 +231,18 @@ class Appender:
         self._sweeping = False
         limit = self._now() - self._timeout
         message = f"{self._store.url}: an event could not be stored within {self._timeout:g}s"
-        for pending in self._in_flight:
-            if pending.since <= limit and pending.future is not None and not pending.future.done():
+        for _, future, since in self._in_flight:
+            if future is not None and since <= limit and not future.done():
                 self.unconfirmed += 1
-                _fail(pending.future, StoreUnavailableError(f"{message}; it may be stored later"))
-        with self._lock:
-            kept: deque[_Pending] = deque()
-            late: list[asyncio.Future[int]] = []
-            for pending in self._buffer:
-                if pending.future is not None and pending.since <= limit:
-                    late.append(pending.future)
-                else:
-                    kept.append(pending)
-            self._buffer = kept
-        for future in late:
-            _fail(future, StoreUnavailableError(f"{message}; it was not stored"))
+                _fail(future, StoreUnavailableError(f"{message}; it may be stored later"))
+        kept: list[_Pending] = []  # entries of `put_nowait`, which do not expire
+        while self._buffer and (self._buffer[0][1] is None or self._buffer[0][2] <= limit):
+            pending = self._buffer.popleft()
+            if pending[1] is None:
+                kept.append(pending)
+            else:
+                _fail(pending[1], StoreUnavailableError(f"{message}; it was not stored"))
+        self._buffer.extendleft(reversed(kept))
         if self.waiting():
             self._sweep_later()
 
@@ -268,9 +250,13 @@ class Appender:
 def _complete(batch: list[_Pending], first: int) -> None:
     """Complete the futures of a batch, with one call for each event loop."""
     loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], int]]] = {}
-    for position, pending in enumerate(batch, first):
-        if pending.future is not None:
-            loops.setdefault(pending.future.get_loop(), []).append((pending.future, position))
+    loop, results = None, []
+    for position, (_, future, _) in enumerate(batch, first):
+        if future is not None:
+            if future.get_loop() is not loop:
+                loop = future.get_loop()
+                results = loops.setdefault(loop, [])
+            results.append((future, position))
     for loop, results in loops.items():
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_set_results, results)

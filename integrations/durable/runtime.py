@@ -81,6 +81,8 @@ class Runtime:
         self.unavailable_since: float | None = None
         self.last_error: str | None = None
         self._thread: LoopThread | None = None
+        self._borrowed = False  # the thread is that of the store
+        self._handlers: LoopThread | None = None
         self._opened: Future[None] = Future()
         self._when_used: tuple[Callable[[], None], ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,8 +110,12 @@ class Runtime:
         with self._lock:
             appender = self.appender
             if appender is None:
-                self._thread = thread = LoopThread(f"codomyrmex {self._admin.name}")
-                keep_in_children(thread.loop)
+                thread = self._store.join_thread()
+                self._borrowed = thread is not None
+                if thread is None:
+                    thread = LoopThread(f"codomyrmex {self._admin.name}")
+                    keep_in_children(thread.loop)
+                self._thread = thread
                 appender = Appender(
                     self._store,
                     self._admin.name,
@@ -127,11 +133,13 @@ class Runtime:
             function()
         return appender
 
-    def submit(self, coroutine: Coroutine[None, None, T]) -> Future[T]:
-        """Run a coroutine on the thread, from any thread."""
-        self.start()
-        assert self._thread is not None  # noqa: S101 - it was started
-        return self._thread.submit(coroutine)
+    def run_handler(self, coroutine: Coroutine[None, None, T]) -> Future[T]:
+        """Run a coroutine on another thread, which is for handlers that were subscribed without a loop."""
+        with self._lock:
+            if self._handlers is None:
+                self._handlers = LoopThread(f"codomyrmex {self._admin.name} handlers")
+                keep_in_children(self._handlers.loop)
+        return self._handlers.submit(coroutine)
 
     async def call(self, coroutine: Coroutine[None, None, T]) -> T:
         """Run a coroutine on the thread, and return its result."""
@@ -173,7 +181,12 @@ class Runtime:
         if lost := appender.waiting():
             _log.warning("lost", "%s: %d events were not stored", self._store.url, lost)
         self._thread = None
-        await asyncio.to_thread(thread.stop, _THREAD_GRACE)
+        if self._handlers is not None:
+            await asyncio.to_thread(self._handlers.stop, _THREAD_GRACE)
+        if self._borrowed:
+            await asyncio.to_thread(self._store.leave_thread)
+        else:
+            await asyncio.to_thread(thread.stop, _THREAD_GRACE)
 
     def flush_at_exit(self) -> None:
         """Store what was published when the program ends without closing the stream."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
+from codomyrmex.integrations.delivery.loop_thread import LoopThread
 from codomyrmex.integrations.durable.sqlite_schema import FORGET_AFTER, insert_rows, parse_url
 from codomyrmex.integrations.durable.sqlite_thread import SQLiteThread
 from codomyrmex.integrations.durable.store import (
@@ -87,6 +88,12 @@ class SQLiteStore(Store):
 
     async def close(self) -> None:
         await self._thread.close()
+
+    def join_thread(self) -> LoopThread:
+        return self._thread.join()
+
+    def leave_thread(self) -> None:
+        self._thread.leave()
 
     def abandon(self) -> None:
         """Do nothing: the file was closed before the fork."""

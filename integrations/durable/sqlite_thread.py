@@ -8,13 +8,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from codomyrmex.integrations.delivery.forks import keep_in_children
+from codomyrmex.integrations.delivery.loop_thread import LoopThread
 from codomyrmex.integrations.durable.sqlite_schema import connect, convert_error
 from codomyrmex.integrations.durable.store import StoreConfigError, StoreError, StoreUnavailableError
 from codomyrmex.streaming.forks import renew_in_children
@@ -23,8 +25,7 @@ T = TypeVar("T")
 
 _FASTEST_POLL, _SLOWEST_POLL = 0.005, 0.05  # seconds between looks at the file while somebody waits
 _FORK_TIMEOUT = 1.0  # seconds added to the timeout for closing the file before a fork
-
-_Job = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any] | None"]
+_THREAD_GRACE = 2.0  # seconds to wait for the thread at the end
 
 
 @dataclass(eq=False)
@@ -37,6 +38,8 @@ class _Waiter:
 class SQLiteThread:
     """Runs functions on the thread that has the connection to a file, which it opens when it is needed.
 
+    The thread has an event loop, so that a stream can run on it too, and need not change threads to call it.
+
     Args:
         path: the file.
         durability: as for `SQLiteStore`.
@@ -48,77 +51,107 @@ class SQLiteThread:
         self.place = f"sqlite:///{path}"
         self._durability = durability
         self._timeout = timeout
-        self._lock = threading.Lock()
         self._start_afresh()
         _threads.add(self)
         renew_in_children(self)
 
     def _start_afresh(self) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+        self._users = 0  # streams that run on the thread
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._version = 0  # changes when another connection has committed
         self._waiters: list[_Waiter] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._last_change = 0.0
+
+    def start(self) -> LoopThread:
+        """Return the thread, and start it if it does not run."""
+        thread = self._thread
+        if thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = LoopThread("codomyrmex sqlite")
+                    keep_in_children(self._thread.loop)
+                thread = self._thread
+        return thread
+
+    def join(self) -> LoopThread:
+        """Return the thread for a stream that runs on it until it calls `leave`."""
+        self._users += 1
+        return self.start()
+
+    def leave(self) -> None:
+        """End the thread if no other stream runs on it."""
+        self._users -= 1
+        if self._users <= 0 and self._thread is not None:
+            thread, self._thread = self._thread, None
+            thread.stop(_THREAD_GRACE)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on the thread, and return its result or raise its error."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._jobs,), name="codomyrmex sqlite", daemon=True
-                )
-                self._thread.start()
-            self._jobs.put((function, args, future))
-        return await future
+        thread = self._thread or self.start()
+        if thread.is_current():
+            return self._run(function, *args)
+        return await asyncio.wrap_future(thread.submit(self._run_async(function, *args)))
+
+    async def _run_async(self, function: Callable[..., T], *args: Any) -> T:
+        return self._run(function, *args)
+
+    def _run(self, function: Callable[..., T], *args: Any) -> T:
+        try:
+            return function(*args)
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                if self._connection is not None and self._connection.in_transaction:
+                    self._connection.rollback()
+            converted = error
+            if isinstance(error, sqlite3.Error):
+                converted = convert_error(error, self.place, self._timeout)
+            if isinstance(converted, StoreConfigError):
+                self._disconnect()
+            if converted is error:
+                raise
+            raise converted from error
 
     async def close(self) -> None:
-        """Close the file and end the thread; the next call starts another one."""
-        if self._thread is not None:
+        """Close the file, and end the thread unless a stream runs on it; the next call starts afresh."""
+        thread = self._thread
+        if thread is not None:
             await self.call(self._disconnect)
-            with self._lock:
-                self._jobs.put(None)
-                self._start_afresh()
+            if not self._users:
+                self._thread = None
+                await asyncio.to_thread(thread.stop, _THREAD_GRACE)
 
     def after_fork(self) -> None:
         """Forget the connection of the parent process without closing it, and start afresh."""
-        self._lock = threading.Lock()
         inherited = self._connection
         self._start_afresh()
         if inherited is not None:  # the file could not be closed before the fork
             _inherited.append((self.path, inherited))
 
-    def _run(self, jobs: SimpleQueue[_Job | None]) -> None:
-        while True:
-            try:
-                job = jobs.get(timeout=self._poll_interval() if self._waiters else None)
-            except Empty:
-                self._look()
-                continue
-            if job is None:
-                return
-            function, args, future = job
-            if future is not None and future.cancelled():
-                continue
-            try:
-                _complete(future, function(*args), None)
-            except BaseException as error:  # noqa: BLE001 - raised in the caller
-                _complete(future, None, self._failed(error))
-            if self._waiters:
-                self._look()
+    def close_before_fork(self) -> None:
+        """Close the file before the process forks; it is opened again when it is used.
 
-    def _failed(self, error: BaseException) -> BaseException:
-        """Return the error to raise for one of the engine, after which the file is opened again."""
-        if isinstance(error, sqlite3.Error):
-            error = convert_error(error, self.place, self._timeout)
-        with suppress(sqlite3.Error):
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.rollback()
-        if isinstance(error, StoreConfigError):
+        SQLite notes in memory which locks a process holds. A child would believe that it holds the parent's,
+        and the parent, closing the file as its apparently last user, would remove what the child has written.
+        """
+        thread = self._thread
+        if thread is None or self._connection is None:
+            return
+        if thread.is_current():
             self._disconnect()
-        return error
+            return
+        closed: Future[None] = Future()
+
+        def disconnect() -> None:
+            self._disconnect()
+            closed.set_result(None)
+
+        with suppress(RuntimeError, TimeoutError):  # the loop is closed, or busy for very long
+            thread.loop.call_soon_threadsafe(disconnect)
+            closed.result(self._timeout + _FORK_TIMEOUT)
 
     # The connection; everything below runs on the thread
 
@@ -155,87 +188,65 @@ class SQLiteThread:
             with suppress(sqlite3.Error):
                 connection.close()
 
-    def close_before_fork(self) -> None:
-        """Close the file before the process forks; it is opened again when it is used.
-
-        SQLite notes in memory which locks a process holds. A child would believe that it holds the parent's,
-        and the parent, closing the file as its apparently last user, would remove what the child has written.
-        """
-        if self._connection is None or threading.current_thread() is self._thread:
-            return
-        closed = threading.Event()
-
-        def disconnect() -> None:
-            self._disconnect()
-            closed.set()
-
-        self._jobs.put((disconnect, (), None))
-        closed.wait(self._timeout + _FORK_TIMEOUT)
-
     # Waiting
 
     async def wait(self, log: str, after: int, seconds: float) -> None:
         """Wait until a log has an entry after a position, for at most some seconds."""
-        waiter = _Waiter(log, after, asyncio.get_running_loop().create_future())
-        try:
-            async with asyncio.timeout(seconds):
-                await self.call(self._add_waiter, waiter)
-                await waiter.future
-        except TimeoutError:
-            pass
-        finally:
-            waiter.future.cancel()
+        thread = self._thread or self.start()
+        if thread.is_current():
+            await self._wait(log, after, seconds)
+        else:
+            await asyncio.wrap_future(thread.submit(self._wait(log, after, seconds)))
 
-    def _add_waiter(self, waiter: _Waiter) -> None:
+    async def _wait(self, log: str, after: int, seconds: float) -> None:
+        waiter = _Waiter(log, after, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._version = -1  # look at the logs now
+        try:
+            self._look()
+            if not waiter.future.done():
+                await asyncio.wait({waiter.future}, timeout=seconds)
+        finally:
+            waiter.future.cancel()
 
     def ring(self, log: str, last: int) -> None:
         """Wake those who wait for a log whose last entry has this position."""
         self._last_change = time.monotonic()
         for waiter in self._waiters:
-            if waiter.log == log and waiter.after < last:
-                _complete(waiter.future, None, None)
-
-    def _poll_interval(self) -> float:
-        idle = time.monotonic() - self._last_change
-        return min(max(idle / 200, _FASTEST_POLL), _SLOWEST_POLL)
+            if waiter.log == log and waiter.after < last and not waiter.future.done():
+                waiter.future.set_result(None)
 
     def _look(self) -> None:
-        """Wake those who wait for a log that has grown, in this process or in another one."""
+        """Wake those who wait for a log that has grown, here or in another process; look again later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._waiters = [waiter for waiter in self._waiters if not waiter.future.done()]
+        if not self._waiters:
+            return
         try:
-            connection = self.connection()
-            (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version == self._version:
-                return
-            changed, self._version = self._version != -1, version
-            if changed:
-                self._last_change = time.monotonic()
-            for log in {waiter.log for waiter in self._waiters}:
-                row = connection.execute("SELECT last FROM logs WHERE name = ?", (log,)).fetchone()
-                for waiter in self._waiters:
-                    if waiter.log == log and row is not None and waiter.after < row[0]:
-                        _complete(waiter.future, None, None)
+            self._check()
         except (sqlite3.Error, StoreError):
             for waiter in self._waiters:  # their callers read, and get the error
-                _complete(waiter.future, None, None)
+                if not waiter.future.done():
+                    waiter.future.set_result(None)
+        idle = time.monotonic() - self._last_change
+        interval = min(max(idle / 200, _FASTEST_POLL), _SLOWEST_POLL)
+        self._timer = asyncio.get_running_loop().call_later(interval, self._look)
 
-
-def _complete(future: asyncio.Future[Any] | None, result: object, error: BaseException | None) -> None:
-    """Complete a future of any loop; None stands for one that nobody awaits."""
-    if future is not None:
-        with suppress(RuntimeError):  # its loop is closed
-            future.get_loop().call_soon_threadsafe(_set, future, result, error)
-
-
-def _set(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+    def _check(self) -> None:
+        connection = self.connection()
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if version == self._version:
+            return
+        if self._version != -1:
+            self._last_change = time.monotonic()
+        self._version = version
+        for log in {waiter.log for waiter in self._waiters}:
+            row = connection.execute("SELECT last FROM logs WHERE name = ?", (log,)).fetchone()
+            for waiter in self._waiters:
+                if waiter.log == log and row is not None and waiter.after < row[0]:
+                    waiter.future.set_result(None)
 
 
 _threads: WeakSet[SQLiteThread] = WeakSet()

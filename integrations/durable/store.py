@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from codomyrmex.integrations.delivery.loop_thread import LoopThread
+
 READ_BYTES = 8 * 1024 * 1024
 """The size of the entries that one `read` returns at most, unless a single entry is larger."""
 
@@ -162,6 +164,16 @@ class Store(ABC):
 
         Called in the child before the store is opened again there, on another event loop.
         """
+
+    def join_thread(self) -> LoopThread | None:
+        """Return the thread on which the driver of the store blocks, for a stream to run on it as well.
+
+        None, the default, says that the driver does not block. The stream calls `leave_thread` at its end.
+        """
+        return None
+
+    def leave_thread(self) -> None:  # noqa: B027 - only for stores with a thread
+        """End the thread if no other stream runs on it."""
 
     # Logs
 

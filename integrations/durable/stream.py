@@ -54,7 +54,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     `await publish()` returns when the event is in the store. Handlers run in each process, in the order of
     the log, on the event loop of their `subscribe`, and with what JSON keeps of the payload; those subscribed
-    without a running loop run on the stream's own thread. A slow handler falls behind and loses nothing. A
+    without a running loop run on a thread for such handlers. A slow handler falls behind and loses nothing. A
     queued sink reads as a group of consumers, of which one process at a time delivers. The stream opens when
     it is first used.
 
@@ -244,7 +244,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             _log.warning("full", "%s: events are dropped: too many wait to be stored", self.store.url)
 
     def _prepare(self, event: Event) -> bytes | None:
-        """Return the entry of an event, after the interceptors and the inline sinks; None if it is dropped."""
+        """Return the entry of an event, after interceptors and inline sinks; None if it is dropped."""
         checked = self._intercept(event)
         if checked is None:
             return None
@@ -378,7 +378,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            task: asyncio.Future[None] | Future[None] = self._runtime.submit(subscriber.run())
+            task: asyncio.Future[None] | Future[None] = self._runtime.run_handler(subscriber.run())
         else:
             task = loop.create_task(subscriber.run(), context=copy_context())
         self._subscribers[subscription.id] = (subscriber, task)

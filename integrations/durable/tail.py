@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from codomyrmex.integrations.durable.entries import addressee, decode_event
-from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store, Stored
+from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -16,6 +16,7 @@ READ_LIMIT = 500  # entries read at once
 
 _MAX_ITEMS, _MAX_BYTES = 10_000, 2 * READ_BYTES
 _AT_OPEN = 1_000  # entries read when the tail is opened
+_PAUSE = 0.002  # seconds between looks for entries of other processes while this one appends
 _WAIT = 30.0  # seconds; a wait that was missed costs at most this
 
 _log = Diagnostics(__name__)
@@ -26,18 +27,22 @@ class Item:
 
     Attributes:
         position: its position in the log.
+        time: when it was appended, in seconds since 1970.
         entry: the entry.
-        group: the only group that it is for, or None.
     """
 
-    __slots__ = ("_event", "entry", "group", "position", "time")
+    __slots__ = ("_event", "entry", "position", "time")
 
     def __init__(self, position: int, time: float, entry: bytes) -> None:
         self.position = position
         self.time = time
         self.entry = entry
-        self.group = addressee(entry)
         self._event: Event | None = None
+
+    @property
+    def group(self) -> str | None:
+        """The only group that it is for, or None."""
+        return addressee(self.entry)
 
     def event(self) -> Event:
         """Return the event.
@@ -126,39 +131,36 @@ class Tail:
         bounds = await self._store.create_log(self._log)
         last = bounds.last
         start = max(bounds.first - 1, last - _AT_OPEN)
-        entries: list[Stored] = []
+        items: list[Item] = []
         while start < last and (part := await self._store.read(self._log, start, READ_LIMIT)):
-            entries += part
+            items += [Item(*stored) for stored in part]
             start = part[-1].position
         self.epoch = bounds.epoch
-        self._first = last + 1
-        if entries:
-            self._first = entries[0].position
+        self._first = items[0].position if items else last + 1
         self.last = self._first - 1
-        self.add(entries)
+        self.add(items)
 
-    def add(self, entries: Sequence[Stored]) -> None:
+    def add(self, items: list[Item]) -> None:
         """Add entries that follow each other; those that were added before are ignored."""
         last = self.last
-        if not entries or last is None:
+        if not items or last is None:
             return
-        for stored in entries:
-            position = stored.position
-            if position <= last:
-                continue
-            if position != last + 1:  # the ones between were removed
-                self._items, self._size, self._first = {}, 0, position
-            self._items[position] = Item(*stored)
-            self._size += len(stored.value)
-            last = position
-        self.last = last
+        if items[0].position <= last:
+            items = [item for item in items if item.position > last]
+            if not items:
+                return
+        if items[0].position != last + 1:  # the ones between were removed
+            self._items, self._size, self._first = {}, 0, items[0].position
+        self._items.update([(item.position, item) for item in items])
+        self._size += sum([len(item.entry) for item in items])
+        self.last = items[-1].position
         self._evict()
         self.bell.ring()
 
     def extend(self, first: int, time: float, values: Sequence[bytes]) -> None:
         """Add entries that this process has appended, if no others are missing before them."""
         if self.last is not None and first == self.last + 1:
-            self.add([Stored(position, time, value) for position, value in enumerate(values, first)])
+            self.add([Item(position, time, value) for position, value in enumerate(values, first)])
 
     def get(self, after: int, limit: int) -> list[Item] | None:
         """Return the items after a position, or None if they have to be read from the store."""
@@ -186,8 +188,11 @@ class Tail:
         while True:
             after = self.last or 0
             await self._store.wait(self._log, after, _WAIT)
-            if self.last == after:
-                self.add(await self._store.read(self._log, after, READ_LIMIT))
+            if self.last != after:  # this process has appended, and added the entries itself
+                await asyncio.sleep(_PAUSE)
+            else:
+                entries = await self._store.read(self._log, after, READ_LIMIT)
+                self.add([Item(*stored) for stored in entries])
 
     async def check(self) -> bool:
         """Return whether the end of the log went back while the connection was lost.
@@ -237,6 +242,5 @@ class Tail:
     def _evict(self) -> None:
         """Remove the oldest items beyond the limits."""
         while len(self._items) > _MAX_ITEMS or (self._size > _MAX_BYTES and len(self._items) > 1):
-            item = self._items.pop(self._first)
+            self._size -= len(self._items.pop(self._first).entry)
             self._first += 1
-            self._size -= len(item.entry)
