@@ -42,13 +42,16 @@ demo: $(READY) ## run the demonstration: a shop that fails now and then, its log
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/peers $(COVERAGE)
 
-# FUZZ_SECONDS are for all fuzzers together. They come first, because nothing else takes so long.
+# FUZZ_SECONDS are for all fuzzers together. They come first, because nothing else takes so long. `make test`
+# runs the tests of the stores but for Valkey's.
 FUZZ_SECONDS ?= 60
 proof: $(READY) ## run the tests against real servers, browsers and killed processes, and a minute of fuzzing
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/fuzz tests/peers
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) STORE_KINDS=valkey $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		tests/fuzz tests/peers $(wildcard tests/durable/test_store_*.py)
 
 proof-long: FUZZ_SECONDS := 3600
 proof-long: export ALERT_KILLS := 500
+proof-long: export STORE_KILLS := 300
 proof-long: proof ## the same with an hour of fuzzing and ten times as many killed processes
 
 # Runs the tests once, by the rule above, with coverage.

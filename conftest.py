@@ -7,7 +7,7 @@ import structlog
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin"]
+pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin", "durable.servers", "durable.stores"]
 
 # tests/test_tutorial.py and tests/test_contributing.py run the code of these pages.
 pytest_collect_file = Sybil(

@@ -18,6 +18,7 @@ from codomyrmex.integrations.delivery.inline import InlineWorker
 from codomyrmex.integrations.delivery.observers import AttemptObserver, Observers, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.queued import QueuedWorker
+from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import (
     AttachOptions,
     Binding,
@@ -242,10 +243,12 @@ class Attachment:
     async def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter]) -> int:
         """Queue dead letters again for their sinks, waiting for room in the queues.
 
-        They are removed from a `DeadLetters`; those of sinks that are not attached remain.
+        They are removed from a `DeadLetters` and from a durable stream; those of sinks that are not attached
+        remain.
 
         Args:
-            dead_letters: a `DeadLetters`, a stream that keeps its recent events, or the dead letters.
+            dead_letters: a `DeadLetters`, the durable stream itself, a stream that keeps its recent events,
+                or the dead letters.
 
         Returns:
             How many events were queued.
@@ -256,7 +259,9 @@ class Attachment:
         """
         if self._closed:
             raise RuntimeError("attachment: it is closed; the dead letters were not removed")
-        workers = {n: m.worker for n, m in self._members.items() if isinstance(m.worker, QueuedWorker)}
+        workers = {n: m.worker for n, m in self._members.items() if isinstance(m.worker, SendingWorker)}
+        if isinstance(dead_letters, GroupStream):
+            return sum([await dead_letters.replay_for(worker) for worker in workers.values()])
         if isinstance(dead_letters, DeadLetters):
             letters = [letter for name in workers for letter in dead_letters.get_all(name)]
         elif isinstance(dead_letters, Stream):

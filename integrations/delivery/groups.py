@@ -29,3 +29,7 @@ class GroupStream(ABC):
         observers: Observers,
     ) -> Worker:
         """Return the delivery to a sink, which reads the stream's events itself."""
+
+    @abstractmethod
+    async def replay_for(self, worker: Worker) -> int:
+        """Deliver the dead letters that the stream keeps for a sink again, and return their number."""

@@ -115,11 +115,6 @@ class QueuedWorker(SendingWorker):
             self.warn(message, policy.queue_size, policy.overflow.value)
 
     async def resend(self, event: Event) -> None:
-        """Queue an event that was given up before, once there is room for it.
-
-        Raises:
-            RuntimeError: the worker was stopped.
-        """
         while len(self._queue.items) >= self._policy.queue_size and (flushed := self.flush()) is not None:
             await flushed
         if self._queue.closed:

@@ -61,6 +61,14 @@ class SendingWorker(Worker):
         """Send batches until the end."""
 
     @abstractmethod
+    async def resend(self, event: Event) -> None:
+        """Queue an event that was given up before, once there is room for it.
+
+        Raises:
+            RuntimeError: the worker was stopped.
+        """
+
+    @abstractmethod
     def _begin_drain(self) -> None:
         """Accept no more events: `_run` ends when the remaining ones are sent."""
 

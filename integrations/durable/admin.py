@@ -126,9 +126,13 @@ class StreamAdmin:
     async def groups(self) -> list[GroupInfo]:
         """Return the groups, with their holders and how far they are behind."""
         bounds = await self._bounds()
-        letters = await self.letters()
+        groups = await self.saved_groups()
+        dead = dict.fromkeys([group.name for group in groups], 0)
+        async for letter in self._iterate_letters(groups):
+            if letter.group in dead:
+                dead[letter.group] += 1
         infos = []
-        for group in await self.saved_groups():
+        for group in groups:
             names = Names(self.name, group.name)
             position = min(group.position(bounds.epoch), bounds.last)
             oldest = await self.store.read(self.name, position, 1)
@@ -143,7 +147,7 @@ class StreamAdmin:
                     bounds.last - position,
                     max(0.0, time.time() - oldest[0].time) if oldest else 0.0,
                     max(0, bounds.first - 1 - position),
-                    sum(letter.group == group.name for letter in letters),
+                    dead[group.name],
                 )
             )
         return infos
@@ -213,13 +217,15 @@ class StreamAdmin:
         Args:
             group: only those of one group.
         """
-        handled = {saved.name: saved.dead for saved in await self.saved_groups()}
-        letters = []
+        groups = await self.saved_groups()
+        return [letter async for letter in self._iterate_letters(groups) if group in {None, letter.group}]
+
+    async def _iterate_letters(self, groups: list[SavedGroup]) -> AsyncIterator[StoredLetter]:
+        handled = {group.name: group.dead for group in groups}
         async for stored in self.entries(self.dead_log):
             letter = decode_stored_letter(*stored)
-            if group in {None, letter.group} and letter.position > handled.get(letter.group, 0):
-                letters.append(letter)
-        return letters
+            if letter.position > handled.get(letter.group, 0):
+                yield letter
 
     async def replay(self, group: str, owner: str) -> int:
         """Append the dead letters of a group to the log again, for this group only; return their number.

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
-from codomyrmex.integrations.durable.entries import Record
+from codomyrmex.integrations.durable.entries import Record, StoredLetter
 from codomyrmex.integrations.durable.group import GroupInfo
 from codomyrmex.integrations.durable.tail import Item
 
@@ -97,3 +97,30 @@ class LogReader(ABC):
         """
         await self.open()
         await self.call(self.admin.delete_group(group, self.owner("delete")))
+
+    async def dead_letters(self, group: str | None = None) -> list[StoredLetter]:
+        """Return the dead letters that were neither replayed nor dropped, oldest first.
+
+        Args:
+            group: only those of one group: the name of a sink, or of a subscription's group.
+        """
+        await self.open()
+        return await self.call(self.admin.letters(group))
+
+    async def replay_dead_letters(self, group: str) -> int:
+        """Append the dead letters of a group to the log again, for this group only; return their number.
+
+        Raises:
+            GroupError: there is no such group.
+        """
+        await self.open()
+        return await self.call(self.admin.replay(group, self.owner("replay")))
+
+    async def drop_dead_letters(self, group: str) -> int:
+        """Forget the dead letters of a group, and return their number.
+
+        Raises:
+            GroupError: there is no such group.
+        """
+        await self.open()
+        return await self.call(self.admin.drop(group, self.owner("drop")))

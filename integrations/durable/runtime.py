@@ -151,6 +151,15 @@ class Runtime:
             return await coroutine
         return await asyncio.wrap_future(thread.submit(coroutine))
 
+    def call_soon(self, coroutine: Coroutine[None, None, object]) -> None:
+        """Run a coroutine on the thread, without waiting for it; from any thread."""
+        thread = self._thread
+        if thread is None:
+            coroutine.close()
+        else:
+            with suppress(RuntimeError):  # the loop is closed
+                thread.submit(coroutine)
+
     async def open(self) -> None:
         """Wait until the end of the log is known; errors as for `DurableStream.open`."""
         self.start()

@@ -33,6 +33,12 @@ class GroupSource(Protocol):
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the store is used."""
 
+    def call_soon(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine where the store is used, without waiting for it; from any thread."""
+
+    async def publish_to_group(self, event: Event, group: str) -> None:
+        """Append an event for one group only."""
+
     async def flush(self) -> None:
         """Wait until everything that was published is in the store."""
 

@@ -138,17 +138,20 @@ class SQLiteThread:
         and the parent, closing the file as its apparently last user, would remove what the child has written.
         """
         thread = self._thread
-        if thread is None or self._connection is None:
+        if thread is None:
             return
         if thread.is_current():
             self._disconnect()
             return
         closed: Future[None] = Future()
+        forked = threading.Event()
 
         def disconnect() -> None:
             self._disconnect()
             closed.set_result(None)
+            forked.wait()  # those who wait for entries would open the file again at once
 
+        _forks.append(forked)
         with suppress(RuntimeError, TimeoutError):  # the loop is closed, or busy for very long
             thread.loop.call_soon_threadsafe(disconnect)
             closed.result(self._timeout + _FORK_TIMEOUT)
@@ -250,6 +253,7 @@ class SQLiteThread:
 
 
 _threads: WeakSet[SQLiteThread] = WeakSet()
+_forks: list[threading.Event] = []  # to be set after the fork that is going on
 _inherited: list[tuple[Path, sqlite3.Connection]] = []  # connections of the parent process, never closed
 
 
@@ -258,5 +262,10 @@ def _before_fork() -> None:
         thread.close_before_fork()
 
 
+def _after_fork() -> None:
+    while _forks:
+        _forks.pop().set()
+
+
 if hasattr(os, "register_at_fork"):  # systems without it do not fork
-    os.register_at_fork(before=_before_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forks.clear)

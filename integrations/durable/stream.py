@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
-from functools import partial
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
@@ -17,10 +14,12 @@ from codomyrmex.integrations.delivery.groups import GroupStream
 from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Binding
+from codomyrmex.integrations.delivery.worker import Worker
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.entries import (
     EventTooLargeError,
     Record,
+    address_entry,
     encode_event,
     format_cursor,
 )
@@ -31,7 +30,7 @@ from codomyrmex.integrations.durable.reading import LogReader
 from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
 from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.store import Retention, Store
-from codomyrmex.integrations.durable.subscriber import Subscriber
+from codomyrmex.integrations.durable.subscribers import Subscribers
 from codomyrmex.integrations.durable.tail import Item, Tail
 from codomyrmex.integrations.durable.worker import GroupWorker
 from codomyrmex.streaming import Clock, Event, FilterFunction, Handler, Listener, Overflow, Subscription
@@ -108,12 +107,12 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         )
         self._reset()
         super().__init__(lambda _: None, lambda: len(self.tail), on_error)
+        self._subscribers = Subscribers(self._runtime, self.read_items, self._failed)
         self._update_routes()
 
     def _reset(self) -> None:
-        self._subscribers: dict[str, tuple[Subscriber, asyncio.Future[None] | Future[None]]] = {}
         self._group_workers: dict[str, GroupWorker] = {}
-        self._missed = self._undecodable = self._too_large = 0
+        self._too_large = 0
 
     # Opening and closing
 
@@ -145,6 +144,10 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Run a coroutine on the thread that uses the store, and return its result."""
         return await self._runtime.call(coroutine)
 
+    def call_soon(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine on the thread that uses the store, without waiting for it; from any thread."""
+        self._runtime.call_soon(coroutine)
+
     def owner(self, purpose: str) -> str:
         """Return who holds a lease: the process, and what for."""
         return self._runtime.owner(purpose)
@@ -160,47 +163,21 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._publish_timeout):
                     await self.flush()
-            await self._end_subscribers()
+            workers = self._group_workers.values()
+            await asyncio.gather(*[worker.stop_here(self._publish_timeout) for worker in workers])
+            await self._subscribers.drain(self._publish_timeout)
         finally:
             await super().aclose()
-            for worker in tuple(self._group_workers.values()):
-                await worker.stop(0)
             await self._runtime.aclose()
 
-    async def _end_subscribers(self) -> None:
-        """Let the handlers receive what is in the log now, and end their subscriptions."""
-        subscribers = tuple(self._subscribers.values())
-        end, waiting = self.tail.last or 0, set()
-        for subscriber, task in subscribers:
-            subscriber.end_at(end)
-            if isinstance(task, Future):
-                waiting.add(asyncio.ensure_future(asyncio.wrap_future(task)))
-            elif task.get_loop() is asyncio.get_running_loop():
-                waiting.add(task)
-        if waiting and asyncio.current_task() not in waiting:
-            await asyncio.wait(waiting, timeout=self._publish_timeout)
-        for subscriber, _ in subscribers:
-            subscriber.subscription.cancel()
-
     def after_fork(self) -> None:
-        """Connect anew in a child process when it first uses the stream.
-
-        Handlers that were subscribed on an event loop of the parent are not called in the child.
-        """
+        """Connect anew in a child process when it first uses the stream."""
         super().after_fork()
-        if not hasattr(self, "_subscribers"):  # it is being created
-            return
-        subscribers = list(self._subscribers.values())
-        self._runtime.after_fork()
-        self._reset()
-        self._reset_counters()
-        for subscriber, task in subscribers:
-            if isinstance(task, Future):
-                self._runtime.call_when_used(partial(self._run_again, subscriber))
-
-    def _run_again(self, subscriber: Subscriber) -> None:
-        if subscriber.subscription.active:
-            self._run_subscriber(subscriber.for_child(self.tail))
+        if hasattr(self, "_subscribers"):  # it is not just being created
+            self._runtime.after_fork()
+            self._subscribers.after_fork()
+            self._reset()
+            self._reset_counters()
 
     def call_when_used(self, function: Callable[[], None]) -> None:
         """Call a function when the stream is used next."""
@@ -365,36 +342,13 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     ) -> Subscription:
         subscription = Subscription(None, topic, handler, filter_fn)
         subscription.on_drop = self._count_drop
-        subscriber = Subscriber(
-            subscription, handler, self.tail, self.read_items, self._failed, position, records=records
-        )
-        self._run_subscriber(subscriber)
+        self._subscribers.add(subscription, handler, position, records=records)
         return subscription
 
-    def _run_subscriber(self, subscriber: Subscriber) -> None:
-        """Run a subscriber on the running event loop, or on the stream's own."""
-        subscription = subscriber.subscription
-        self._runtime.start()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            task: asyncio.Future[None] | Future[None] = self._runtime.run_handler(subscriber.run())
-        else:
-            task = loop.create_task(subscriber.run(), context=copy_context())
-        self._subscribers[subscription.id] = (subscriber, task)
-        subscription.on_end(self._end_subscriber)
-
-    def _end_subscriber(self, subscription: Subscription) -> None:
-        subscriber, _ = self._subscribers.pop(subscription.id, (None, None))
-        if subscriber is not None:
-            self._missed += subscriber.missed
-            self._undecodable += subscriber.undecodable
-            self.tail.bell.ring()
-
     async def unsubscribe(self, subscription_id: str) -> bool:
-        entry = self._subscribers.get(subscription_id)
-        if entry is not None:
-            entry[0].subscription.cancel()
+        subscription = self._subscribers.get(subscription_id)
+        if subscription is not None:
+            subscription.cancel()
             return True
         worker = self._group_workers.pop(subscription_id, None)
         if worker is not None:
@@ -438,6 +392,13 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     ) -> GroupWorker:
         return GroupWorker(self, binding, topic, filter_fn, policy, clock, observers)
 
+    async def replay_for(self, worker: Worker) -> int:
+        return await self.replay_dead_letters(worker.group) if isinstance(worker, GroupWorker) else 0
+
+    async def publish_to_group(self, event: Event, group: str) -> None:
+        """Append an event for one group only, such as one that it gave up before."""
+        await self._runtime.start().put(address_entry(encode_event(event), group))
+
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
         owner = self.owner(uuid4().hex[:6])
@@ -451,7 +412,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Return the health of the stream in this process; from any thread."""
         runtime = self._runtime
         appender, since = runtime.appender, runtime.unavailable_since
-        subscribers = [subscriber for subscriber, _ in tuple(self._subscribers.values())]
+        missed, undecodable = self._subscribers.losses()
         dropped = {"too_large": self._too_large}
         if appender is not None:
             dropped |= {"buffer_full": appender.rejected, "refused": appender.refused}
@@ -463,7 +424,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             pending=0 if appender is None else appender.waiting(),
             dropped={reason: number for reason, number in dropped.items() if number},
             unconfirmed=0 if appender is None else appender.unconfirmed,
-            missed=self._missed + sum(subscriber.missed for subscriber in subscribers),
-            undecodable=self._undecodable + sum(subscriber.undecodable for subscriber in subscribers),
+            missed=missed,
+            undecodable=undecodable,
             warnings=self.store.warnings,
         )

@@ -69,6 +69,14 @@ class GroupWorker(SendingWorker):
     def handle(self, event: Event) -> object:
         """Do nothing: the worker reads the events from the stream."""
 
+    @property
+    def group(self) -> str:
+        """The name of the group."""
+        return self._group_name
+
+    async def resend(self, event: Event) -> None:
+        await self._stream.publish_to_group(event, self._group_name)
+
     # Health
 
     def waiting(self) -> tuple[int, int, float]:
@@ -178,6 +186,13 @@ class GroupWorker(SendingWorker):
         if self._saving is not None:
             await asyncio.wait({self._saving}, timeout=GRACE)
 
+    async def stop_here(self, timeout: float) -> None:  # noqa: ASYNC109 - counted by the clock
+        """Stop a worker of this event loop, or let another loop do so."""
+        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+            await self.stop(timeout)
+        else:
+            self.stop_soon()
+
     def stop_soon(self) -> None:
         """Stop when the event loop gets to it, from any thread."""
         task = self._task
@@ -194,6 +209,7 @@ class GroupWorker(SendingWorker):
         attached = self.state not in {SinkState.NOT_STARTED, SinkState.CLOSED}
         self._leave_to_parent()
         if attached:
+            self.state = SinkState.STANDBY  # the parent delivers
             self._stream.call_when_used(start)
 
     def _leave_to_parent(self) -> None:
@@ -204,6 +220,19 @@ class GroupWorker(SendingWorker):
     # The task
 
     async def _run(self) -> None:
+        try:
+            await self._deliver_all()
+        except asyncio.CancelledError:
+            if not self._aborted:
+                self.warn("sink %s: its task was cancelled; other processes can take over")
+                self._set_state(SinkState.CLOSED)
+                self._stream.call_soon(self._close_group())
+            raise
+        finally:
+            if self._sending is not None:
+                self._sending.cancel()
+
+    async def _deliver_all(self) -> None:
         failures = 0
         while self._group is None:
             failures += 1
