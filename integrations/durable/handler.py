@@ -1,13 +1,16 @@
-"""`HandlerSink`: the handler of a group, delivered to like a sink."""
+"""The handlers of a durable stream that belong to a group: each is delivered to like a sink."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from inspect import isawaitable
 
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.streaming import Event, Handler
+from codomyrmex.integrations.durable.worker import GroupWorker
+from codomyrmex.streaming import Event, Handler, Subscription
 
 
 class HandlerSink(Sink):
@@ -28,3 +31,41 @@ class HandlerSink(Sink):
 
 HANDLER_POLICY = DeliveryPolicy(batch_size=1, batch_age=0)
 """The policy of a group's handler by default: each event by itself, at once."""
+
+
+class GroupHandlers:
+    """The running groups of handlers, by the id of their subscription."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, GroupWorker] = {}
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def add(self, subscription: Subscription, worker: GroupWorker) -> None:
+        """Add a group, which stops when its subscription is cancelled."""
+        self._workers[subscription.id] = worker
+        subscription.on_end(lambda ended: self._stop_soon(self._workers.pop(ended.id, None)))
+
+    async def stop(self, subscription_id: str, timeout: float | None) -> bool:  # noqa: ASYNC109 - as for a sink
+        """Stop a group, and return whether there is one with this id."""
+        worker = self._workers.pop(subscription_id, None)
+        if worker is None:
+            return False
+        if worker.runs_here():
+            await worker.stop(timeout)
+        else:
+            self._stop_soon(worker)
+        return True
+
+    async def stop_all(self, timeout: float) -> None:  # noqa: ASYNC109 - as for a sink
+        """Stop all groups."""
+        await asyncio.gather(
+            *[self.stop(subscription_id, timeout) for subscription_id in tuple(self._workers)]
+        )
+
+    def _stop_soon(self, worker: GroupWorker | None) -> None:
+        """Stop a worker when its event loop gets to it, from any thread."""
+        if worker is not None and (loop := worker.loop()) is not None:
+            with suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(lambda: loop.create_task(worker.stop(0)))

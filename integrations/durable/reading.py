@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
 from codomyrmex.integrations.durable.entries import Record, StoredLetter
 from codomyrmex.integrations.durable.group import GroupInfo
-from codomyrmex.integrations.durable.tail import Item
+from codomyrmex.integrations.durable.tail import Item, Tail
+from codomyrmex.streaming import Event
 
 T = TypeVar("T")
 
@@ -24,6 +26,11 @@ class LogReader(ABC):
 
     name: str
     admin: StreamAdmin
+
+    @property
+    @abstractmethod
+    def tail(self) -> Tail:
+        """The newest entries of the log."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -124,3 +131,12 @@ class LogReader(ABC):
         """
         await self.open()
         return await self.call(self.admin.drop(group, self.owner("drop")))
+
+    def get_recent_events(self, count: int = 10) -> list[Event]:
+        """Return the newest `count` events that this process has read, oldest first."""
+        events: list[Event] = []
+        for item in self.tail.newest(count):
+            if item.group is None:
+                with suppress(ValueError):  # not an event
+                    events.append(item.event())
+        return events

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from codomyrmex.integrations.delivery.policy import Item
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable.group import Definition, Group, Held
+from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.integrations.durable.tail import Item as LogItem
 from codomyrmex.streaming import Event, FilterFunction, Subscription
@@ -22,6 +23,7 @@ class GroupSource(Protocol):
     """The stream that a group reads."""
 
     dead_log: str
+    runtime: Runtime
 
     @property
     def tail(self) -> Tail:
@@ -32,9 +34,6 @@ class GroupSource(Protocol):
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the store is used."""
-
-    def call_soon(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run a coroutine where the store is used, without waiting for it; from any thread."""
 
     async def publish_to_group(self, event: Event, group: str) -> None:
         """Append an event for one group only."""
@@ -50,9 +49,6 @@ class GroupSource(Protocol):
 
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
-
-    def call_when_used(self, function: Callable[[], None]) -> None:
-        """Call a function when the stream is used next."""
 
 
 class Selection:

@@ -24,7 +24,7 @@ from codomyrmex.integrations.durable.entries import (
     format_cursor,
 )
 from codomyrmex.integrations.durable.group import Definition, Group
-from codomyrmex.integrations.durable.handler import HANDLER_POLICY, HandlerSink
+from codomyrmex.integrations.durable.handler import HANDLER_POLICY, GroupHandlers, HandlerSink
 from codomyrmex.integrations.durable.health import StreamHealth
 from codomyrmex.integrations.durable.reading import LogReader
 from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
@@ -102,16 +102,16 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         self._lease = lease
         self._publish_timeout = publish_timeout
         self._clock = clock
-        self._runtime = Runtime(
+        self.runtime = Runtime(
             self.admin, retention or Retention(), unread_limit, linger, lease, publish_timeout, clock
         )
         self._reset()
         super().__init__(lambda _: None, lambda: len(self.tail), on_error)
-        self._subscribers = Subscribers(self._runtime, self.read_items, self._failed)
+        self._subscribers = Subscribers(self.runtime, self.read_items, self._failed)
         self._update_routes()
 
     def _reset(self) -> None:
-        self._group_workers: dict[str, GroupWorker] = {}
+        self._group_handlers = GroupHandlers()
         self._too_large = 0
 
     # Opening and closing
@@ -119,7 +119,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     @property
     def tail(self) -> Tail:
         """The newest entries of the log."""
-        return self._runtime.tail
+        return self.runtime.tail
 
     async def open(self) -> None:
         """Connect to the store; publishing and subscribing do this too.
@@ -130,7 +130,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             StreamClosedError: the stream is closed.
         """
         self._check_open()
-        await self._runtime.open()
+        await self.runtime.open()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -142,15 +142,11 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the thread that uses the store, and return its result."""
-        return await self._runtime.call(coroutine)
-
-    def call_soon(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run a coroutine on the thread that uses the store, without waiting for it; from any thread."""
-        self._runtime.call_soon(coroutine)
+        return await self.runtime.call(coroutine)
 
     def owner(self, purpose: str) -> str:
         """Return who holds a lease: the process, and what for."""
-        return self._runtime.owner(purpose)
+        return self.runtime.owner(purpose)
 
     async def aclose(self) -> None:
         """Store what was published, deliver it to the handlers of this process, and close the store.
@@ -163,25 +159,20 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._publish_timeout):
                     await self.flush()
-            workers = self._group_workers.values()
-            await asyncio.gather(*[worker.stop_here(self._publish_timeout) for worker in workers])
+            await self._group_handlers.stop_all(self._publish_timeout)
             await self._subscribers.drain(self._publish_timeout)
         finally:
             await super().aclose()
-            await self._runtime.aclose()
+            await self.runtime.aclose()
 
     def after_fork(self) -> None:
         """Connect anew in a child process when it first uses the stream."""
         super().after_fork()
         if hasattr(self, "_subscribers"):  # it is not just being created
-            self._runtime.after_fork()
+            self.runtime.after_fork()
             self._subscribers.after_fork()
             self._reset()
             self._reset_counters()
-
-    def call_when_used(self, function: Callable[[], None]) -> None:
-        """Call a function when the stream is used next."""
-        self._runtime.call_when_used(function)
 
     # Publishing
 
@@ -196,7 +187,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """
         entry = self._prepare(event)
         if entry is not None:
-            await self._runtime.start().put(entry)
+            await self.runtime.start().put(entry)
             self._count_published()
 
     def publish_nowait(self, event: Event) -> None:
@@ -214,7 +205,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             return
         if entry is None:
             return
-        if self._runtime.start().put_nowait(entry):
+        if self.runtime.start().put_nowait(entry):
             self._count_published()
         else:
             self._dropped.tick()
@@ -233,7 +224,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     async def flush(self) -> None:
         """Wait until everything that was published in this process is in the store."""
-        await self._runtime.flush()
+        await self.runtime.flush()
 
     def _update_routes(self) -> None:
         self._routes = {}
@@ -295,14 +286,8 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             binding, topic, filter_fn, policy or HANDLER_POLICY, self._clock, Observers(None, None)
         )
         await worker.start()
-        self._group_workers[subscription.id] = worker
-        subscription.on_end(self._end_group)
+        self._group_handlers.add(subscription, worker)
         return subscription
-
-    def _end_group(self, subscription: Subscription) -> None:
-        worker = self._group_workers.pop(subscription.id, None)
-        if worker is not None:
-            worker.stop_soon()
 
     def subscribe_nowait(
         self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
@@ -310,7 +295,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Subscribe from code that cannot await; the handler is called with the events from now on."""
         if handler is None:
             raise TypeError("handler: must be a function of one event, got None")
-        self._runtime.start()
+        self.runtime.start()
         return self._subscribe(handler, topic, filter_fn, self.tail.last)
 
     def subscribe_records(
@@ -324,7 +309,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         def handle(item: Item) -> object:
             return handler(self.record(item))
 
-        self._runtime.start()
+        self.runtime.start()
         return self._subscribe(handle, topic, filter_fn, self.tail.last, records=True)
 
     def record(self, item: Item) -> Record:
@@ -350,9 +335,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         if subscription is not None:
             subscription.cancel()
             return True
-        worker = self._group_workers.pop(subscription_id, None)
-        if worker is not None:
-            await worker.stop(None)
+        if await self._group_handlers.stop(subscription_id, None):
             return True
         return await super().unsubscribe(subscription_id)
 
@@ -369,15 +352,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         With `BLOCK`, a slow reader falls behind in the log; publishers never wait for it.
         """
         return super().listen(topic, filter_fn, queue_size, overflow, block_timeout)
-
-    def get_recent_events(self, count: int = 10) -> list[Event]:
-        """Return the newest `count` events that this process has read, oldest first."""
-        events: list[Event] = []
-        for item in self.tail.newest(count):
-            if item.group is None:
-                with suppress(ValueError):  # not an event
-                    events.append(item.event())
-        return events
 
     # Delivery and health
 
@@ -397,7 +371,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     async def publish_to_group(self, event: Event, group: str) -> None:
         """Append an event for one group only, such as one that it gave up before."""
-        await self._runtime.start().put(address_entry(encode_event(event), group))
+        await self.runtime.start().put(address_entry(encode_event(event), group))
 
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
@@ -406,11 +380,13 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     def statistics(self) -> StreamStatistics:
         base = super().statistics()
-        return base._replace(subscribers=base.subscribers + len(self._subscribers) + len(self._group_workers))
+        return base._replace(
+            subscribers=base.subscribers + len(self._subscribers) + len(self._group_handlers)
+        )
 
     def health(self) -> StreamHealth:
         """Return the health of the stream in this process; from any thread."""
-        runtime = self._runtime
+        runtime = self.runtime
         appender, since = runtime.appender, runtime.unavailable_since
         missed, undecodable = self._subscribers.losses()
         dropped = {"too_large": self._too_large}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from time import time
-from uuid import uuid4
 
 from codomyrmex.integrations.delivery.health import REMOVED, SinkReport, SinkState
 from codomyrmex.integrations.delivery.observers import Observers
@@ -17,10 +15,11 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within
-from codomyrmex.integrations.durable.entries import encode_event, encode_letter
+from codomyrmex.integrations.durable.entries import encode_event
 from codomyrmex.integrations.durable.group import Definition, Group, Place
+from codomyrmex.integrations.durable.letters import Letters
 from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader
-from codomyrmex.integrations.durable.store import Batch, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.streaming import Clock, Event, FilterFunction
 from codomyrmex.streaming.provenance import LOGS, cause, origin_of, stems_from_logs
 
@@ -45,9 +44,9 @@ class GroupWorker(SendingWorker):
     ) -> None:
         assert isinstance(binding.sink, Sink)  # noqa: S101 - `attach` has checked it
         self._stream = stream
-        self._group_name = binding.group or binding.sink.name
+        self.group = binding.group or binding.sink.name
         self._definition = Definition(topic, binding.shards, binding.shard_by)
-        self._selection = Selection(self._group_name, binding.sink.name, self._definition, filter_fn)
+        self._selection = Selection(self.group, binding.sink.name, self._definition, filter_fn)
         self._after = binding.after
         self._group: Group | None = None
         super().__init__(binding.sink, policy, clock, observers)
@@ -57,9 +56,7 @@ class GroupWorker(SendingWorker):
         self._shards: dict[int, ShardReader] = {}
         self._current: ShardReader | None = None
         self._lease_lost = False
-        self._letters: list[bytes] = []
-        self._letter_batches = 0
-        self._producer = uuid4().hex
+        self._letters = Letters(self.group)
         self._saving: asyncio.Task[bool] | None = None
         self._generation = 0
         self._end = math.inf  # the position at which the drain ends
@@ -69,13 +66,8 @@ class GroupWorker(SendingWorker):
     def handle(self, event: Event) -> object:
         """Do nothing: the worker reads the events from the stream."""
 
-    @property
-    def group(self) -> str:
-        """The name of the group."""
-        return self._group_name
-
     async def resend(self, event: Event) -> None:
-        await self._stream.publish_to_group(event, self._group_name)
+        await self._stream.publish_to_group(event, self.group)
 
     # Health
 
@@ -125,7 +117,7 @@ class GroupWorker(SendingWorker):
         stream = self._stream
         await stream.open()
         position = await stream.resolve(self._after)
-        group = stream.make_group(self._group_name, self._definition, stream.tail.bell.ring)
+        group = stream.make_group(self.group, self._definition, stream.tail.bell.ring)
         await stream.call(group.open(stream.tail.epoch, position))
         self._group = group
         self._generation = stream.tail.generation
@@ -156,7 +148,7 @@ class GroupWorker(SendingWorker):
             await asyncio.wait({ringing}, timeout=GRACE)
 
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - counted by the clock
-        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
+        if self.runs_here():
             flushing = asyncio.create_task(self._stream.flush())
             await done_within(flushing, self.drain_timeout if timeout is None else timeout, self._clock)
             flushing.cancel()
@@ -186,20 +178,13 @@ class GroupWorker(SendingWorker):
         if self._saving is not None:
             await asyncio.wait({self._saving}, timeout=GRACE)
 
-    async def stop_here(self, timeout: float) -> None:  # noqa: ASYNC109 - counted by the clock
-        """Stop a worker of this event loop, or let another loop do so."""
-        if self._task is not None and self._task.get_loop() is asyncio.get_running_loop():
-            await self.stop(timeout)
-        else:
-            self.stop_soon()
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop that it runs on, None if it does not run."""
+        return None if self._task is None else self._task.get_loop()
 
-    def stop_soon(self) -> None:
-        """Stop when the event loop gets to it, from any thread."""
-        task = self._task
-        if task is not None:
-            with suppress(RuntimeError):  # its loop is closed
-                loop = task.get_loop()
-                loop.call_soon_threadsafe(lambda: loop.create_task(self.stop(0)))
+    def runs_here(self) -> bool:
+        """Return whether it runs on the running event loop."""
+        return self.loop() is asyncio.get_running_loop()
 
     def after_fork(self) -> None:
         self._leave_to_parent()
@@ -210,7 +195,7 @@ class GroupWorker(SendingWorker):
         self._leave_to_parent()
         if attached:
             self.state = SinkState.STANDBY  # the parent delivers
-            self._stream.call_when_used(start)
+            self._stream.runtime.call_when_used(start)
 
     def _leave_to_parent(self) -> None:
         self.opened = False
@@ -226,7 +211,7 @@ class GroupWorker(SendingWorker):
             if not self._aborted:
                 self.warn("sink %s: its task was cancelled; other processes can take over")
                 self._set_state(SinkState.CLOSED)
-                self._stream.call_soon(self._close_group())
+                self._stream.runtime.call_soon(self._close_group())
             raise
         finally:
             if self._sending is not None:
@@ -309,9 +294,8 @@ class GroupWorker(SendingWorker):
             self.warn("sink %s: %d events were removed by the retention before they were delivered", removed)
         if shard.refused:
             self._count_dead(len(shard.refused))
-            self._letters += [
-                encode_letter(self._group_name, reason, 0, entry) for entry, reason in shard.refused
-            ]
+            for entry, reason in shard.refused:
+                self._letters.put(reason, 0, entry)
             shard.refused = []
         if not shard.batch:
             await self._skip(shard)
@@ -358,7 +342,7 @@ class GroupWorker(SendingWorker):
                 self._group.busy = None
         if self._lease_lost:  # another process delivers the events
             self._in_flight = []
-            self._letters = []
+            self._letters.clear()
             self._shards.pop(shard.number, None)
             return True
         if self._in_flight:
@@ -379,27 +363,21 @@ class GroupWorker(SendingWorker):
     def _give_up(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
         super()._give_up(failures, attempts, first_attempt)
         for failure in failures:
-            reason, entry = describe(failure.error), encode_event(failure.item[0])
-            self._letters.append(encode_letter(self._group_name, reason, attempts, entry))
+            self._letters.put(describe(failure.error), attempts, encode_event(failure.item[0]))
 
     async def _append_letters(self) -> bool:
         """Append the dead letters to their log, before the place behind them is saved."""
-        group = self._group
-        if group is None:
-            return False
-        self._letter_batches += 1
-        batch = Batch(self._producer, self._letter_batches, tuple(self._letters))
-        failures = 0
-        while not self._aborted:
+        group, failures = self._group, 0
+        while group is not None and not self._aborted:
             try:
-                await self._stream.call(group.append_letters(self._stream.dead_log, batch))
+                await self._stream.call(group.append_letters(self._stream.dead_log, self._letters.batch()))
             except StoreError as error:
                 failures += 1
                 self.warn("sink %s: dead letters could not be stored", error=error)
                 wait = backoff(self._policy.backoff_initial, self._policy.backoff_max, failures)
                 await self._pause(wait, requested=False)
             else:
-                self._letters = []
+                self._letters.clear()
                 return True
         return False
 
