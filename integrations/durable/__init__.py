@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.group import GroupError, GroupInfo
     from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.opening import open_store
+    from codomyrmex.integrations.durable.postgres_store import PostgresStore
     from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
@@ -30,6 +31,7 @@ __all__ = [
     "GroupError",
     "GroupInfo",
     "LeaseLostError",
+    "PostgresStore",
     "Record",
     "Retention",
     "SQLiteStore",
@@ -53,6 +55,7 @@ __getattr__ = lazy_exports(
         "GroupError": "group",
         "GroupInfo": "group",
         "LeaseLostError": "store",
+        "PostgresStore": "postgres_store",
         "Record": "entries",
         "Retention": "store",
         "SQLiteStore": "sqlite_store",

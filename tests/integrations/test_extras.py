@@ -46,7 +46,9 @@ from codomyrmex.streaming import InMemoryStream
 CircuitBoard(InMemoryStream()).render()
 """
 MESH = "from codomyrmex.integrations.service_mesh import "
+DURABLE = "from codomyrmex.integrations.durable import "
 USES = {
+    "asyncpg": (DURABLE + "PostgresStore", "PostgresStore", "postgres"),
     "aiobreaker": (MESH + "attach_aiobreaker", "attach_aiobreaker", "aiobreaker"),
     "purgatory": (MESH + "attach_purgatory", "attach_purgatory", "purgatory"),
     "circuitbreaker": (MESH + "attach_circuitbreaker", "attach_circuitbreaker", "circuitbreaker"),
