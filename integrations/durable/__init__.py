@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.opening import open_store
     from codomyrmex.integrations.durable.postgres_store import PostgresStore
+    from codomyrmex.integrations.durable.redis_store import RedisStore
     from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
@@ -33,6 +34,7 @@ __all__ = [
     "LeaseLostError",
     "PostgresStore",
     "Record",
+    "RedisStore",
     "Retention",
     "SQLiteStore",
     "Store",
@@ -57,6 +59,7 @@ __getattr__ = lazy_exports(
         "LeaseLostError": "store",
         "PostgresStore": "postgres_store",
         "Record": "entries",
+        "RedisStore": "redis_store",
         "Retention": "store",
         "SQLiteStore": "sqlite_store",
         "Store": "store",
