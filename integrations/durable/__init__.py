@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.entries import CursorError, EventTooLargeError, Record, StoredLetter
     from codomyrmex.integrations.durable.group import GroupError, GroupInfo
     from codomyrmex.integrations.durable.health import StreamHealth
+    from codomyrmex.integrations.durable.nats_store import NatsStore
     from codomyrmex.integrations.durable.opening import open_store
     from codomyrmex.integrations.durable.postgres_store import PostgresStore
     from codomyrmex.integrations.durable.redis_store import RedisStore
@@ -32,6 +33,7 @@ __all__ = [
     "GroupError",
     "GroupInfo",
     "LeaseLostError",
+    "NatsStore",
     "PostgresStore",
     "Record",
     "RedisStore",
@@ -57,6 +59,7 @@ __getattr__ = lazy_exports(
         "GroupError": "group",
         "GroupInfo": "group",
         "LeaseLostError": "store",
+        "NatsStore": "nats_store",
         "PostgresStore": "postgres_store",
         "Record": "entries",
         "RedisStore": "redis_store",

@@ -23,7 +23,7 @@ def open_store(url: str) -> Store:
     | `sqlite:///relative.db`, `sqlite:////absolute.db` | a file; `?durability=power` syncs each commit |
     | `postgresql://user:password@host/database` | PostgreSQL; `?schema=` names a schema |
     | `redis://host:6379/0`, `rediss://` for TLS | Redis or Valkey; `?prefix=` begins every key |
-    | `nats://host:4222`, `tls://` for TLS | NATS JetStream; `?prefix=` begins every name |
+    | `nats://host:4222`, `tls://` for TLS | NATS JetStream; `?prefix=` begins every name, `?replicas=3` |
 
     Args:
         url: the URL, without references to environment variables.
