@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 from codomyrmex.integrations.durable.entries import (
     CursorError,
+    Place,
     Record,
     StoredLetter,
     address_entry,
@@ -22,7 +23,6 @@ from codomyrmex.integrations.durable.group import (
     GroupError,
     GroupInfo,
     Names,
-    Place,
     SavedGroup,
     load_groups,
 )

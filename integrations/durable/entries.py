@@ -39,6 +39,13 @@ class Record(NamedTuple):
     event: Event
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Up to where the events of a shard were delivered."""
+
+    epoch: str
+    position: int
+
+
 class StoredLetter(NamedTuple):
     """A dead letter in a store.
 

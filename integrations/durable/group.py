@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
+from codomyrmex.integrations.durable.entries import Place
 from codomyrmex.integrations.durable.store import (
     Batch,
     Lease,
@@ -58,13 +59,6 @@ class _Saved(msgspec.Struct):
     definition: Definition
     epoch: str
     position: int  # at which it was created
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Up to where the events of a shard were delivered."""
-
-    epoch: str
-    position: int
 
 
 class Held(NamedTuple):
@@ -122,6 +116,7 @@ class Group:
         seconds: when a lease expires that is not renewed.
         clock: the source of time.
         on_change: called when a shard was acquired or lost, and when its place was changed by `seek`.
+        restart: returns the place to continue from if the store has lost the group.
     """
 
     def __init__(
@@ -134,6 +129,7 @@ class Group:
         seconds: float,
         clock: Clock,
         on_change: Callable[[], None],
+        restart: Callable[[], Place],
     ) -> None:
         self.name = name
         self.definition = definition
@@ -146,6 +142,7 @@ class Group:
         self._seconds = seconds
         self._clock = clock
         self._on_change = on_change
+        self._restart = restart
         self._member: tuple[Lease, float] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -154,14 +151,14 @@ class Group:
         held = self.held.get(shard)
         return held is not None and self._clock.monotonic() < held.until
 
-    async def open(self, epoch: str, position: int) -> None:
-        """Create the group at a position if it does not exist, and begin to acquire its shards.
+    async def open(self, place: Place) -> None:
+        """Create the group at a place if it does not exist, and begin to acquire its shards.
 
         Raises:
             GroupError: it exists with another definition.
             StoreUnavailableError: the store is not available.
         """
-        await self._define(epoch, position)
+        await self._define(place)
         self._task = asyncio.create_task(self._run(), name=f"group {self.name}")
 
     async def close(self) -> None:
@@ -254,9 +251,9 @@ class Group:
         elif self._names.definition in values:
             created = msgspec.json.decode(values[self._names.definition], type=_Saved)
             place = Place(created.epoch, created.position)
-        else:
-            await self._store.release(lease)
-            raise GroupError(f"group {self.name}: it was deleted while it was in use")
+        else:  # the store has lost it
+            place = self._restart()
+            await self._define(place)
         self.held[shard] = Held(lease, now + self._seconds, place)
         self._on_change()
 
@@ -289,7 +286,7 @@ class Group:
 
     # The definition
 
-    async def _define(self, epoch: str, position: int) -> None:
+    async def _define(self, place: Place) -> None:
         names = self._names
         while True:
             saved = (await self._store.load(names.definition)).get(names.definition)
@@ -305,7 +302,7 @@ class Group:
             if lease is None:
                 await asyncio.sleep(0.05)
                 continue
-            value = msgspec.json.encode(_Saved(self.definition, epoch, position))
+            value = msgspec.json.encode(_Saved(self.definition, place.epoch, place.position))
             try:
                 if not await self._store.load(names.definition):
                     await self._store.save(lease, {names.definition: value})

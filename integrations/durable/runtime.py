@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
@@ -86,6 +86,7 @@ class Runtime:
         self._opened: Future[None] = Future()
         self._when_used: tuple[Callable[[], None], ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
         self._id = uuid4().hex[:6]
         self._lock = threading.RLock()
 
@@ -122,7 +123,7 @@ class Runtime:
                     thread.loop,
                     self._linger,
                     self._timeout,
-                    self.tail.extend,
+                    self._appended,
                     self._set_state,
                     self._clock,
                 )
@@ -231,7 +232,8 @@ class Runtime:
                     await self._admin.note_rewind(self.tail.epoch, self.tail.restart, self.owner("rewind"))
                 self._set_state(None)
                 wait = _RECONNECT_INITIAL
-                await self.tail.follow()
+                await self._follow_tail()
+                continue
             except StoreUnavailableError as error:
                 self._set_state(error)
             except StoreError as error:
@@ -241,6 +243,26 @@ class Runtime:
                 self._set_state(error)
             await asyncio.sleep(wait)
             wait = min(2 * wait, _RECONNECT_MAX)
+
+    async def _follow_tail(self) -> None:
+        """Read what is appended, until there is an error or the log has to be checked."""
+        following = self._following = asyncio.create_task(self.tail.follow())
+        try:
+            await asyncio.wait({following})
+        finally:
+            following.cancel()
+        if not following.cancelled():
+            following.result()
+
+    def _check_log(self) -> None:
+        """Find out soon whether the end of the log went back."""
+        if self._following is not None:
+            self._following.cancel()
+
+    def _appended(self, first: int, time: float, entries: Sequence[bytes]) -> None:
+        if self.tail.conflicts(first, entries[0]):
+            self._check_log()
+        self.tail.extend(first, time, entries)
 
     async def _open_tail(self, appender: Appender) -> None:
         await self.tail.open()
@@ -261,6 +283,7 @@ class Runtime:
         if error is None:
             if self.unavailable_since is not None:
                 _log.warning("available", "%s: the store is available again", self._store.url)
+                self._check_log()
             self.unavailable_since = self.last_error = None
             return
         self.last_error = describe(error)

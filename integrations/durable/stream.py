@@ -295,7 +295,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Subscribe from code that cannot await; the handler is called with the events from now on."""
         if handler is None:
             raise TypeError("handler: must be a function of one event, got None")
-        self.runtime.start()
         return self._subscribe(handler, topic, filter_fn, self.tail.last)
 
     def subscribe_records(
@@ -309,7 +308,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         def handle(item: Item) -> object:
             return handler(self.record(item))
 
-        self.runtime.start()
         return self._subscribe(handle, topic, filter_fn, self.tail.last, records=True)
 
     def record(self, item: Item) -> Record:
@@ -325,6 +323,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         *,
         records: bool = False,
     ) -> Subscription:
+        self._check_open()
         subscription = Subscription(None, topic, handler, filter_fn)
         subscription.on_drop = self._count_drop
         self._subscribers.add(subscription, handler, position, records=records)
@@ -376,7 +375,8 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
         owner = self.owner(uuid4().hex[:6])
-        return Group(self.store, self.name, name, definition, owner, self._lease, self._clock, on_change)
+        clock, restart = self._clock, self.tail.restart_place
+        return Group(self.store, self.name, name, definition, owner, self._lease, clock, on_change, restart)
 
     def statistics(self) -> StreamStatistics:
         base = super().statistics()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from codomyrmex.integrations.durable.entries import addressee, decode_event
+from codomyrmex.integrations.durable.entries import Place, addressee, decode_event
 from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -162,6 +162,11 @@ class Tail:
         if self.last is not None and first == self.last + 1:
             self.add([Item(position, time, value) for position, value in enumerate(values, first)])
 
+    def conflicts(self, position: int, entry: bytes) -> bool:
+        """Return whether another entry has been read at a position: then the end of the log went back."""
+        item = self._items.get(position)
+        return item is not None and item.entry != entry
+
     def get(self, after: int, limit: int) -> list[Item] | None:
         """Return the items after a position, or None if they have to be read from the store."""
         last = self.last
@@ -182,6 +187,10 @@ class Tail:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def restart_place(self) -> Place:
+        """Return the place up to which everything was delivered before the end of the log went back."""
+        return Place(self.epoch, self.restart)
 
     async def follow(self) -> None:
         """Read what is appended, until a `StoreError` occurs."""

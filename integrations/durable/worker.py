@@ -15,8 +15,8 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within
-from codomyrmex.integrations.durable.entries import encode_event
-from codomyrmex.integrations.durable.group import Definition, Group, Place
+from codomyrmex.integrations.durable.entries import Place, encode_event
+from codomyrmex.integrations.durable.group import Definition, Group
 from codomyrmex.integrations.durable.letters import Letters
 from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
@@ -118,7 +118,7 @@ class GroupWorker(SendingWorker):
         await stream.open()
         position = await stream.resolve(self._after)
         group = stream.make_group(self.group, self._definition, stream.tail.bell.ring)
-        await stream.call(group.open(stream.tail.epoch, position))
+        await stream.call(group.open(Place(stream.tail.epoch, position)))
         self._group = group
         self._generation = stream.tail.generation
 
