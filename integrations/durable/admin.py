@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -28,8 +29,10 @@ from codomyrmex.integrations.durable.group import (
 )
 from codomyrmex.integrations.durable.store import Batch, Bounds, Lease, Store, Stored, StoreError
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Item
+from codomyrmex.streaming.errors import shorten
 from uuid_utils import uuid7
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LEASE = 5.0  # seconds
 
 
@@ -55,9 +58,19 @@ class StreamAdmin:
     Args:
         store: the store, which is open.
         name: the name of the stream.
+
+    Raises:
+        TypeError: the store is not one.
+        ValueError: the name is not valid.
     """
 
     def __init__(self, store: Store, name: str) -> None:
+        if not isinstance(store, Store):
+            raise TypeError(f"store: must be a Store, got {shorten(store)}; open_store(url) returns one")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"name: must be 1 to 64 characters of A-Z, a-z, 0-9, - and _, got {shorten(name)}"
+            )
         self.store = store
         self.name = name
         self.dead_log = f"{name}.dead"
@@ -110,11 +123,8 @@ class StreamAdmin:
             for stored in entries:
                 item = Item(*stored)
                 position = item.position
-                try:
-                    if item.group is None:
-                        records.append(Record(format_cursor(bounds.epoch, position), item.event()))
-                except ValueError:
-                    continue
+                if item.group is None and (event := item.event()) is not None:
+                    records.append(Record(format_cursor(bounds.epoch, position), event))
         return records
 
     # Groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -90,7 +91,7 @@ def decode_event(entry: bytes) -> Event:
     """
     try:
         return _decode_event(entry)
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+    except (msgspec.MsgspecError, TypeError) as error:
         raise ValueError(f"not an event: {error}") from None
 
 
@@ -98,6 +99,19 @@ def address_entry(entry: bytes, group: str) -> bytes:
     """Return a copy of an entry that is for one group only."""
     head = to_json_bytes({"for": group})
     return head[:-1] + b"," + entry[1:] if not entry.startswith(_FOR) else entry
+
+
+def decode_events(entries: Iterable[tuple[int, float, bytes]]) -> list[tuple[int, Event]]:
+    """Return the positions and events of entries, without those that are for one group only.
+
+    Raises:
+        ValueError: one of them is not an event.
+    """
+    decode = _decode_event
+    try:
+        return [(position, decode(entry)) for position, _, entry in entries if not entry.startswith(_FOR)]
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise ValueError(f"not an event: {error}") from None
 
 
 def addressee(entry: bytes) -> str | None:

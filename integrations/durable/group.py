@@ -152,13 +152,14 @@ class Group:
         return held is not None and self._clock.monotonic() < held.until
 
     async def open(self, place: Place) -> None:
-        """Create the group at a place if it does not exist, and begin to acquire its shards.
+        """Create the group at a place if it does not exist, and acquire the shards that nobody reads.
 
         Raises:
             GroupError: it exists with another definition.
             StoreUnavailableError: the store is not available.
         """
         await self._define(place)
+        await self._step()
         self._task = asyncio.create_task(self._run(), name=f"group {self.name}")
 
     async def close(self) -> None:
@@ -197,13 +198,13 @@ class Group:
 
     async def _run(self) -> None:
         while True:
+            await asyncio.sleep(min(self._seconds / 3, _LONGEST_PAUSE))
             try:
                 await self._step()
             except StoreUnavailableError:
                 self._expire()
             except StoreError as error:
                 _log.warning(self.name, "group %s: its leases could not be read", self.name, error=error)
-            await asyncio.sleep(min(self._seconds / 3, _LONGEST_PAUSE))
 
     async def _step(self) -> None:
         store, names = self._store, self._names

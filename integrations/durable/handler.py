@@ -52,7 +52,7 @@ class GroupHandlers:
         worker = self._workers.pop(subscription_id, None)
         if worker is None:
             return False
-        if worker.runs_here():
+        if worker.loop() is asyncio.get_running_loop():
             await worker.stop(timeout)
         else:
             self._stop_soon(worker)

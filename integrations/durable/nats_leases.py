@@ -120,7 +120,7 @@ class NatsLeases(Store):
                 "codomyrmex-streaming cannot use; install a newer one, or choose another ?prefix="
             )
         self._single = info["config"]["num_replicas"] == 1
-        self.warnings = tuple(f"{self.url}: {loss}" for loss in self._losses(link, info))
+        self.warnings = tuple(self._losses(link, info))
 
     def _losses(self, link: Link, info: Mapping[str, Any]) -> Iterator[str]:
         yield (

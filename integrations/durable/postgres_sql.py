@@ -30,11 +30,15 @@ CREATE TABLE "{0}".leases (
 COMMENT ON COLUMN "{0}".leases.expires IS 'seconds since 1970; 0 if the lease was released';
 CREATE TABLE "{0}".state (name text COLLATE "C" PRIMARY KEY, value bytea NOT NULL) WITH (fillfactor = 50);
 
+-- Entries and values come joined, with the offset of each and of the end: the driver would have to look up
+-- the type of an array of bytea on each new connection, which takes longer than to connect.
+
 -- The position of the first entry, NULL if there is no such log, minus the newest number if this is older.
-CREATE FUNCTION "{0}".append(log_name text, by text, batch bigint, vals bytea[], size bigint) RETURNS bigint
-LANGUAGE plpgsql AS $f$
+CREATE FUNCTION "{0}".append(log_name text, by text, batch bigint, joined bytea, offsets oid[])
+RETURNS bigint LANGUAGE plpgsql AS $f$
 DECLARE
-    n bigint := cardinality(vals); at float8; start bigint; log_id int; was "{0}".producers;
+    size bigint := octet_length(joined); n int := cardinality(offsets) - 1;
+    at float8; start bigint; log_id int; was "{0}".producers;
 BEGIN
     UPDATE "{0}".logs SET last = last + n, bytes = bytes + size WHERE name = log_name
         RETURNING id, last - n + 1 INTO log_id, start;
@@ -50,7 +54,9 @@ BEGIN
         RETURN CASE WHEN was.number = batch THEN was.first ELSE -was.number END;
     END IF;
     INSERT INTO "{0}".entries (log, pos, time, value)
-        SELECT log_id, start + i - 1, at, v FROM unnest(vals) WITH ORDINALITY AS u (v, i);
+        SELECT log_id, start + i - 1, at,
+            substring(joined FROM offsets[i]::int + 1 FOR offsets[i + 1]::int - offsets[i]::int)
+        FROM generate_series(1, n) AS s (i);
     PERFORM pg_notify('{0}', log_name);
     RETURN start;
 END $f$;
@@ -86,15 +92,18 @@ BEGIN
 END $f$;
 
 -- Whether the lease is held, and the values were saved.
-CREATE FUNCTION "{0}".save(lease_name text, lease_owner text, lease_token bigint, names text[], vals bytea[])
-RETURNS boolean LANGUAGE plpgsql AS $f$
+CREATE FUNCTION "{0}".save(
+    lease_name text, lease_owner text, lease_token bigint, gone text[], names text[], joined bytea,
+    offsets oid[]
+) RETURNS boolean LANGUAGE plpgsql AS $f$
 BEGIN
     PERFORM FROM "{0}".leases
         WHERE name = lease_name AND owner = lease_owner AND token = lease_token AND expires > 0 FOR UPDATE;
     IF NOT FOUND THEN RETURN false; END IF;
-    DELETE FROM "{0}".state WHERE name IN (SELECT n FROM unnest(names, vals) AS u (n, v) WHERE v IS NULL);
+    DELETE FROM "{0}".state WHERE name = ANY (gone);
     INSERT INTO "{0}".state AS s (name, value)
-        SELECT n, v FROM unnest(names, vals) AS u (n, v) WHERE v IS NOT NULL ORDER BY n
+        SELECT names[i], substring(joined FROM offsets[i]::int + 1 FOR offsets[i + 1]::int - offsets[i]::int)
+        FROM generate_series(1, cardinality(names)) AS s (i) ORDER BY 1
         ON CONFLICT (name) DO UPDATE SET value = excluded.value;
     RETURN true;
 END $f$;
@@ -130,7 +139,7 @@ SELECT pg_backend_pid() = $1 AS direct, pg_is_in_recovery() AS replica,
 APPEND = 'SELECT "{0}".append($1, $2, $3, $4, $5)'
 TRIM = 'SELECT "{0}".trim($1, $2, $3, $4, $5, $6)'
 VACUUM = 'VACUUM (SKIP_LOCKED, TRUNCATE false) "{0}".entries'
-SAVE = 'SELECT "{0}".save($1, $2, $3, $4, $5)'
+SAVE = 'SELECT "{0}".save($1, $2, $3, $4, $5, $6, $7)'
 LASTS = 'SELECT name, last FROM "{0}".logs WHERE name = ANY($1)'
 LOGS = 'SELECT name FROM "{0}".logs ORDER BY name'
 BOUNDS = 'SELECT epoch, first, last, bytes FROM "{0}".logs WHERE name = $1'

@@ -13,7 +13,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from itertools import starmap
+from itertools import accumulate, starmap
 from math import inf
 from typing import Any
 
@@ -59,14 +59,8 @@ _TRANSIENT = (
     "57",
     "58",
 )  # connection, read-only, conflict, resources, shutdown
-_DRIVER_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,  # a host or a certificate that makes no sense
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_ERRORS = (OSError, EOFError, ValueError, *_DRIVER_ERRORS)  # ValueError: a host that makes no sense
 
 
 class PostgresStore(Store):
@@ -194,7 +188,7 @@ class PostgresStore(Store):
                 f"{self._url}: the schema has version {version}, which needs a newer codomyrmex-streaming"
             )
         losses = await connection.fetch(sql.LOSSES, self._schema)
-        self.warnings = tuple(f"{self._url}: {text}" for (text,) in losses)
+        self.warnings = tuple(text for (text,) in losses)
 
     def _drop(self, connection: Any) -> None:
         self._connections.discard(connection)
@@ -206,7 +200,7 @@ class PostgresStore(Store):
         try:
             async with asyncio.timeout(self._timeout):
                 yield
-        except _DRIVER_ERRORS as error:
+        except _ERRORS as error:
             problem = self._problem(error)
             if isinstance(problem, StoreUnavailableError):  # idle connections may be dead as well
                 while self._idle:
@@ -266,12 +260,11 @@ class PostgresStore(Store):
 
     async def append(self, log: str, batch: Batch) -> int:
         producer, number, entries = batch
-        size = sum(map(len, entries))
-        if size > _MAX_BATCH:
-            raise StoreError(
-                f"{self._url}: a batch has at most {_MAX_BATCH} bytes, got {size}; append fewer entries"
-            )
-        [(position,)] = await self._fetch(sql.APPEND, log, producer, number, entries, size)
+        offsets = list(accumulate(map(len, entries), initial=0))
+        if offsets[-1] > _MAX_BATCH:
+            raise StoreError(f"{self._url}: a batch has at most {_MAX_BATCH} bytes, got {offsets[-1]}")
+        joined = b"".join(entries)
+        [(position,)] = await self._fetch(sql.APPEND, log, producer, number, joined, offsets)
         if position is None:
             raise self._no_log(log)
         if position < 0:
@@ -393,6 +386,10 @@ class PostgresStore(Store):
         return dict(await self._fetch(sql.LOAD, prefix))
 
     async def save(self, lease: Lease, values: Mapping[str, bytes | None]) -> None:
-        [(held,)] = await self._fetch(sql.SAVE, *lease, list(values), list(values.values()))
+        kept = {name: value for name, value in values.items() if value is not None}
+        gone = list(values.keys() - kept.keys())
+        offsets = list(accumulate(map(len, kept.values()), initial=0))
+        joined = b"".join(kept.values())
+        [(held,)] = await self._fetch(sql.SAVE, *lease, gone, list(kept), joined, offsets)
         if not held:
             raise self._lost(lease)

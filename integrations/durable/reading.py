@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
 from codomyrmex.integrations.durable.entries import Record, StoredLetter
 from codomyrmex.integrations.durable.group import GroupInfo
-from codomyrmex.integrations.durable.tail import Item, Tail
+from codomyrmex.integrations.durable.store import Stored
+from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.streaming import Event
 
 T = TypeVar("T")
@@ -44,10 +44,9 @@ class LogReader(ABC):
     def owner(self, purpose: str) -> str:
         """Return who holds a lease: the process, and what for."""
 
-    async def read_items(self, after: int, limit: int) -> list[Item]:
+    async def read_entries(self, after: int, limit: int) -> list[Stored]:
         """Return the entries after a position from the store."""
-        entries = await self.call(self.admin.store.read(self.name, after, limit))
-        return [Item(*stored) for stored in entries]
+        return await self.call(self.admin.store.read(self.name, after, limit))
 
     async def resolve(self, after: str | None) -> int:
         """Return the position that a cursor, `"earliest"` or None for the end stands for.
@@ -134,9 +133,5 @@ class LogReader(ABC):
 
     def get_recent_events(self, count: int = 10) -> list[Event]:
         """Return the newest `count` events that this process has read, oldest first."""
-        events: list[Event] = []
-        for item in self.tail.newest(count):
-            if item.group is None:
-                with suppress(ValueError):  # not an event
-                    events.append(item.event())
-        return events
+        items = [item for item in self.tail.newest(count) if item.group is None]
+        return [event for item in items if (event := item.event()) is not None]

@@ -183,6 +183,15 @@ redis.call('HSET', KEYS[1], 'first', low, 'removed', at and string.format('%.0f'
 return low - first
 """)
 
+# KEYS: logs. Returns the last position of each.
+LAST = Script("""
+local found = {}
+for index, log in ipairs(KEYS) do
+    found[index] = redis.call('HGET', log, 'last') or '0'
+end
+return found
+""")
+
 # KEYS: the bell of this process. ARGV: how often it rang.
 RING = Script("""
 redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)

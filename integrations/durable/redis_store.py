@@ -261,9 +261,8 @@ class RedisStore(Store):
     async def _listen_once(self, connection: Connection) -> None:
         logs = list({waiter.log for waiter in self._waiters})
         async with asyncio.timeout(self._timeout):
-            for log in logs:
-                await connection.send_command("HGET", *self._keys(f"log:{log}"), "last")
-            last = {log: int(await connection.read_response() or 0) for log in logs}
+            found = await run(connection, scripts.LAST, self._keys(*(f"log:{log}" for log in logs)))
+        last = {log: int(position) for log, position in zip(logs, found, strict=True)}
         self._wake(last)
         armed = {waiter.log: last.get(waiter.log, -1) for waiter in self._waiters}
         if not armed or -1 in armed.values():  # nobody waits any more, or for another log meanwhile

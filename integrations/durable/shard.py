@@ -8,8 +8,10 @@ from typing import Any, Protocol, TypeVar
 
 from codomyrmex.integrations.delivery.policy import Item
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.durable.entries import decode_event
 from codomyrmex.integrations.durable.group import Definition, Group, Held
 from codomyrmex.integrations.durable.runtime import Runtime
+from codomyrmex.integrations.durable.store import Stored
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.integrations.durable.tail import Item as LogItem
 from codomyrmex.streaming import Event, FilterFunction, Subscription
@@ -44,7 +46,7 @@ class GroupSource(Protocol):
     async def resolve(self, after: str | None) -> int:
         """Return the position that a cursor stands for."""
 
-    async def read_items(self, after: int, limit: int) -> list[LogItem]:
+    async def read_entries(self, after: int, limit: int) -> list[Stored]:
         """Return entries from the store."""
 
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
@@ -79,6 +81,9 @@ class Selection:
         if item.group is not None and item.group != self._group:
             return None
         event = item.event()
+        if event is None:
+            decode_event(item.entry)  # raises the error
+            return None
         topic = self._definition.topic
         if (
             (topic != EVERYTHING and not matches(topic, event.topic))
@@ -136,7 +141,8 @@ class ShardReader:
         while len(self.batch) < size:
             items = tail.get(self.scanned, READ_LIMIT)
             if items is None:
-                items = await self._stream.read_items(self.scanned, READ_LIMIT)
+                entries = await self._stream.read_entries(self.scanned, READ_LIMIT)
+                items = [LogItem(*stored) for stored in entries]
             if not items:
                 if tail.last is not None and self.scanned > tail.last:  # the log has another end than before
                     self.restart(tail.last)

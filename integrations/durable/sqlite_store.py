@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -26,6 +27,7 @@ from codomyrmex.integrations.durable.store import (
 )
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 
+_new_stored = partial(tuple.__new__, Stored)  # a third of the cost of `Stored._make`
 _TRIM_ROWS = 10_000  # removed in one transaction, so that writers do not wait long
 _AFTER_ALL = "\U0010ffff"  # sorts after every character of a name
 
@@ -195,13 +197,15 @@ class SQLiteStore(Store):
         entries: list[Stored] = []
         size = 0
         # In parts, so that one with large entries need not be read completely.
-        while part := rows.fetchmany(64):
-            for row in part:
-                size += len(row[2])
-                if size > max_bytes and entries:
-                    rows.close()
-                    return entries
-                entries.append(Stored._make(row))
+        while part := list(map(_new_stored, rows.fetchmany(100))):
+            size += sum([len(stored.value) for stored in part])
+            while size > max_bytes and len(entries) + len(part) > 1:
+                size -= len(part.pop().value)
+                limit = 0
+            entries += part
+            if not limit:
+                break
+        rows.close()
         return entries
 
     async def wait(self, log: str, after: int, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Self, TypeVar
@@ -31,19 +30,17 @@ from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
 from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.store import Retention, Store
 from codomyrmex.integrations.durable.subscribers import Subscribers
-from codomyrmex.integrations.durable.tail import Item, Tail
+from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.integrations.durable.worker import GroupWorker
 from codomyrmex.streaming import Clock, Event, FilterFunction, Handler, Listener, Overflow, Subscription
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.dispatch import ErrorHandler, LocalStream
-from codomyrmex.streaming.errors import StreamClosedError, shorten
+from codomyrmex.streaming.errors import StreamClosedError
 from codomyrmex.streaming.stream import StreamStatistics
 from codomyrmex.streaming.topics import EVERYTHING
 
 T = TypeVar("T")
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _log = Diagnostics(__name__)
 
@@ -86,19 +83,11 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         on_error: ErrorHandler | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if not isinstance(store, Store):
-            raise TypeError(f"store: must be a Store, got {shorten(store)}; open_store(url) returns one")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"name: must be 1 to 64 characters of A-Z, a-z, 0-9, - and _, got {shorten(name)}"
-            )
         check_seconds("linger", linger, zero=True)
         check_seconds("lease", lease)
         check_seconds("publish_timeout", publish_timeout)
-        self.store = store
-        self.name = name
-        self.dead_log = f"{name}.dead"
         self.admin = StreamAdmin(store, name)
+        self.store, self.name, self.dead_log = store, name, self.admin.dead_log
         self._lease = lease
         self._publish_timeout = publish_timeout
         self._clock = clock
@@ -107,7 +96,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         )
         self._reset()
         super().__init__(lambda _: None, lambda: len(self.tail), on_error)
-        self._subscribers = Subscribers(self.runtime, self.read_items, self._failed)
+        self._subscribers = Subscribers(self.runtime, self.read_entries, self._failed)
         self._update_routes()
 
     def _reset(self) -> None:
@@ -305,14 +294,11 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     ) -> Subscription:
         """Call a handler with a `Record`, which has the cursor too, of each event from now on."""
 
-        def handle(item: Item) -> object:
-            return handler(self.record(item))
+        def handle(record: tuple[int, Event]) -> object:
+            position, event = record
+            return handler(Record(format_cursor(self.tail.epoch, position), event))
 
         return self._subscribe(handle, topic, filter_fn, self.tail.last, records=True)
-
-    def record(self, item: Item) -> Record:
-        """Return an item of the tail with its cursor."""
-        return Record(format_cursor(self.tail.epoch, item.position), item.event())
 
     def _subscribe(
         self,

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
-from typing import Any
+from typing import Any, NamedTuple
 
+from codomyrmex.integrations.durable.entries import decode_events
+from codomyrmex.integrations.durable.store import Stored
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Item, Tail
 from codomyrmex.streaming import Event, Subscription
 from codomyrmex.streaming.errors import MUST_PASS
-from codomyrmex.streaming.provenance import cause, origin_of
+from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
 from codomyrmex.streaming.subscriptions import close_awaitable, refuse_generator
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
 Failed = Callable[[BaseException, Event, Subscription], None]
-ReadLog = Callable[[int, int], Awaitable[list[Item]]]
+ReadLog = Callable[[int, int], Awaitable[list[Stored]]]
+
+
+class Page(NamedTuple):
+    """Entries that follow each other.
+
+    Attributes:
+        first: the position of the first one.
+        last: the position of the last one.
+        events: the positions and events of those that are for everyone; None for what is not an event.
+    """
+
+    first: int
+    last: int
+    events: Sequence[tuple[int, Event | None]]
+
 
 _RETRY = 0.5  # seconds until the store is read again after an error
 
@@ -25,12 +42,12 @@ class Subscriber:
 
     Args:
         subscription: the subscription, which ends it when it is cancelled.
-        call: called with an event, or with an item if `records` is set.
+        call: called with an event, or with its position and it if `records` is set.
         tail: the newest entries.
         read: reads older ones from the store.
         failed: called with each exception.
         position: the position after which to begin; None for the end of the log when it is opened.
-        records: whether `call` takes the item.
+        records: whether `call` takes the position too.
     """
 
     def __init__(
@@ -55,6 +72,7 @@ class Subscriber:
         self._records = records
         self._generation = tail.generation
         self._end: int | None = None
+        self._has_cause = False
 
     def for_child(self, tail: Tail) -> Subscriber:
         """Return a subscriber for the same handler in a child process, from the end of the log."""
@@ -73,29 +91,18 @@ class Subscriber:
         while subscription.active:
             ringing = tail.bell.future()
             try:
-                items = await self._next(ringing)
-            except BaseException:
+                page = await self._next()
+                if page is not None:
+                    await self._deliver(page)
+                elif self._end is not None and (self.position or 0) >= self._end:
+                    return
+                else:
+                    await ringing
+            finally:
                 tail.bell.forget(ringing)
-                raise
-            if items is None:
-                continue
-            if not items:
-                if self._end is not None and (self.position or 0) >= self._end:
-                    tail.bell.forget(ringing)
-                    return
-                await ringing
-                continue
-            tail.bell.forget(ringing)
-            for item in items:
-                if not subscription.active:
-                    return
-                self.position = item.position
-                if item.group is None:
-                    await self._handle(item)
-            await asyncio.sleep(0)
 
-    async def _next(self, ringing: asyncio.Future[None]) -> list[Item] | None:
-        """Return the next entries, none if there are none, or None to look again."""
+    async def _next(self) -> Page | None:
+        """Return the next entries, or None if there are none now."""
         tail = self._tail
         if tail.generation != self._generation:
             self._generation = tail.generation
@@ -104,49 +111,59 @@ class Subscriber:
         if self.position is None:
             self.position = tail.last
         if self.position is None:
-            return []
+            return None
         items = tail.get(self.position, READ_LIMIT)
-        if items is None:
-            tail.bell.forget(ringing)
+        if items is not None:
+            return _page_of(items)
+        while True:
             try:
-                items = await self._read(self.position, READ_LIMIT)
+                entries = await self._read(self.position, READ_LIMIT)
             except Exception:  # noqa: BLE001 - the stream reports that the store is not available
                 await asyncio.sleep(_RETRY)
-                return None
-            if not items:
-                return None
-        if items and items[0].position > self.position + 1:
-            self.missed += items[0].position - self.position - 1
-        return items
-
-    async def _handle(self, item: Item) -> None:
-        subscription = self.subscription
-        try:
-            event = item.event()
-        except ValueError:
-            self.undecodable += 1
-            return
-        if subscription.topic != EVERYTHING and not matches(subscription.topic, event.topic):
-            return
-        origin = origin_of(event)
-        if cause.get() != origin:
-            cause.set(origin)
-        try:
-            if subscription.filter_fn is not None and not subscription.passes(event):
-                return
-            result = self._call(item if self._records else event)
-            if result is None:
-                return
-            if isawaitable(result):
-                await self._wait(result)
             else:
-                refuse_generator(result)
-        except MUST_PASS:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a failing handler must not affect later events
-            self._failed(error, event, subscription)
+                return _decode_page(entries)
 
-    async def _wait(self, result: Awaitable[Any]) -> None:
+    async def _deliver(self, page: Page) -> None:
+        """Call the handler with the events of a page: the loop behind every event that is received."""
+        subscription, call, records = self.subscription, self._call, self._records
+        matches_topic = None if subscription.topic == EVERYTHING else subscription.topic
+        filtered = subscription.filter_fn is not None
+        self.missed += page.first - (self.position or 0) - 1
+        for position, event in page.events:
+            if not subscription.active:
+                return
+            self.position = position
+            if event is None:
+                self.undecodable += 1
+                continue
+            if matches_topic is not None and not matches(matches_topic, event.topic):
+                continue
+            if ORIGIN in event.metadata or self._has_cause:
+                self._set_cause(event)
+            try:
+                if filtered and not subscription.passes(event):
+                    continue
+                result = call((position, event) if records else event)
+                if result is not None:
+                    await self._wait(result)
+            except MUST_PASS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a failing handler must not affect later events
+                self._failed(error, event, subscription)
+        self.position = page.last
+        await asyncio.sleep(0)
+
+    def _set_cause(self, event: Event) -> None:
+        """Mark what the handler does as caused by an event."""
+        origin = origin_of(event)
+        self._has_cause = origin is not None
+        cause.set(origin)
+
+    async def _wait(self, result: object) -> None:
+        """Await what a handler has returned, if it can be awaited."""
+        if not isawaitable(result):
+            refuse_generator(result)
+            return
         task = asyncio.current_task()
         cancelling = task.cancelling() if task is not None else 0
         try:
@@ -156,3 +173,22 @@ class Subscriber:
             if task is not None and task.cancelling() > cancelling:
                 close_awaitable(result)
                 raise
+
+
+def _page_of(items: list[Item]) -> Page | None:
+    """Return a page of the tail, whose events are decoded once for all subscribers."""
+    if not items:
+        return None
+    events = [(item.position, item.event()) for item in items if item.group is None]
+    return Page(items[0].position, items[-1].position, events)
+
+
+def _decode_page(entries: list[Stored]) -> Page | None:
+    """Return a page of the store, whose events are not kept."""
+    if not entries:
+        return None
+    try:
+        events: Sequence[tuple[int, Event | None]] = decode_events(entries)
+    except ValueError:  # one by one, as one of them is not an event
+        return _page_of([Item(*stored) for stored in entries])
+    return Page(entries[0].position, entries[-1].position, events)

@@ -44,14 +44,11 @@ class Item:
         """The only group that it is for, or None."""
         return addressee(self.entry)
 
-    def event(self) -> Event:
-        """Return the event.
-
-        Raises:
-            ValueError: the entry is not one of an event.
-        """
+    def event(self) -> Event | None:
+        """Return the event, or None if the entry is not one."""
         if self._event is None:
-            self._event = decode_event(self.entry)
+            with suppress(ValueError):
+                self._event = decode_event(self.entry)
         return self._event
 
 

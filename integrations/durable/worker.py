@@ -141,14 +141,18 @@ class GroupWorker(SendingWorker):
         target = self._flush_to = self._stream.tail.last or 0
         while self._task is not None and not self._task.done():
             ringing = self._stream.tail.bell.future()
-            if not any(shard.delivered < target for shard in self._shards.values()):
+            if self._has_delivered(target):
                 self._stream.tail.bell.forget(ringing)
                 return
             self._stream.tail.bell.ring()
             await asyncio.wait({ringing}, timeout=GRACE)
 
+    def _has_delivered(self, position: int) -> bool:
+        held = () if self._group is None else tuple(self._group.held)
+        return all(number in self._shards and self._shards[number].delivered >= position for number in held)
+
     async def stop(self, timeout: float | None) -> None:  # noqa: ASYNC109 - counted by the clock
-        if self.runs_here():
+        if self.loop() is asyncio.get_running_loop():
             flushing = asyncio.create_task(self._stream.flush())
             await done_within(flushing, self.drain_timeout if timeout is None else timeout, self._clock)
             flushing.cancel()
@@ -181,10 +185,6 @@ class GroupWorker(SendingWorker):
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop that it runs on, None if it does not run."""
         return None if self._task is None else self._task.get_loop()
-
-    def runs_here(self) -> bool:
-        """Return whether it runs on the running event loop."""
-        return self.loop() is asyncio.get_running_loop()
 
     def after_fork(self) -> None:
         self._leave_to_parent()

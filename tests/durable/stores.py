@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import AsyncIterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -18,7 +17,7 @@ from urllib.parse import quote
 import pytest
 from codomyrmex.integrations.durable import Store
 from codomyrmex.integrations.durable.opening import STORES
-from durable.servers import PASSWORD, SERVERS, Server, Servers
+from durable.servers import PASSWORD, Server, Servers
 
 KINDS = os.environ.get("STORE_KINDS", "sqlite,postgres,redis,nats").split(",")
 
@@ -44,9 +43,6 @@ class Place(NamedTuple):
 
 
 def make_place(kind: str, servers: Servers, folder: Path) -> Place:
-    module, _ = STORES[SERVERS[kind].scheme if kind in SERVERS else kind]
-    if find_spec(f"codomyrmex.integrations.durable.{module}") is None:
-        pytest.skip(f"there is no {module} yet")
     if kind == "sqlite":
         return Place(kind, f"sqlite:///{folder}/store.db", None)
     server = servers.get(kind)

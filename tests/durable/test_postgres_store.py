@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from contextlib import asynccontextmanager
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
@@ -23,6 +23,7 @@ from codomyrmex.integrations.durable import (
     open_store,
 )
 from codomyrmex.integrations.durable.store import Batch
+from durable.proxy import Proxy
 from durable.servers import PASSWORD, USER, PostgresServer, free_port, need, server_user, setpriv
 from durable.stores import leaks
 
@@ -113,15 +114,12 @@ async def test_a_host_that_is_no_name_is_an_error_at_open():
         await PostgresStore(f"postgresql://{'x' * 70}.example/db").open()
 
 
-async def test_a_store_connects_through_a_unix_socket(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("s")
-    if server_user() is not None:
-        shutil.chown(folder, server_user())
-        for parent in folder.parents[:3]:
-            parent.chmod(0o755)
-    with PostgresServer(unix_socket_directories=str(folder)) as server:
+async def test_a_store_connects_through_a_unix_socket():
+    server = PostgresServer()
+    server.settings["unix_socket_directories"] = str(server.folder)
+    with server:
         login = f"{USER}:{quote(PASSWORD, safe='')}"
-        url = f"postgresql://{login}@/postgres?host={folder}&port={server.port}"
+        url = f"postgresql://{login}@/postgres?host={server.folder}&port={server.port}"
         async with PostgresStore(url) as store:
             await store.create_log("log")
             assert await store.logs() == ["log"]
@@ -382,12 +380,12 @@ async def test_a_batch_that_is_too_large_is_refused_before_it_is_sent(postgres_s
             await store.append("log", Batch("p", 1, [bytes(1024 * 1024)] * 300))
 
 
-async def test_an_entry_that_is_not_bytes_is_refused(postgres_server):
+async def test_a_position_beyond_all_that_the_server_counts_is_refused(postgres_server):
     async with PostgresStore(postgres_server.fresh_url()) as store:
         await store.create_log("log")
-        with pytest.raises(StoreError, match="bytes-like"):
-            await store.append("log", Batch("p", 1, ["text"]))
-        assert await store.append("log", Batch("p", 1, [b"bytes"])) == 1
+        with pytest.raises(StoreError, match="out of int64 range"):
+            await store.read("log", 2**63, 1)
+        assert await values(store) == []
 
 
 async def test_producers_that_were_not_used_for_two_days_are_forgotten_when_a_log_is_trimmed(postgres_server):
@@ -506,6 +504,67 @@ async def test_another_isolation_level_behind_a_proxy_is_refused(bouncer, postgr
                 await PostgresStore(bouncer).open()
         finally:
             await direct.execute(f"ALTER ROLE {USER} RESET default_transaction_isolation")
+
+
+async def test_a_proxy_that_comes_between_later_is_noticed(bouncer, postgres_server):
+    with Proxy(postgres_server.port) as proxy:
+        async with PostgresStore(proxy.url(postgres_server.fresh_url())) as store:
+            await store.create_log("log")
+            await asyncio.gather(*(store.bounds("log") for _ in range(10)))
+            proxy.cut()
+            proxy.target = urlsplit(bouncer).port
+            proxy.heal()
+            async with asyncio.timeout(5):
+                for number in range(1, 21):
+                    await repeated(store, Batch("p", number, [b"x"]))
+                await store.wait("log", 0, 1)
+            assert (await store.bounds("log")).last == 20
+
+
+async def repeated(store, batch):
+    while True:
+        try:
+            return await store.append("log", batch)
+        except StoreUnavailableError:
+            await asyncio.sleep(0.01)
+
+
+# Closing
+
+
+async def test_calls_that_meet_a_close_end_with_an_answer_or_as_unavailable(postgres_server):
+    store = PostgresStore(postgres_server.fresh_url())
+    await store.create_log("log")
+    for step in range(6):
+        numbers = range(50 * step, 50 * step + 50)
+        appends = [asyncio.create_task(store.append("log", Batch(f"p{n}", 1, [b"%d" % n]))) for n in numbers]
+        await asyncio.sleep(0.003 * step)
+        await store.close()
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*appends, return_exceptions=True)
+        errors = [outcome for outcome in outcomes if not isinstance(outcome, int)]
+        assert all(isinstance(error, StoreUnavailableError) for error in errors), errors
+        stored = set(await values(store))
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            assert b"%d" % number in stored or not isinstance(outcome, int)
+    await store.close()
+
+
+async def test_a_log_that_does_not_exist_has_no_epoch_to_renew(postgres_server):
+    async with PostgresStore(postgres_server.fresh_url()) as store:
+        with pytest.raises(StoreError, match="there is no log 'log'; create it first"):
+            await store.renew_epoch("log", "epoch")
+
+
+async def test_waiting_opens_the_store(postgres_server):
+    url = postgres_server.fresh_url()
+    async with PostgresStore(url) as store:
+        await store.create_log("log")
+        await store.append("log", Batch("p", 1, [b"x"]))
+    store = PostgresStore(url)
+    async with asyncio.timeout(5):
+        await store.wait("log", 0, LONG)
+    await store.close()
 
 
 # Forks

@@ -456,6 +456,20 @@ async def test_waiting_for_one_log_does_not_delay_those_who_wait_for_others(redi
                 assert time.monotonic() - begin < 1.0
 
 
+async def test_a_wait_that_is_refused_leaves_the_connections_usable(redis_server):
+    url = redis_server.fresh_url()
+    async with RedisStore(url) as store, client(redis_server) as redis:
+        await used(store)
+        for number in range(3):
+            await redis.set(f"{{{url.rpartition('=')[2]}}}:log:bad{number}", "mine")
+        names = ["log", "bad0", "bad1", "bad2"]
+        outcomes = await asyncio.gather(*(store.wait(name, 3, 1.0) for name in names), return_exceptions=True)
+        assert all(isinstance(outcome, StoreConfigError) for outcome in outcomes)
+        for _ in range(20):
+            assert [entry.position for entry in await store.read("log", 0, 10)] == [3]
+            assert await store.logs() == ["log"]
+
+
 async def test_those_who_wait_share_one_connection(redis_server):
     async with RedisStore(redis_server.fresh_url()) as store, client(redis_server) as redis:
         before = len(await redis.client_list())

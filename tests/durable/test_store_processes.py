@@ -115,39 +115,52 @@ async def test_several_processes_can_open_a_store_that_is_new(place):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, about threads
-async def test_a_child_uses_the_store_while_its_parent_goes_on(place):
+async def test_children_use_the_store_while_their_parent_goes_on(place):
     store = place.store()
     await store.open()
     await store.create_log("log")
     await store.append("log", Batch("parent", 1, [b"before"]))
-    waiting = asyncio.create_task(store.wait("log", 100, 0.2))
+    following = asyncio.create_task(follow(store))
     await asyncio.sleep(0.05)
-    child = multiprocessing.get_context("fork").Process(target=run_child, args=(store,))
-    child.start()
-    for number in range(2, 30):
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=run_child, args=(store, f"child{number}")) for number in range(6)]
+    for number, child in enumerate(children):
+        child.start()
+        for index in range(5):
+            await store.append("log", Batch("parent", 2 + number * 5 + index, [b"parent"]))
+    for child in children:
+        await asyncio.to_thread(child.join, 20)
+        assert child.exitcode == 0
+    for number in range(32, 61):
         await store.append("log", Batch("parent", number, [b"parent"]))
-    await asyncio.to_thread(child.join, 20)
-    assert child.exitcode == 0
-    for number in range(30, 60):
-        await store.append("log", Batch("parent", number, [b"parent"]))
-    await waiting
+    async with asyncio.timeout(20):
+        assert await following == 120
     entries = await store.read("log", 0, 1_000)
     assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))
-    assert [entry.value for entry in entries].count(b"parent") == 58
-    assert [entry.value for entry in entries].count(b"child") == 28
+    assert [entry.value for entry in entries].count(b"parent") == 59
+    assert [entry.value for entry in entries].count(b"child") == 60
     lease = await store.acquire("lease", "parent", LONG)
     await store.save(lease, {"value": b"parent"})
     assert await store.load("") == {"value": b"parent"}
     await store.close()
 
 
-def run_child(store):
+async def follow(store):
+    position = 0
+    while position < 120:
+        entries = await store.read("log", position, 10)
+        position += len(entries)
+        await store.wait("log", position, 0.5)
+    return position
+
+
+def run_child(store, name):
     async def main():
         store.abandon()
         await store.open()
-        for number in range(1, 29):
-            await store.append("log", Batch("child", number, [b"child"]))
-        lease = await store.acquire("lease", "child", LONG)
+        for number in range(1, 11):
+            await store.append("log", Batch(name, number, [b"child"]))
+        lease = await store.acquire(f"lease/{name}", name, LONG)
         await store.save(lease, {"value": b"child"})
         await store.release(lease)
         await store.close()
