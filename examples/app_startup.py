@@ -78,4 +78,4 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--archive", type=Path, default=Path("orders.jsonl"))
     arguments = parser.parse_args()
-    uvicorn.run(create_app(arguments.archive), port=arguments.port, log_level="warning")
+    uvicorn.run(create_app(arguments.archive), port=arguments.port, access_log=False)  # says when it is ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -248,6 +249,8 @@ def ring(size: int) -> deque[Any]:
         raise TypeError(f"buffer_size: must be an integer, got {size!r}")
     if size < 0:
         raise ValueError(f"buffer_size: must be at least 0, got {size}")
+    if size > sys.maxsize:
+        raise ValueError(f"buffer_size: must be at most {sys.maxsize}, got {size}")
     return deque(maxlen=size)
 
 

@@ -129,7 +129,9 @@ def create_event(data: Any, event_type: EventType = EventType.MESSAGE, **metadat
     Args:
         data: the payload, any object.
         event_type: the kind of event.
-        **metadata: the metadata, for example `topic="orders.created"`.
+        **metadata: the metadata, for example `topic="orders.created"`. The topic is not checked here, which
+            would cost a tenth of the call: an event with a malformed one, such as `a..b`, is delivered, but
+            no subscription can name its topic.
     """
     # Positional arguments for all fields cost half as much as the defaults of the Struct.
     return Event(str(uuid7()), event_type, data, metadata, datetime.now(UTC))

@@ -189,6 +189,7 @@ def test_a_fastapi_application_logs_and_archives_its_orders_and_drains_at_its_en
     assert [event["id"] for event in archived] == ids
     assert archived[0]["data"] == {"item": "tea", "token": "[redacted]"}
     assert sum("orders.created" in line and "[redacted]" in line for line in printed) == 3
+    assert any("Uvicorn running on http://127.0.0.1:" in line for line in printed)
 
 
 def test_a_fastapi_application_outlives_a_file_that_cannot_be_written(tmp_path):

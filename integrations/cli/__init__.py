@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from contextlib import suppress
 
 from codomyrmex.integrations._extras import MissingExtraError
 
@@ -21,7 +23,7 @@ def main() -> None:
     except MissingExtraError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:  # during the import
+    except KeyboardInterrupt:  # during an import, or at the very end
         sys.exit(130)
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
@@ -29,6 +31,9 @@ def main() -> None:
         sys.stderr.write(f"stdout: cannot be written: {error.strerror}\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         sys.exit(1)
+    finally:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code is decided
 
 
 def _prepare_standard_streams() -> None:

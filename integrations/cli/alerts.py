@@ -13,6 +13,7 @@ from codomyrmex.integrations.cli.arguments import (
     ConfigPaths,
     Labels,
     StatePath,
+    check_state_file,
     read_labels,
     read_time,
 )
@@ -120,11 +121,15 @@ def route(
     explain.
     """
     alert_labels = read_labels(labels)
+    expected = None if verify is None else [each.strip() for each in verify.split(",")]
+    if expected is not None and not all(expected):
+        message = f"must be names of receivers, separated by commas, got {verify!r}"
+        raise typer.BadParameter(message, param_hint="--verify")
     with reporting_errors(as_json=as_json):
         config = load_alert_config(file)
     matches = AlertRouter(config).match(alert_labels)
     receivers = [match.receiver for match in matches]
-    verified = None if verify is None else [each.strip() for each in verify.split(",")] == receivers
+    verified = None if expected is None else expected == receivers
     if as_json:
         routes = [
             _route_to_dict(config, match.route)
@@ -167,14 +172,14 @@ def explain(
     """
     alert_labels = read_labels(labels)
     moment = None if at is None else read_time(at, "--at")
-    if state is not None and not state.exists():
-        raise typer.BadParameter(f"the state file {state} does not exist", param_hint="--state")
+    if state is not None:
+        check_state_file(state, "--state")
     with reporting_errors(as_json=as_json):
         config = load_alert_config(file)
         engine = None
         if state is not None:
             moment = time.time() if moment is None else moment
-            state_file = StateFile(state)
+            state_file = StateFile(state, "ro")
             try:
                 engine = AlertEngine(config, state_file.load())
             finally:

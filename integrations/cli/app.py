@@ -17,7 +17,7 @@ except ImportError as error:
     raise MissingExtraError("the command codomyrmex-streaming", package, "cli") from error
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-EXIT_CODES = "Exit code: 0 for success, 1 for problems, 2 for wrong usage."
+EXIT_CODES = "Exit code: 0 for success, 1 for problems, 2 for wrong usage or a file that cannot be read."
 
 
 class _LazyGroup(TyperGroup):

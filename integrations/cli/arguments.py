@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from codomyrmex.integrations.cli.output import printable
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.matchers import Op
 from codomyrmex.integrations.notification import Matcher, MatcherError, parse_matchers
@@ -31,6 +33,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 StatePath = Annotated[
     Path | None, typer.Option("--state", metavar="FILE", help="A state file.", dir_okay=False)
 ]
+
+
+def check_state_file(path: Path, option: str, *, must_exist: bool = True) -> None:
+    """Raise a `typer.BadParameter` if a path is not that of a state file."""
+    if path.suffix in {".yaml", ".yml"}:
+        message = f"{printable(str(path))} is a configuration by its name; pass the file of its `state:`"
+        raise typer.BadParameter(message, param_hint=option)
+    if must_exist and not os.path.lexists(path):
+        raise typer.BadParameter(f"the state file {printable(str(path))} does not exist", param_hint=option)
+    if not os.path.isdir(path.parent):  # noqa: PTH112 - it never raises
+        message = f"the folder of the state file {printable(str(path))} does not exist"
+        raise typer.BadParameter(message, param_hint=option)
 
 
 def finite(seconds: float | None) -> float | None:
@@ -61,7 +75,8 @@ def _label(text: str) -> tuple[str, str]:
     except MatcherError as error:
         plain = re.fullmatch(r"""([^\s{}!=~,\\"'`]+)=(?!~)([^"]*)""", text, re.DOTALL)
         if plain is None:
-            raise typer.BadParameter(f"expected name=value, got {text!r} ({error})") from None
+            problem = printable(str(error))
+            raise typer.BadParameter(f"expected name=value, got {text!r} ({problem})") from None
         return plain[1], plain[2]
     if len(matchers) > 1:
         raise typer.BadParameter(
@@ -83,7 +98,8 @@ def read_matchers(texts: list[str]) -> tuple[Matcher, ...]:
         try:
             matchers += parse_matchers(text)
         except MatcherError as error:
-            raise typer.BadParameter(f"{text!r}, column {error.column + 1}: {error}") from None
+            problem = printable(str(error))
+            raise typer.BadParameter(f"{text!r}, column {error.column + 1}: {problem}") from None
     return tuple(matchers)
 
 

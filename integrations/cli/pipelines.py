@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 import typer
 from codomyrmex.integrations._extras import MissingExtraError
-from codomyrmex.integrations.cli.arguments import AsJson, finite
+from codomyrmex.integrations.cli.arguments import AsJson, existing_file, finite
+from codomyrmex.integrations.cli.interrupts import Interrupts
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -37,11 +38,12 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.pipelines.config import PipelineConfig, load_pipeline_config
 from codomyrmex.integrations.pipelines.pipeline import Pipeline
 from codomyrmex.integrations.pipelines.report import PipelineReport
+from rich.markup import escape
 
 _WATCH_INTERVAL = 1.0  # seconds between two checks of the file
 _PROGRESS_INTERVAL = 0.5
 
-ConfigFile = Annotated[Path, typer.Argument(help="The file of the pipeline.", metavar="CONFIG")]
+ConfigFile = Annotated[Path, existing_file("The file of the pipeline.", "CONFIG")]
 
 
 def check(config: ConfigFile, *, as_json: AsJson = False) -> None:
@@ -75,19 +77,27 @@ def run(
 ) -> None:
     """Run a pipeline until its sources end or it is stopped.
 
-    SIGTERM and Ctrl-C stop it: queued events are delivered and a report is printed. SIGHUP and changes of
-    the file reload it; an invalid file changes nothing. Exit code 0 if nothing was lost.
+    SIGTERM and Ctrl-C stop it: queued events are delivered and a report is printed. A second one drops them,
+    and the exit code is 130 for Ctrl-C and 143 for SIGTERM; a third one ends the process at once. SIGHUP and
+    changes of the file reload it; an invalid file changes nothing. Exit code 0 if nothing was lost.
     """
     with reporting_errors(as_json=as_json):
         loaded = load_pipeline_config(config)
-    try:
-        with _tuned_process():
-            report = asyncio.run(_Run(loaded, watch=watch, drain=drain).run())
-    except KeyboardInterrupt:  # before the signal handlers were set
-        raise typer.Exit(PROBLEMS) from None
-    except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
-        fail(f"the pipeline cannot start: {_reason(error)}", as_json=as_json)
-    ok = report.complete and not (strict and report.skipped)
+    with Interrupts() as interrupts:
+        try:
+            with _tuned_process():
+                report = asyncio.run(_Run(loaded, interrupts, watch=watch, drain=drain).run())
+        except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
+            fail(f"the pipeline cannot start: {_reason(error)}", as_json=as_json)
+        ok = report.complete and not (strict and report.skipped)
+        _show(report, loaded, ok=ok, as_json=as_json)
+    if interrupts.exit_code is not None:
+        raise typer.Exit(interrupts.exit_code)
+    if not ok:
+        raise typer.Exit(PROBLEMS)
+
+
+def _show(report: PipelineReport, loaded: PipelineConfig, *, ok: bool, as_json: bool) -> None:
     if as_json:
         events_on_stdout = any(_uses_stdout(part.config) for part in loaded.sinks)
         result = {"ok": ok, **report.to_dict()}
@@ -98,8 +108,6 @@ def run(
         sys.stdout.flush()
     except BrokenPipeError:
         discard_stdout()
-    if not ok:
-        raise typer.Exit(PROBLEMS)
 
 
 @contextmanager
@@ -121,39 +129,38 @@ def _tuned_process() -> Iterator[None]:
 class _Run:
     """A pipeline with signal handlers, a watched file and a line of progress."""
 
-    def __init__(self, config: PipelineConfig, *, watch: bool, drain: float | None) -> None:
+    def __init__(
+        self, config: PipelineConfig, interrupts: Interrupts, *, watch: bool, drain: float | None
+    ) -> None:
         self._pipeline = Pipeline(config)
+        self._interrupts = interrupts
         self._path = config.path
         self._watch = watch
         self._drain = drain
-        self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
     async def run(self) -> PipelineReport:
-        _on_signal("SIGTERM", self._stop.set)
-        _on_signal("SIGINT", self._stop.set)
         _on_signal("SIGHUP", self._reload.set)
         pipeline = self._pipeline
-        if not await self._unless_stopped(pipeline.start()):
+        if not await self._unless_interrupted(pipeline.start()):
             return pipeline.report()
         for name, url in pipeline.urls().items():
             print_message(f"{name}: {url}")
         tasks = [asyncio.create_task(_show_progress(pipeline)), asyncio.create_task(self._reload_on_demand())]
         try:
-            ended = await self._unless_stopped(pipeline.wait())
+            ended = await self._unless_interrupted(pipeline.wait())
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         if not ended:
             print_message("stopping; press Ctrl-C again to drop queued events")
-        self._stop.clear()
-        await self._unless_stopped(pipeline.aclose(self._drain))
+        await self._unless_interrupted(pipeline.aclose(self._drain), 2)
         return pipeline.report()
 
-    async def _unless_stopped(self, coroutine: Coroutine[Any, Any, object]) -> bool:
-        """Await a coroutine, or cancel it when the run is stopped; return whether it completed."""
-        task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self._stop.wait())
+    async def _unless_interrupted(self, coroutine: Coroutine[Any, Any, object], count: int = 1) -> bool:
+        """Await a coroutine, or cancel it after some signals; return whether it completed."""
+        task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self._interrupts.wait_for(count))
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not task.done():
@@ -252,7 +259,7 @@ def _progress(pipeline: Pipeline, rate: float) -> Iterator[str]:
         yield f"[red]{dropped:,} dropped[/red]"
     failing = [name for name, sink in sinks.items() if sink.state not in {"ok", "closed"}]
     if failing:
-        yield f"[yellow]failing: {', '.join(failing)}[/yellow]"
+        yield f"[yellow]failing: {escape(', '.join(failing))}[/yellow]"
 
 
 # Report

@@ -7,10 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from codomyrmex.integrations.cli.arguments import AsJson, StatePath, read_duration, read_matchers, read_time
+from codomyrmex.integrations.cli.arguments import (
+    AsJson,
+    StatePath,
+    check_state_file,
+    read_duration,
+    read_matchers,
+    read_time,
+)
 from codomyrmex.integrations.cli.output import (
     Row,
     fail,
@@ -51,6 +58,10 @@ def add(
     start: Annotated[
         str | None, typer.Option(metavar="TIME", help="The start, in ISO 8601; now by default.")
     ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--or", metavar="MATCHERS", help="Further matchers, of which all may match instead."),
+    ] = None,
     comment: Annotated[str, typer.Option(help="The reason.")] = "",
     author: Annotated[
         str | None, typer.Option(help="The author; the current user by default.", show_default=False)
@@ -61,18 +72,20 @@ def add(
 ) -> None:
     """Add a silence and print its id.
 
-    Alerts that match all matchers are not notified.
+    Alerts that match all matchers are not notified, and neither are those that match all of one --or.
     """
     parsed = read_matchers(matchers)
+    other = tuple(read_matchers([each]) for each in others or ())
     starts_at = time.time() if start is None else read_time(start, "--start")
     ends_at = starts_at + read_duration(duration, "--duration")
     try:
-        silence = Silence(parsed, starts_at, ends_at, _user() if author is None else author, comment)
+        by = _user() if author is None else author
+        silence = Silence(parsed, starts_at, ends_at, by, comment, other_matchers=other)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error).replace("other_matchers", "--or")) from None
     if ends_at <= time.time():
         raise typer.BadParameter("the silence would have ended already", param_hint="--start")
-    with _state_file(state, config, as_json=as_json, create=True) as file:
+    with _state_file(state, config, "rwc", as_json=as_json) as file:
         file.add_silence(silence)
     if as_json:
         print_json(_to_dict(silence))
@@ -89,7 +102,7 @@ def list_(
 ) -> None:
     """List the silences that are active or pending."""
     now = time.time()
-    with _state_file(state, config, as_json=as_json) as file:
+    with _state_file(state, config, "ro", as_json=as_json) as file:
         silences = [
             silence
             for silence in file.silences()
@@ -112,7 +125,7 @@ def _row(silence: Silence, state: SilenceState) -> Row:
         _short(silence.ends_at),
         printable(silence.created_by),
     ]
-    matchers = printable(", ".join(str(matcher) for matcher in silence.matchers))
+    matchers = printable(silence.condition())
     style = "dim" if state is SilenceState.EXPIRED else ""
     starts = f"from {_short(silence.starts_at)}" if state is SilenceState.PENDING else ""
     return Row(cells, [matchers, starts, printable(silence.comment)], style)
@@ -130,7 +143,7 @@ def expire(
     """End silences now."""
     expired: list[Silence] = []
     errors: list[str] = []
-    with _state_file(state, config, as_json=as_json) as file:
+    with _state_file(state, config, "rw", as_json=as_json) as file:
         for silence_id in ids:
             try:
                 expired.append(file.expire_silence(silence_id, time.time()))
@@ -149,21 +162,18 @@ def expire(
 
 @contextmanager
 def _state_file(
-    state: Path | None, config: Path | None, *, as_json: bool, create: bool = False
+    state: Path | None, config: Path | None, mode: Literal["ro", "rw", "rwc"], *, as_json: bool
 ) -> Iterator[StateFile]:
     if (state is None) == (config is None):
         raise typer.BadParameter("exactly one of --state and --config is required")
     with reporting_errors(as_json=as_json):
-        path = state
+        path, option = state, "--state"
         if config is not None:
-            path = load_alert_config(config).state
+            path, option = load_alert_config(config).state, "--config"
         if path is None:
-            raise typer.BadParameter(
-                f"{config} has no `state:`; add it, or use --state", param_hint="--config"
-            )
-        if not create and not path.exists():
-            raise typer.BadParameter(f"the state file {path} does not exist", param_hint="--state")
-        file = StateFile(path)
+            raise typer.BadParameter(f"{config} has no `state:`; add it, or use --state", param_hint=option)
+        check_state_file(path, option, must_exist=mode != "rwc")
+        file = StateFile(path, mode)
         try:
             yield file
         finally:
@@ -175,6 +185,7 @@ def _to_dict(silence: Silence) -> dict[str, Any]:
         "id": silence.id,
         "state": silence.state(time.time()).value,
         "matchers": [str(matcher) for matcher in silence.matchers],
+        "other_matchers": [[str(matcher) for matcher in each] for each in silence.other_matchers],
         "starts_at": iso(silence.starts_at),
         "ends_at": iso(silence.ends_at),
         "created_by": silence.created_by,

@@ -19,19 +19,56 @@ _VALUE = (
     r"""(?:'([^']+)'|"((?:[^"\\]|\\.)+)"|\\+"((?:(?!\\+"\s*[,}\]]).){1,500})"""
     r"""|((?!\\+"|\[redacted)[^\s,;&'"{}()\]]+))"""
 )
-_ASSIGN = r"""\\*['"]?\s*[=:]\s*"""
+# Not `token: must not be empty`, which is a problem of a setting.
+_ASSIGN = r"""\\*['"]?\s*[=:]\s*(?!must (?:be|begin|have|not)\b)"""
 # The beginning of a header line in a text, which may be a quoted argument or escaped.
 _HEADER = r"""(?:^[ \t<>*]*|['"]|\\n)"""
 _QUOTED = r"""(?:'((?!\[redacted)[^']+)'|"((?!\[redacted)[^"]+)")"""
 _SCHEME = r"""(?:(?:basic|bearer|digest|dpop|negotiate|token|apikey|aws4-hmac-sha256)[ \t]++)?+"""
 _LINE = r"""((?!\[redacted)[^\r\n'"\\]+)"""
 
-# Each pattern with a lower-case text that all its matches contain: searching for that first takes a tenth of
-# the time. If a pattern has groups, only the group that matches is replaced.
+# Schemes of Apprise whose URLs have a token in place of the host or in the path.
+_SERVICES = """
+    acs atalk awswhatsapp azure bale bark barks betterstack bluesky brevo bsky bulksms burstsms chanify
+    clickatell clicksend cliq cm d7sms dingtalk discord eight00com evolution evolutions exotel feishu
+    firehydrant flock flowtriq flowtriqs fluxer fluxers freemobile gchat gotify gotifys groundmail groupme
+    guilded gupshup hassio hassios httpsms ifttt ilert incidentio infobip join kakao kakaotalk kaleyra
+    kavenegar klr kook kudosity kumulos lametric lametrics lark lauther lfg line mailersend mailgun mmost
+    mmosts msg91 msgbird nexmo nostr notica noticas notifiarr notifico notificos notifyapp notifyre ntfy ntfys
+    o365 octopush onebot onebots onesignal opsgenie opsimate opsimates pagerduty pagertree parsep parseps pbul
+    pinglet pinglets pingram pjet pjets postmark pover prowl psafer psafers pushdeer pushdeers pushed pushme
+    pushplus pushward pushy resend revolt ringc rocket rockets ryver schan sendgrid sendpulse seven sfr
+    signalgrid signl4 simplepush sinch slack smsmanager smsmgr smstunnel smtp2go sparkpost spike splunk
+    spugpush spush squadcast stackfield strmlabs synology synologys telesign telnyx tgram threema trigv trigvs
+    tweet twilio twist viber victorops voipms vonage webex wecom wecombot whapi wpush wxpusher wxteams
+    xmatters youlmk zalo zcliq zohocliq zoom zulip
+"""
+
+
+def _before(words: Iterable[str], end: str) -> str:
+    """Return a pattern for the place after one of the words and an end; Python wants one width for each."""
+    by_length: dict[int, list[str]] = {}
+    for word in words:
+        by_length.setdefault(len(word), []).append(word)
+    places = (rf"(?<=\b(?:{'|'.join(each)}){end})" for each in by_length.values())
+    return f"(?i:{'|'.join(places)})"
+
+
+# What follows an option in a sentence about it.
+_NO_VALUE = (
+    r"(?!(?:a|an|and|are|argument|as|at|by|can|cannot|do|does|expects?|flag|for|from|has|have|if|in|instead|is"
+    r"|may|must|needs?|not|of|on|option|or|parameter|requires?|should|takes?|than|that|the|to|was|were|when"
+    r"|which|will|with|without)\b)"
+)
+
+# Each pattern with a text that all its matches contain, in lower case if the pattern ignores case: searching
+# for that first takes a tenth of the time. If a pattern has groups, only the group that matches is replaced.
 _PATTERNS: dict[str, str] = {
-    r"://([^\s/?#]+)@": "://",  # user and password, or a token, in a URL
+    r"://([^\s/?#]+)@": "//",  # user and password, or a token, in a URL
+    r"//(?<!://)([^\s/?#:@'\"]{1,100}:[^\s/?#@'\"]{1,200})@": "//",  # a URL without its scheme
+    rf"://{_before(_SERVICES.split(), '://')}((?!\[redacted)[^\s'\"<>]+)": "//",
     # A password with characters that should be escaped; a port is none.
-    r"://([^\s/:@\[\]?#'\"]{0,100}:(?!\d{1,5}[/?#])[^\s:@'\"<>{}]{0,200})@": "://",
+    r"://([^\s/:@\[\]?#'\"]{0,100}:(?!\d{1,5}[/?#])[^\s:@'\"<>{}]{0,200})@": "//",
     r"[?&;](?i:(?:[\w.-]*[._-])?(?:access_?token|api_?key|auth|key|password|passwd|pwd|secret|sig|signature|token"
     r"|credential))"
     r"=([^&#;\s'\"]+)": "=",
@@ -43,7 +80,9 @@ _PATTERNS: dict[str, str] = {
     rf"(?i:(?:(?<![a-z])pass(?=\s*=)|password|passwd|passphrase){_ASSIGN}){_VALUE}": "pass",
     rf"(?i:secret{_ASSIGN}){_VALUE}": "secret",
     rf"(?i:token{_ASSIGN}){_VALUE}": "token",
-    rf"(?i:api[_-]?key{_ASSIGN}){_VALUE}": "api",
+    rf"(?i:api[_-]?key{_ASSIGN}){_VALUE}": "key",
+    rf"(?i:--(?:[\w-]{{0,50}}-)?(?:pass|password|passwd|pwd|secret|token|api-?key)[ \t]+)(?![-\[]){_NO_VALUE}"
+    r"(?:'([^'\r\n]+)'|\"([^\"\r\n]+)\"|([^\s'\"]+))": "--",  # an option of a command
     rf"(?im:{_HEADER}(?:proxy-)?authorization:[ \t]*+{_SCHEME}){_LINE}": "authorization",
     rf"(?im:{_HEADER}(?:set-)?cookie:[ \t]*+){_LINE}": "cookie",
     # The same headers in a dictionary or in pairs, and the keys of cloud services.
@@ -51,18 +90,21 @@ _PATTERNS: dict[str, str] = {
     rf"""(?i:['"](?:set-)?cookie['"]\s*[:,]\s*b?){_QUOTED}""": "cookie",
     rf"(?i:(?:account|access|shared_?access)_?key{_ASSIGN}){_VALUE}": "key",
     rf"(?i:(?<![a-z])pwd{_ASSIGN}){_VALUE}": "pwd",
-    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyj",  # RFC 7519
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)": "-----begin",
-    r"A(?:KIA|SIA)[0-9A-Z]{16}": "ia",  # AWS
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*": "eyJ",  # RFC 7519
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)": "--",
+    r"A(?:KIA|SIA)[0-9A-Z]{16}": "IA",  # AWS
     r"gh[opsur]_[A-Za-z0-9]{20,}": "gh",  # GitHub
     r"github_pat_[A-Za-z0-9_]{20,}": "github_pat_",
     r"glpat-[A-Za-z0-9_-]{16,}": "glpat-",  # GitLab
     r"xox[abeoprs]-[A-Za-z0-9-]{8,}": "xox",  # Slack
-    r"https://hooks\.slack\.com/services/([A-Za-z0-9/]+)": "://",
-    r"https://discord(?:app)?\.com/api/(?:v\d+/)?webhooks/([A-Za-z0-9/_-]+)": "://",
-    r"https://api\.telegram\.org/bot([A-Za-z0-9:_-]+)": "://",
+    r"https://hooks\.slack\.com/services/([A-Za-z0-9/]+)": "//",
+    r"https://discord(?:app)?\.com/api/(?:v\d+/)?webhooks/([A-Za-z0-9/_-]+)": "//",
+    r"https://api\.telegram\.org/bot([A-Za-z0-9:_-]+)": "//",
     r"\bsk-[A-Za-z0-9_-]{16,}": "sk-",  # OpenAI and others
     r"[rs]k_live_[A-Za-z0-9]{10,}": "k_live_",  # Stripe
+    r"AIza[A-Za-z0-9_-]{35,}": "AIza",  # Google
+    r"(?<![A-Za-z0-9])SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}": "SG.",  # SendGrid
+    r"npm_[A-Za-z0-9]{36}": "npm_",
 }
 DEFAULT_PATTERNS: tuple[str, ...] = tuple(_PATTERNS)
 """Regular expressions of secrets in texts: URLs with credentials, tokens, keys of well-known services."""
@@ -89,6 +131,10 @@ class SecretPatterns:
     ) -> None:
         if isinstance(patterns, (str, re.Pattern)):
             raise TypeError("patterns: must be a list of regular expressions, got one; put it in a list")
+        if not isinstance(patterns, Iterable):
+            raise TypeError(f"patterns: must be a list of regular expressions, got {type(patterns).__name__}")
+        if not isinstance(replacement, str):
+            raise TypeError(f"replacement: must be text, got {type(replacement).__name__}")
         self._replacement = replacement
         self._hinted: dict[str, list[re.Pattern[str]]] = {}
         self._others: list[re.Pattern[str]] = []
@@ -98,6 +144,10 @@ class SecretPatterns:
                 self._others.append(_compile(pattern))
             else:
                 self._hinted.setdefault(hint, []).append(re.compile(pattern))
+        self._exact = [hint for hint in self._hinted if hint != hint.lower()]
+        folded = [hint for hint in self._hinted if hint == hint.lower()]
+        self._folded = [hint for hint in folded if "k" not in hint]
+        self._with_k = [hint for hint in folded if "k" in hint]  # a rare letter, so most are skipped at once
 
     # The default patterns are searched in all texts at once; others may depend on the bounds of a text.
     def match_any(self, texts: list[str], joined: str | None = None) -> bool:
@@ -109,11 +159,20 @@ class SecretPatterns:
         """
         if joined is None:
             joined = "\n".join(texts)
+        for hint in self._exact:
+            if hint in joined and self._search(hint, joined):
+                return True
         lower = joined.lower()
-        for hint in self._hinted:
-            if hint in lower and any(pattern.search(joined) is not None for pattern in self._hinted[hint]):
+        for hint in self._folded:
+            if hint in lower and self._search(hint, joined):
+                return True
+        for hint in self._with_k if "k" in lower else ():
+            if hint in lower and self._search(hint, joined):
                 return True
         return bool(self._others) and self._others_match(texts)
+
+    def _search(self, hint: str, text: str) -> bool:
+        return any(pattern.search(text) is not None for pattern in self._hinted[hint])
 
     def _others_match(self, texts: list[str]) -> bool:
         return any(pattern.search(text) is not None for pattern in self._others for text in texts)
@@ -122,7 +181,7 @@ class SecretPatterns:
         """Return a text with all matches replaced; the same object if there are none."""
         lower = text.lower()
         for hint, patterns in self._hinted.items():
-            if hint in lower:
+            if hint in lower or hint in text:
                 for pattern in patterns:
                     text = self._replace(pattern, text)
         for pattern in self._others:

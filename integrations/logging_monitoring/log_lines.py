@@ -9,7 +9,7 @@ from typing import Any
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.logging_monitoring.line_output import LineOutput, write_lines
-from codomyrmex.integrations.logging_monitoring.naming import level_number
+from codomyrmex.integrations.logging_monitoring.naming import LEVELS, level_number
 from codomyrmex.integrations.logging_monitoring.structlog_sink import StructlogSink
 from codomyrmex.streaming import Event
 
@@ -50,6 +50,9 @@ class LogLines(Sink):
         self._shown = _NAMES.get(descriptor, f"descriptor {descriptor}")
         self._output: LineOutput | None = None
         self._rendered: list[str] = []
+        number = level_number(level)
+        if number not in LEVELS.values():
+            raise ValueError(f"level: must be one of {', '.join(map(str, LEVELS.values()))}, got {number}")
         renderer: Any = structlog.processors.JSONRenderer()
         if format == "console":
             renderer = structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor))
@@ -61,7 +64,7 @@ class LogLines(Sink):
                 structlog.processors.format_exc_info,
                 renderer,
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(level_number(level)),
+            wrapper_class=structlog.make_filtering_bound_logger(number),
         )
         self._sink = StructlogSink(logger)
         self.on_broken_pipe: Callable[[], None] | None = None

@@ -83,8 +83,8 @@ class Redactor:
     def __init__(
         self, keys: Iterable[str], patterns: Iterable[str | re.Pattern[str]], replacement: str
     ) -> None:
-        if isinstance(keys, str):
-            raise TypeError("keys: must be a list of names, got a string")
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
+            raise TypeError(f"keys: must be a list of names, got {keys!r}")
         self._rules = Rules(keys, SecretPatterns(patterns, replacement), replacement)
         self._events = Counter()
 

@@ -20,6 +20,7 @@ _MAX_CACHED_KEYS = 4_096
 _MAX_CACHED_KEY = 200  # characters
 _MAX_NEW_KEYS = 512  # of one event; with more, the keys are data
 _MAX_ENCODINGS = 3  # percent-encodings of percent-encodings that the scan looks through
+_FEW = 32
 _MAX_WORDS = 8  # at the end of a key that are compared
 
 ATOMS = frozenset({type(None), bool, int, float})
@@ -68,8 +69,11 @@ class Rules:
 
     def match_any(self, texts: list[str]) -> bool:
         """Return whether one of the texts may contain a secret, also within JSON or percent-encoded."""
+        # Before they are joined, as many texts may be one object; a few are not worth the time of a sum.
+        if len(texts) > _FEW and sum(map(len, texts)) > MAX_TEXT:
+            return True
         joined = "\n".join(texts)
-        if self.patterns.match_any(texts, joined):
+        if len(joined) > MAX_TEXT or self.patterns.match_any(texts, joined):
             return True
         if '"' in joined and self.may_be_in_json(texts):
             return True
@@ -141,11 +145,16 @@ def scan(event: Event, harmless_keys: frozenset[str], texts: list[str], unknown:
         unknown: receives the dicts that have other keys, and what may be a pair of name and value.
     """
     try:
-        remaining = _scan(event.metadata, harmless_keys, texts, unknown, MAX_VALUES, 0, in_sequence=False)
-        remaining = _scan(event.data, harmless_keys, texts, unknown, remaining, 0, in_sequence=False)
+        metadata, remaining = event.metadata, MAX_VALUES
+        topic = metadata.get("topic")
+        if len(metadata) == 1 and type(topic) is str and "topic" in harmless_keys:  # as of most events
+            texts.append(topic)
+        else:
+            remaining = _scan(metadata, harmless_keys, texts, unknown, remaining, 0)
+        remaining = _scan(event.data, harmless_keys, texts, unknown, remaining, 0)
     except (RecursionError, RuntimeError):  # circular, or changed by another thread
         return False
-    return remaining >= 0 and sum(map(len, texts)) <= MAX_TEXT
+    return remaining >= 0
 
 
 def _scan(  # noqa: C901 - without a call for each value
@@ -155,12 +164,12 @@ def _scan(  # noqa: C901 - without a call for each value
     unknown: list[Any],
     remaining: int,
     depth: int,
-    in_sequence: bool,  # noqa: FBT001 - by position, for speed
+    in_sequence: bool = False,  # noqa: FBT001, FBT002 - by position, for speed
 ) -> int:
     """Scan a value; return how many more values may be scanned, or -1 if the event needs the walk."""
     kind = type(value)
     if kind is dict:
-        if not value.keys() <= harmless_keys:
+        if not harmless_keys.issuperset(value):
             unknown.append(value)
         inner_values = value.values()
     elif kind is list or kind is tuple:
@@ -182,10 +191,9 @@ def _scan(  # noqa: C901 - without a call for each value
         return -1
     in_sequence = kind is not dict
     for inner in inner_values:
-        kind = type(inner)
-        if kind is str:
+        if type(inner) is str:
             texts.append(inner)
-        elif kind not in ATOMS:
+        elif type(inner) not in ATOMS:
             remaining = _scan(inner, harmless_keys, texts, unknown, remaining, depth + 1, in_sequence)
             if remaining < 0:
                 return -1

@@ -105,6 +105,8 @@ def trace_publishing(
     for attachment in attachments:
         if not isinstance(attachment, (Attachment, BlockingAttachment)):
             raise TypeError(f"attachments: must be made by attach(), got {type(attachment).__name__}")
+    if tracer_provider is not None and not isinstance(tracer_provider, trace.TracerProvider):
+        raise TypeError(f"tracer_provider: must be a TracerProvider, got {type(tracer_provider).__name__}")
     tracer = trace.get_tracer("codomyrmex.streaming", tracer_provider=tracer_provider)
     tracing = PublishTracing(stream, tracer)
     for attachment in attachments:

@@ -18,8 +18,9 @@ from codomyrmex.integrations.configuration.problems import ConfigError, Problem,
 from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.configuration.yaml_text import read_yaml
 from codomyrmex.integrations.pipelines.fields import escape
-from codomyrmex.integrations.pipelines.parts import Context, FieldError, SinkConfig
+from codomyrmex.integrations.pipelines.parts import Context, Delivery, FieldError, SinkConfig
 
+_ALERT_KEYS = {"route", "receivers", "inhibit_rules"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 # A new type of source, step or sink is a class in a separate file and one line in one of these tables.
@@ -158,6 +159,13 @@ class _Loader:
         problems = self._problems
         if self._data is None and not problems.found:
             problems.add("", "the file is empty; sources and sinks are required")
+        keys = self._data.keys() if isinstance(self._data, Mapping) else set[str]()
+        if keys & _ALERT_KEYS and not keys & set(_File.__struct_fields__):
+            message = "this is a configuration of alerts and not a pipeline; check it with `alerts check`,"
+            problems.add(
+                "", f"{message} and use it in a pipeline as the `config` of a sink of the type alerts"
+            )
+            raise PipelineConfigError(problems.found)
         file = self._reader.struct(self._data, _File)
         sources = self._parts("sources", file.sources, SOURCES)
         steps = self._parts("processors", file.processors, STEPS)
@@ -200,9 +208,13 @@ class _Loader:
         except FieldError as error:
             self._problems.add(at(path, error.field), error.problem)
         except (ValueError, TypeError) as error:
-            self._problems.add(path, str(error))
+            self._problems.add(*_placed(str(error), config, path))
         except ConfigError as error:
             self._problems.found += error.problems
+        else:
+            for field_name, file in (*config.reads(self._context), *config.writes(self._context)):
+                if os.path.isdir(file):  # noqa: PTH112 - it never raises
+                    self._problems.add(at(path, field_name), f"must be a file, got a folder: {file}")
 
     def _expand_part(self, part: Any, types: PartTypes, path: str) -> Any:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -234,7 +246,8 @@ class _Loader:
                 users.setdefault(os.path.realpath(path), f"the file of {part.name}, {field_name}")
         for where, part in parts:
             for field_name, path in part.config.writes(self._context):
-                if path.exists() and not path.is_file():  # such as /dev/stdout
+                # Such as /dev/stdout; unlike those of Path, these functions never raise.
+                if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
                     continue
                 real = os.path.realpath(path)
                 if real in users:
@@ -257,6 +270,15 @@ class _Loader:
             if counts[part.name] > 1:
                 message = f"{counts[part.name]} sinks have the name {part.name!r}; names must be unique"
                 self._problems.add(at("sinks", part.position), message)
+
+
+def _placed(message: str, config: Any, path: str) -> tuple[str, str]:
+    """Return the path of the key that a message like `keep: must be at least 1` begins with, and the rest."""
+    name, colon, problem = message.partition(": ")
+    for kind, where in ((type(config), path), (Delivery, at(path, "delivery"))):
+        if colon and name in kind.__struct_fields__:
+            return at(where, name), problem
+    return path, message
 
 
 def _type_of(data: Any, position: int) -> str:

@@ -11,11 +11,13 @@ from typing import Any, ClassVar, Self
 
 from codomyrmex.integrations.configuration.matcher_text import MatcherLine
 from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
+from codomyrmex.integrations.configuration.problems import at
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
 _CACHEABLE = 100  # characters of a value
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.-]*)\}")
+_NAME = r"[A-Za-z_][\w-]*(?:\.[\w-]+)*"
+_PLACEHOLDER = re.compile(rf"\{{\{{|\}}\}}|\{{({_NAME})\}}|[{{}}]")
 
 # Conditions
 
@@ -74,6 +76,7 @@ class ConditionLine:
         parts = list(_PART.finditer(text))
         if all(_COMPARISON.fullmatch(part[0]) is None for part in parts):
             line = MatcherLine.parse(text)
+            _check_names(line.matchers)
             return cls(list[Condition](line.matchers), line.warning)
         conditions: list[Condition] = []
         warning = None
@@ -88,11 +91,20 @@ class ConditionLine:
                 raise MatcherError(str(error), part.start() + error.column) from None
             conditions += line.matchers
             warning = warning or line.warning
+        _check_names(conditions)
         return cls(conditions, warning)
 
 
 _PART = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"|")+', re.DOTALL)  # up to a comma outside quotes
 _COMPARISON = re.compile(r'\s*([^\s{}!=~,"\'`<>]+)\s*([<>]=?)(?!~)\s*(.*?)\s*', re.DOTALL)
+
+
+def _check_names(conditions: Iterable[Condition]) -> None:
+    for each in conditions:
+        try:
+            check_name(each.name)
+        except ValueError as error:
+            raise MatcherError(str(error)) from None
 
 
 def _comparison(match: re.Match[str], start: int) -> Comparison:
@@ -136,6 +148,14 @@ def _test(condition: Condition) -> Callable[[Event], bool]:
 
 
 # Values
+
+
+def check_name(name: str) -> None:
+    """Raise a `ValueError` for a name, as for `getter`, that no value of an event can have."""
+    if not name:
+        raise ValueError("must not be empty")
+    if name.startswith(("data.", "metadata.")) and "" in name.split("."):
+        raise ValueError(f"the name {name!r} has an empty part")
 
 
 @lru_cache(1_024)
@@ -198,7 +218,24 @@ def text_of(event: Event, name: str) -> str:
 # Templates
 
 
-def template(value: Any) -> Callable[[Event], Any]:
+class TemplateError(ValueError):
+    """A brace in a template has no meaning.
+
+    Args:
+        path: where the template is.
+        brace: the brace.
+        character: its position in the template, from 1.
+    """
+
+    def __init__(self, path: str, brace: str, character: int) -> None:
+        super().__init__(
+            f"{brace!r} at character {character} is not part of a name like {{data.status}}; "
+            f"write {brace * 2} for a brace"
+        )
+        self.path = path
+
+
+def template(value: Any, path: str = "") -> Callable[[Event], Any]:
     """Return a function that replaces the placeholders of a value, such as `{data.status}`.
 
     A text that is nothing but one placeholder becomes the value as it is, not its text. `{{` and `}}` are
@@ -206,15 +243,22 @@ def template(value: Any) -> Callable[[Event], Any]:
 
     Args:
         value: a text, or a list or mapping of values; any other value stays as it is.
+        path: where the value is, for the error.
+
+    Raises:
+        TemplateError: a brace is neither doubled nor part of a placeholder.
     """
     if isinstance(value, dict):
-        fields = {name: template(each) for name, each in value.items()}
+        fields = {name: template(each, at(path, str(name))) for name, each in value.items()}
         return lambda event: {name: each(event) for name, each in fields.items()}
     if isinstance(value, list):
-        items = [template(each) for each in value]
+        items = [template(each, at(path, number)) for number, each in enumerate(value)]
         return lambda event: [each(event) for each in items]
     if not isinstance(value, str) or _PLACEHOLDER.search(value) is None:
         return lambda _: value
+    for place in _PLACEHOLDER.finditer(value):
+        if place[0] in {"{", "}"}:
+            raise TemplateError(path, place[0], place.start() + 1)
     whole = _PLACEHOLDER.fullmatch(value)
     if whole is not None and whole[1] is not None:
         return getter(whole[1])

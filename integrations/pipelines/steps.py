@@ -12,11 +12,19 @@ from importlib import import_module
 from inspect import isawaitable
 from typing import Annotated, Any, ClassVar
 
+from codomyrmex.integrations.configuration.problems import at
 from codomyrmex.integrations.configuration.rates import RateLimit, TokenBucket
-from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, describe
+from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS, SecretPatterns, describe
 from codomyrmex.integrations.logging_monitoring.redaction import DEFAULT_KEYS, redact
 from codomyrmex.integrations.pipelines.config import Part
-from codomyrmex.integrations.pipelines.fields import ConditionLine, condition, template, text_of
+from codomyrmex.integrations.pipelines.fields import (
+    ConditionLine,
+    TemplateError,
+    check_name,
+    condition,
+    template,
+    text_of,
+)
 from codomyrmex.integrations.pipelines.parts import Context, FieldError, Step, StepConfig, Topic
 from codomyrmex.streaming import Event, EventType
 from codomyrmex.streaming.chain import FLAT_MAP, MAP, SINK, Chain
@@ -33,7 +41,7 @@ class Filter(StepConfig, frozen=True):
     def build(self, _name: str, _context: Context) -> Step:
         holds = condition(self.topic, [each for line in self.matchers for each in line.conditions])
         if holds is None:
-            return lambda event: event
+            raise FieldError("matchers", "is required, or `topic`; without both, every event is kept")
         return lambda event: event if holds(event) else None
 
 
@@ -44,6 +52,11 @@ class Redact(StepConfig, frozen=True):
     patterns: list[str] = []
 
     def build(self, _name: str, _context: Context) -> Step:
+        for number, pattern in enumerate(self.patterns):
+            try:
+                SecretPatterns([pattern])
+            except ValueError as error:
+                raise FieldError(f"patterns[{number}]", str(error).removeprefix("patterns: ")) from None
         return redact([*DEFAULT_KEYS, *self.keys], [*DEFAULT_PATTERNS, *self.patterns])
 
 
@@ -55,7 +68,12 @@ class Set(StepConfig, frozen=True):
     error: bool | None = None
 
     def build(self, _name: str, _context: Context) -> Step:
-        values = {name: template(value) for name, value in self.metadata.items()}
+        if not self.metadata and self.error is None:
+            raise FieldError("metadata", "is required, or `error`; there is nothing to set")
+        try:
+            values = {name: template(value, at("metadata", name)) for name, value in self.metadata.items()}
+        except TemplateError as error:
+            raise FieldError(error.path, str(error)) from None
         error_type = None if self.error is None else EventType.ERROR if self.error else EventType.MESSAGE
 
         def set_metadata(event: Event) -> Event:
@@ -65,14 +83,24 @@ class Set(StepConfig, frozen=True):
         return set_metadata
 
 
+def _checked(by: str | None) -> str | None:
+    try:
+        check_name("id" if by is None else by)
+    except ValueError as error:
+        raise FieldError("by", str(error)) from None
+    return by
+
+
 class Sample(StepConfig, frozen=True):
     """Keeps a share of the events; with `by`, all or none of those with the same value."""
 
-    share: float = 1.0
+    share: float | None = None
     by: str | None = None
 
     def build(self, _name: str, _context: Context) -> Step:
-        share, by = self.share, self.by
+        share, by = self.share, _checked(self.by)
+        if share is None:
+            raise FieldError("share", "is required, such as 0.1")
         if not 0 <= share <= 1:
             raise FieldError("share", f"must be from 0 to 1, got {share}")
         if by is None:
@@ -90,7 +118,7 @@ class RateLimited(StepConfig, frozen=True):
     def build(self, _name: str, _context: Context) -> Step:
         if self.rate is None:
             raise FieldError("rate", "is required, such as 100/1s")
-        rate, by = self.rate, self.by
+        rate, by = self.rate, _checked(self.by)
         buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
         def limit(event: Event) -> Event | None:
@@ -114,7 +142,7 @@ class Python(StepConfig, frozen=True):
 
     def build(self, _name: str, context: Context) -> Step:
         module, colon, name = self.function.partition(":")
-        if not (module and colon and name):
+        if not (module and colon and name) or module.startswith("."):
             raise FieldError("function", f"must be package.module:function, got {self.function!r}")
         folder = str(context.folder.resolve())
         if folder not in sys.path:

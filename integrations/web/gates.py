@@ -33,8 +33,8 @@ class SiteGate:
     """
 
     def __init__(self, hosts: Iterable[str] | None, origins: Iterable[str], *, authorized: bool) -> None:
-        self.origins = [origin.rstrip("/") for origin in ([origins] if isinstance(origins, str) else origins)]
-        listed = [hosts] if isinstance(hosts, str) else list(hosts or ())
+        self.origins = [origin.rstrip("/") for origin in _texts("allow_origins", origins)]
+        listed = _texts("allowed_hosts", hosts or ())
         self._hosts = frozenset(host.lower() for host in listed)
         self._any_host = "*" in self._hosts or (hosts is None and (authorized or "*" in self.origins))
 
@@ -48,6 +48,16 @@ class SiteGate:
             raise HTTPException(421, f"this server is not {name}; name the hosts it serves in allowed_hosts")
         if is_cross_origin(request.headers, self.origins, self._hosts):
             raise HTTPException(403, "pages of this origin may not use this server; see allow_origins")
+
+
+def _texts(name: str, values: Iterable[str]) -> list[str]:
+    listed = (
+        [values] if isinstance(values, str) else list(values) if isinstance(values, Iterable) else [values]
+    )
+    for each in listed:
+        if not isinstance(each, str):
+            raise TypeError(f"{name}: must be a list of texts, got {values!r}")
+    return listed
 
 
 def is_cross_origin(

@@ -34,6 +34,8 @@ def check_address(host: str, token: str | None) -> None:
     Raises:
         PublicAddressError: other machines can reach the address, and there is no token.
     """
+    if token is not None and not isinstance(token, str):
+        raise TypeError(f"token: must be text, got {type(token).__name__}")
     if not (token or "").strip() and not is_loopback(host):
         raise PublicAddressError(
             f"host: {host or 'every address'} is reachable from other machines; "

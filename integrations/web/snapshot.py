@@ -272,7 +272,7 @@ def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
         {
             **silence.to_dict(),
             "state": silence.state(now).value,
-            "matchers": [str(matcher) for matcher in silence.matchers],
+            "matchers": [silence.condition()] if silence.other_matchers else list(map(str, silence.matchers)),
         }
         for silence in silences
     ]

@@ -90,7 +90,8 @@ class EventSource:
         except (httpx.InvalidURL, ValueError):
             address = httpx.URL()
         if address.scheme not in {"http", "https"} or not address.host:
-            raise ValueError("url: must begin with http:// or https:// and a host")
+            problem = "must begin with http:// or https:// and a host; a port is at most 65535"
+            raise ValueError(f"url: {problem}")
         self.last_event_id = last_event_id or ""
         self.invalid = 0
         self._url = address if topic is None else address.copy_merge_params({"topic": topic})

@@ -23,7 +23,7 @@ from alert_channels import (
     until,
     urls,
 )
-from codomyrmex.integrations import PermanentError, RetryableError, attach
+from codomyrmex.integrations import DroppedError, PermanentError, RetryableError, attach
 from codomyrmex.integrations.logging_monitoring import StreamLogHandler
 from codomyrmex.integrations.notification import (
     AlertConfigError,
@@ -375,6 +375,30 @@ def test_a_channel_that_is_not_a_sink_is_an_error(channels):
 def test_channels_for_an_unknown_receiver_are_an_error():
     with pytest.raises(AlertConfigError, match=r"unknown receiver 'opps'; did you mean ops"):
         AlertSink(routing(), {"opps": Inbox()})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "x" * 2**20,
+        {"text": ["x" * 2**19] * 2},
+        [[]] * 2**14,
+        {"x" * 2**19: {"a": "x" * 2**19}},
+        [{str(number): number for number in range(2**14)}],
+    ],
+    ids=["text", "texts", "values", "keys", "mapping"],
+)
+def test_events_that_wait_for_the_engine_are_bounded_in_bytes(data):
+    sink = AlertSink(routing())
+    event = create_event(data, labels={"number": 0})
+    for _ in range(1_000):
+        sink.emit(event)  # takes the place of the one before
+    accepted = 1
+    with pytest.raises(DroppedError, match="queue_full"):
+        while True:
+            sink.emit(event.replace(metadata={"labels": {"number": accepted}}))
+            accepted += 1
+    assert 128 + 20 <= accepted <= 128 + 128  # those that are not weighed, and about 64 MiB
 
 
 @pytest.mark.parametrize("options", [{"buffer_size": 0}, {"buffer_size": True}, {"drain_timeout": -1}])

@@ -149,6 +149,19 @@ def test_a_file_that_is_not_a_state_file_is_an_error(content, path):
         StateFile(path)
 
 
+def test_a_silence_of_several_sets_is_loaded_as_it_was(file):
+    sets = (tuple(parse_matchers('host="a", team="b"')), tuple(parse_matchers('zone!="eu"')))
+    file.add_silence(silence(id="x", other_matchers=sets))
+    [loaded] = file.silences()
+    assert loaded == silence(id="x", other_matchers=sets)
+    for labels, matches in (
+        ({"host": "a"}, True),  # the last set
+        ({"host": "a", "zone": "eu"}, False),
+        ({"host": "a", "team": "b", "zone": "eu"}, True),
+    ):
+        assert loaded.silences({"x": "", **labels}, NOW) is matches
+
+
 def test_a_file_of_another_format_is_an_error(path):
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version=2")
@@ -164,9 +177,52 @@ def test_the_database_of_another_program_is_an_error_and_unchanged(version, path
     database.execute(f"PRAGMA user_version={version}")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(StateError, match=r"is not a state file of alerts .* it has other tables: users"):
+    reason = "it has other tables: users" if version else "the format is 0, expected 1"
+    for mode in ("ro", "rw", "rwc"):
+        with pytest.raises(StateError, match=f"is not a state file of alerts .* {reason}"):
+            StateFile(path, mode)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_table_of_the_same_name_does_not_make_a_state_file(path):
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE state (name TEXT)")
+    database.execute("PRAGMA user_version=1")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(StateError, match=r"is not a state file of alerts .* no such column"):
         StateFile(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_only_with_rwc_is_a_file_created_or_an_empty_one_used(mode, path):
+    with pytest.raises(StateError, match=r"cannot be opened: .*No such file"):
+        StateFile(path, mode)
+    path.write_bytes(b"")
+    with pytest.raises(StateError, match="is not a state file of alerts: it is empty"):
+        StateFile(path, mode)
+    assert path.read_bytes() == b""
+    assert list(path.parent.iterdir()) == [path]
+    StateFile(path).close()
+    StateFile(path, mode).close()
+
+
+def test_reading_a_state_writes_nothing_whether_it_is_in_use_or_not(path):
+    file = StateFile(path)
+    file.add_silence(silence(id="a"))
+    reader = StateFile(path, "ro")
+    assert [each.id for each in reader.silences()] == ["a"]
+    with pytest.raises(StateError, match="cannot be written"):
+        reader.add_silence(silence(id="b"))
+    reader.close()
+    file.close()
+    before = {each: each.read_bytes() for each in path.parent.iterdir()}
+    reader = StateFile(path, "ro")
+    assert [each.id for each in reader.silences()] == ["a"]
+    reader.close()
+    assert {each: each.read_bytes() for each in path.parent.iterdir()} == before
 
 
 def test_a_folder_is_not_a_state_file(tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from codomyrmex.integrations.cli import main
 from codomyrmex.integrations.cli.app import alerts, app, silence
 from codomyrmex.integrations.notification import StateFile
 from typer.testing import CliRunner
@@ -483,6 +482,18 @@ def test_silences_as_json(cli):
     assert not cli.json("silence", "expire", "nonsense", *options, code=1)["ok"]
 
 
+def test_a_silence_has_several_sets_of_matchers(cli):
+    options = ["--state", str(cli.folder / "s.db")]
+    more = ["--or", 'host=~"web-.*",severity=low', "--or", "alertname!=Watchdog"]
+    added = cli.json("silence", "add", "team=web", *more, "--duration", "1h", *options)
+    assert added["matchers"] == ['team="web"']
+    assert added["other_matchers"] == [['host=~"web-.*"', 'severity="low"'], ['alertname!="Watchdog"']]
+    shown = cli("silence", "list", *options, width=300).stdout
+    assert 'team="web" or host=~"web-.*", severity="low" or alertname!="Watchdog"' in shown
+    everything = cli("silence", "add", "a=b", "--or", 'x=~".*"', "--duration", "1h", *options, code=2)
+    assert "--or: must not match every alert" in everything.stderr
+
+
 def test_a_list_fits_into_80_columns(cli):
     options = ["--state", str(cli.folder / "s.db")]
     cli(
@@ -540,6 +551,16 @@ def test_a_file_that_is_not_a_state_file_is_a_problem(cli):
         assert "not a state file" in cli("silence", *command, *options, code=1).stderr
         assert "not a state file" in cli.json("silence", *command, *options, code=1)["errors"][0]["message"]
     assert "not a state file" in cli("explain", cli.good, *options, code=1).stderr
+
+
+def test_commands_that_read_a_state_change_no_file(cli):
+    empty = cli.write("empty.txt", "")
+    before = {path: path.read_bytes() for path in cli.folder.iterdir()}
+    for command in (["silence", "list"], ["silence", "expire", "x"], ["explain", cli.good]):
+        stderr = cli(*command, "--state", empty, code=1).stderr
+        assert stderr.endswith("is not a state file of alerts: it is empty\n")
+        assert stderr.count("\n") == 1
+    assert {path: path.read_bytes() for path in cli.folder.iterdir()} == before
 
 
 # The process
@@ -623,14 +644,10 @@ def test_a_missing_package_of_alerts_is_one_sentence():
     assert "codomyrmex-streaming[alerts]" in result.stderr
 
 
-def test_the_version_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["codomyrmex-streaming", "--version"])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 0
-    output, messages = capsys.readouterr()
-    assert re.fullmatch(r"codomyrmex-streaming [0-9]+\.[0-9]+\.[0-9]+\n", output)
-    assert messages == ""
+def test_the_version_is_printed():
+    result = run("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert re.fullmatch(r"codomyrmex-streaming [0-9]+\.[0-9]+\.[0-9]+\n", result.stdout)
 
 
 def test_help_names_the_exit_codes(cli):
@@ -689,3 +706,108 @@ def test_help_imports_no_subcommand_and_shows_the_first_line_of_each_docstring()
             module, _, function = path.partition(":")
             found = getattr(import_module(f"codomyrmex.integrations.cli.{module}"), function)
             assert found.__doc__.startswith(summary)
+
+
+# Wrong usage
+
+
+@pytest.fixture
+def folder(cli) -> Path:
+    """A folder with a file of each kind."""
+    (cli.folder / "pipeline.yaml").write_text(
+        "sources: [{type: stdin}]\nsinks: [{type: structlog}]\n", encoding="utf-8"
+    )
+    (cli.folder / "events.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in EVENTS), "utf-8")
+    (cli.folder / "binary").write_bytes(bytes(range(256)))
+    StateFile(cli.folder / "state.db").close()
+    return cli.folder
+
+
+FILE_COMMANDS = [
+    "run FILE",
+    "check FILE",
+    "alerts check FILE",
+    "alerts show FILE",
+    "alerts route FILE a=b",
+    "alerts explain FILE a=b",
+    "alerts explain good.yaml a=b --state FILE",
+    "alerts test FILE",
+    "alerts replay FILE --events events.jsonl",
+    "alerts replay good.yaml FILE --events events.jsonl",
+    "alerts replay good.yaml --events FILE",
+    "alerts silence list --state FILE",
+    "alerts silence list --config FILE",
+    "alerts silence expire x --state FILE",
+]
+
+
+def invoke(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(app, command.split(), env={"COLUMNS": "500", "NO_COLOR": "1"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "missing", "."])
+@pytest.mark.parametrize("command", FILE_COMMANDS)
+def test_a_file_that_cannot_be_read_is_exit_code_2_in_each_command(command, name, folder, monkeypatch):
+    result = invoke(folder, command.replace("FILE", name), monkeypatch)
+    assert (result.exit_code, result.stdout) == (2, "")
+    [error] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert re.search("does not exist|is a directory|is a configuration by its name", error)
+
+
+MESSAGES = {
+    "good.yaml": "this is a configuration of alerts and not a pipeline|by its name|not a file of events",
+    "pipeline.yaml": "this is a pipeline and not a configuration of alerts|by its name|not a file of events",
+    "events.jsonl": "invalid YAML|not a state file of alerts",
+    "binary": "is not UTF-8 text|not a state file of alerts",
+    "state.db": "this is an SQLite database|not UTF-8 text",
+}
+INTENDED = {
+    "good.yaml": r"^alerts (?!.*--(state|events) FILE)",
+    "pipeline.yaml": "^(run|check)",
+    "events.jsonl": "--events FILE",
+    "binary": "^$",
+    "state.db": "--state FILE",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(each, name) for name in MESSAGES for each in FILE_COMMANDS if not re.search(INTENDED[name], each)],
+)
+def test_another_kind_of_file_is_a_hint_and_unchanged(command, name, folder, monkeypatch):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    result = invoke(folder, command.replace("FILE", name), monkeypatch)
+    assert result.exit_code in {1, 2}
+    assert re.search(MESSAGES[name], result.output)
+    assert len(result.output.splitlines()) <= 4
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_state_file_in_no_folder_is_wrong_usage(cli):
+    state = str(cli.folder / "nowhere" / "s.db")
+    stderr = cli("silence", "add", "a=b", "--duration", "1h", "--state", state, code=2).stderr
+    assert "the folder of the state file" in stderr
+
+
+@pytest.mark.parametrize("receivers", ["", ",", "chat,", " "])
+def test_receivers_to_verify_are_names(cli, receivers):
+    assert "must be names of receivers" in cli("route", cli.good, "a=b", "--verify", receivers, code=2).stderr
+
+
+@pytest.mark.parametrize("cycle", ["inf", "nan", "0", "-1", "x", "1e400"])
+def test_a_cycle_of_the_demo_is_a_number_of_seconds(cycle):
+    result = CliRunner().invoke(app, ["demo", "--cycle", cycle])
+    assert result.exit_code == 2
+    assert result.stderr.count("Error: Invalid value for '--cycle'") == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999/", "http://127.0.0.1:x/", "http://[::1/", "", "/", "a.yaml", "http:///a"]
+)
+def test_an_address_that_is_none_is_wrong_usage(url):
+    result = CliRunner().invoke(app, ["tail", url])
+    assert result.exit_code == 2
+    assert re.search("Error: Invalid value for URL: .*(must be http|must begin with http)", result.stderr)

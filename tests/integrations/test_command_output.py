@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,14 @@ def config(tmp_path) -> str:
     path = tmp_path / "alerts.yaml"
     path.write_text(CONFIG, encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def sigint() -> Iterator[None]:
+    """Restore what the command does to Ctrl-C at its end."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:

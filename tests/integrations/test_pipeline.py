@@ -247,13 +247,13 @@ async def test_a_file_that_comes_later_is_read_from_its_beginning(folder):
     ("source", "error", "message"),
     [
         ("{type: file, path: none.log, follow: false}", FileNotFoundError, "none.log"),
-        ("{type: file, path: .}", IsADirectoryError, "Is a directory"),
+        ("{type: file, path: p.yaml/a}", NotADirectoryError, "Not a directory"),
         (
             "{type: file, path: a.log, position: none/a.pos}",
             FileNotFoundError,
             "the folder .*none of the position does not exist",
         ),
-        ("{type: envoy_outlier_log, path: .}", IsADirectoryError, "Is a directory"),
+        ("{type: envoy_outlier_log, path: p.yaml/a}", NotADirectoryError, "Not a directory"),
     ],
 )
 @in_time
@@ -403,7 +403,6 @@ def test_a_filter_sees_data_metadata_and_labels(matcher, holds):
 def test_a_filter_goes_by_the_pattern_of_a_topic():
     assert passing(step("filter", topic="web.*"), [EVENT, create_event(1)]) == [EVENT]
     assert passing(step("filter", topic="web.*", matchers=['data.status="1"']), [EVENT]) == []
-    assert passing(step("filter"), [EVENT, create_event("text")])[1:] != []
     assert passing(step("filter", matchers=['data.status=""']), [create_event("text")]) != []
 
 
@@ -711,15 +710,15 @@ async def test_the_only_source_may_change_and_nothing_that_it_read_is_lost(folde
 async def test_a_part_that_cannot_be_opened_at_a_reload_is_tried_again_at_the_next(folder):
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
-        more = SINK.replace("}]", "}, {type: jsonl, path: ., name: folder}, {type: jsonl, path: b.jsonl}]")
+        more = SINK.replace("}]", "}, {type: jsonl, path: p.yaml/a}, {type: jsonl, path: b.jsonl}]")
         new = SOURCE.replace("}]", f"}}, {{type: http, listen: '{port}'}}]")
         async with folder.running(f"{SOURCE}\n{SINK}") as pipeline:
-            with pytest.raises(IsADirectoryError):
+            with pytest.raises(OSError, match=r"p\.yaml"):
                 await pipeline.reload(folder.config(f"{new}\n{more}"))
             folder.put(1)
             await until(lambda: folder.data() == [1])
             used.close()
-            config = folder.config(f"{new}\n{more.replace('path: .,', 'path: c.jsonl,')}")
+            config = folder.config(f"{new}\n{more.replace('p.yaml/a', 'c.jsonl')}")
             await pipeline.reload(config)
             assert set(pipeline.health().sources.values()) == {"running"}
             assert len(pipeline.health().sources) == 2

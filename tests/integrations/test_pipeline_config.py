@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from codomyrmex.integrations.cli.app import app
-from codomyrmex.integrations.configuration.problems import Problem
+from codomyrmex.integrations.configuration.problems import ConfigError, Problem
+from codomyrmex.integrations.notification import AlertConfigError, StateFile, load_alert_config
 from codomyrmex.integrations.pipelines import PipelineConfig, PipelineConfigError, load_pipeline_config
 from codomyrmex.integrations.pipelines.parts import Address, Size
 from typer.testing import CliRunner
@@ -131,11 +132,13 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         ("{type: http, listen: '127.0.0.1:99999'}", (3, 26, "sources[0].listen"), "expected an address like"),
         ("{type: http, listen: '0.0.0.0:1'}", (3, 26, "sources[0].listen"), "pass a token, or listen on 127"),
         ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "must not be empty"),
-        ("{type: http, rate: -1}", (3, 5, "sources[0]"), "rate: must be a finite number greater than 0"),
+        ("{type: http, rate: -1}", (3, 24, "sources[0].rate"), "must be a finite number greater than 0"),
         ("{type: http, max_bytes: 1QB}", (3, 29, "sources[0].max_bytes"), "expected a size like 10MB"),
-        ("{type: http, max_bytes: 0}", (3, 5, "sources[0]"), "max_bytes: must be an integer of at least 1"),
-        ("{type: sse}", (3, 5, "sources[0]"), "url: must begin with http://"),
-        ("{type: sse, url: 'ftp://x/'}", (3, 5, "sources[0]"), "url: must begin with http"),
+        ("{type: http, max_bytes: 0}", (3, 29, "sources[0].max_bytes"), "must be an integer of at least 1"),
+        ("{type: sse}", (3, 5, "sources[0].url"), "must begin with http://"),
+        ("{type: sse, url: 'ftp://x/'}", (3, 22, "sources[0].url"), "must begin with http"),
+        ("{type: sse, url: 'http://a:99999/'}", (3, 22, "sources[0].url"), "must begin with http"),
+        ("{type: file, path: .}", (3, 24, "sources[0].path"), "must be a file, got a folder: "),
         ("{type: sse, url: '${NO}'}", (3, 22, "sources[0].url"), "the environment variable NO is not set"),
         ("{type: sse, url: '${'}", (3, 22, "sources[0].url"), "a ${ is not followed by a name"),
         ("{type: stdin, metadata: {a: '${NO}'}}", (3, 33, "sources[0].metadata.a"), "variable NO is not set"),
@@ -158,7 +161,23 @@ def test_a_mistake_in_a_source_is_reported_with_its_position(files, part, where,
         ("{type: filter, matchers: 'a=b'}", (3, 30, "processors[0].matchers"), "expected a list, got text"),
         ("{type: filter, matchers: ['a=\"b']}", (3, 34, "processors[0].matchers[0]"), ""),
         ("{type: filter, matchers: ['a=~\"(\"']}", (3, 35, "processors[0].matchers[0]"), "not a regular"),
-        ("{type: redact, patterns: ['(']}", (3, 5, "processors[0]"), "is not a regular expression"),
+        ("{type: redact, patterns: [a, '(']}", (3, 34, "processors[0].patterns[1]"), "is not a regular expr"),
+        ("{type: filter}", (3, 5, "processors[0].matchers"), "is required, or `topic`; without both"),
+        ("{type: filter, matchers: []}", (3, 30, "processors[0].matchers"), "is required, or `topic`"),
+        ("{type: filter, topic: '*'}", (3, 5, "processors[0].matchers"), "is required, or `topic`"),
+        ("{type: set}", (3, 5, "processors[0].metadata"), "is required, or `error`"),
+        ("{type: set, metadata: {}}", (3, 27, "processors[0].metadata"), "is required, or `error`"),
+        ("{type: set, metadata: {a: '{data.'}}", (3, 31, "processors[0].metadata.a"), "'{' at character 1"),
+        ("{type: set, metadata: {a: 'x {data.}'}}", (3, 31, "processors[0].metadata.a"), "for a brace"),
+        ("{type: set, metadata: {a: 'x {}'}}", (3, 31, "processors[0].metadata.a"), "'{' at character 3"),
+        ("{type: set, metadata: {a: 'x}'}}", (3, 31, "processors[0].metadata.a"), "'}' at character 2"),
+        ("{type: set, metadata: {a: [b, {c: '{a..x}'}]}}", (3, 39, "processors[0].metadata.a[1].c"), "'{'"),
+        ("{type: sample}", (3, 5, "processors[0].share"), "is required, such as 0.1"),
+        ("{type: sample, share: 1, by: 'data.'}", (3, 34, "processors[0].by"), "'data.' has an empty part"),
+        ("{type: sample, share: 1, by: ''}", (3, 34, "processors[0].by"), "must not be empty"),
+        ("{type: rate_limit, rate: 1/1s, by: data..a}", (3, 40, "processors[0].by"), "has an empty part"),
+        ("{type: filter, matchers: ['data..a=b']}", (3, 34, "processors[0].matchers[0]"), "empty part"),
+        ("{type: filter, matchers: ['a=b, data. > 5']}", (3, 34, "processors[0].matchers[0]"), "empty"),
         ("{type: redact, keys: pin}", (3, 26, "processors[0].keys"), "expected a list, got text"),
         ("{type: set, metadata: [a]}", (3, 27, "processors[0].metadata"), "expected a mapping, got a list"),
         ("{type: set, error: 3}", (3, 24, "processors[0].error"), "expected true or false"),
@@ -169,6 +188,7 @@ def test_a_mistake_in_a_source_is_reported_with_its_position(files, part, where,
         ("{type: rate_limit, rate: fast}", (3, 30, "processors[0].rate"), "is not a rate like"),
         ("{type: python}", (3, 5, "processors[0].function"), "must be package.module:function, got ''"),
         ("{type: python, function: json}", (3, 30, "processors[0].function"), "module:function, got 'json'"),
+        ("{type: python, function: '..a:f'}", (3, 30, "processors[0].function"), "must be package.module:"),
         ("{type: python, function: 'no_such:f'}", (3, 30, "processors[0].function"), "No module named"),
         ("{type: python, function: 'json:no'}", (3, 30, "processors[0].function"), "has no attribute 'no'"),
         ("{type: python, function: 'steps_here:NUMBER'}", (3, 30, "processors[0].function"), "it is int"),
@@ -191,12 +211,17 @@ def test_a_mistake_in_a_processor_is_reported_with_its_position(files, part, whe
         ("{type: json}", (3, 12, "sinks[0].type"), "unknown type 'json'; did you mean jsonl?"),
         ("{type: jsonl}", (3, 5, "sinks[0].path"), "is required"),
         ("{type: jsonl, path: a, max_size: big}", (3, 38, "sinks[0].max_size"), "expected a size like 10MB"),
-        ("{type: jsonl, path: a, keep: 0}", (3, 5, "sinks[0]"), "keep: must be at least 1"),
+        ("{type: jsonl, path: a, keep: 0}", (3, 34, "sinks[0].keep"), "must be at least 1"),
+        ("{type: jsonl, path: .}", (3, 25, "sinks[0].path"), "must be a file, got a folder: "),
+        ("{type: jsonl, path: a, max_size: 0}", (3, 38, "sinks[0].max_size"), "must be at least 1 byte"),
         ("{type: jsonl, path: a, data: all}", (3, 34, "sinks[0].data"), "expected event or payload"),
         ("{type: jsonl, path: '${NO}/a'}", (3, 25, "sinks[0].path"), "variable NO is not set"),
         ("{type: jsonl, path: a, topic: 'a..'}", (3, 35, "sinks[0].topic"), ""),
         ("{type: jsonl, path: a, delivery: {queue: 1}}", (3, 39, "sinks[0].delivery.queue"), "unknown key"),
-        ("{type: jsonl, path: a, delivery: {queue_size: 0}}", (3, 5, "sinks[0]"), "must be at least 1"),
+        ("{type: jsonl, path: a, delivery: {queue_size: 0}}", (3, 51, "sinks[0].delivery.queue_size"), ""),
+        ("{type: jsonl, path: a, delivery: {batch_size: 0}}", (3, 51, "sinks[0].delivery.batch_size"), ""),
+        ("{type: sse, buffer_size: -1}", (3, 30, "sinks[0].buffer_size"), "must be"),
+        (f"{{type: sse, buffer_size: {10**30}}}", (3, 30, "sinks[0].buffer_size"), "must be at most"),
         ("{type: jsonl, path: a, delivery: {overflow: disk}}", (3, 49, "sinks[0].delivery.overflow"), ""),
         ("{type: jsonl, path: a, where: severity}", (3, 35, "sinks[0].where"), "expected a list, got text"),
         ("{type: structlog, level: loud}", (3, 30, "sinks[0].level"), "expected debug or info"),
@@ -238,6 +263,32 @@ def test_a_mistake_in_the_whole_is_reported(files, text, message):
     assert message in str(files.problem(text))
 
 
+@pytest.mark.parametrize("text", [ALERTS, "receivers: [{name: x, slack_configs: [{channel: a}]}]"])
+def test_a_configuration_of_alerts_is_no_pipeline_and_the_other_way_round(files, text):
+    message = "this is a configuration of alerts and not a pipeline; check it with `alerts check`"
+    assert message in files.problem(text).message
+    path = files.write(f"{SOURCES}\n{SINKS}")
+    with pytest.raises(AlertConfigError) as caught:
+        load_alert_config(path)
+    [problem] = caught.value.problems
+    assert "this is a pipeline and not a configuration of alerts; its commands are `check`" in problem.message
+
+
+def test_a_state_file_is_no_configuration(files):
+    path = files.folder / "state.db"
+    StateFile(path).close()
+    for load in (load_alert_config, load_pipeline_config):
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        [problem] = caught.value.problems
+        assert "this is an SQLite database, such as a state file of alerts" in problem.message
+
+
+def test_a_path_that_is_too_long_is_no_traceback(files):
+    config = files.load(f"{SOURCES}\nsinks: [{{type: jsonl, path: {'a' * 5_000}}}]")
+    assert len(config.sinks) == 1
+
+
 def test_two_sinks_cannot_have_the_same_name(files):
     problems = files.problems(
         f"{SOURCES}\nsinks: [{{type: structlog, name: a}}, {{type: structlog, name: a}}]", {}
@@ -270,6 +321,17 @@ def test_a_mistake_in_an_alert_file_is_reported_with_its_position_in_that_file(f
     problem = files.problem(f"{SOURCES}\nsinks: [{{type: alerts, config: bad.alerts.yaml}}]")
     assert problem.file == str(files.folder / "bad.alerts.yaml")
     assert (problem.line, problem.path) == (1, "route.receiver")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no endless file")
+def test_a_device_or_a_huge_file_is_not_read(files):
+    huge = files.folder / "huge.yaml"
+    with huge.open("wb") as file:
+        file.truncate(20_000_000_000)  # it takes no space
+    for path, message in ((Path("/dev/zero"), "is a device"), (huge, "is larger than 10 MB")):
+        for load in (load_alert_config, load_pipeline_config):
+            with pytest.raises(ConfigError, match=f"the file {message}"):
+                load(path)
 
 
 @pytest.mark.parametrize("text", [None, b"\xff\xfe"])
@@ -328,7 +390,7 @@ def check(path: Path, *options: str, code: int) -> Any:
 
 
 def test_check_says_what_a_sound_file_has(files):
-    path = files.write(f"{SOURCES}\nprocessors: [{{type: redact}}, {{type: sample}}]\n{SINKS}")
+    path = files.write(f"{SOURCES}\nprocessors: [{{type: redact}}, {{type: sample, share: 1}}]\n{SINKS}")
     result = check(path, code=0)
     assert result.stdout == ""
     assert result.stderr == f"{path}: 1 source, 2 processors, 1 sink, no problems\n"
@@ -354,7 +416,7 @@ def test_check_tells_the_notes_of_an_alert_file(files):
     assert len(json.loads(check(path, "--json", code=0).stdout)["notes"]) == 1
 
 
-def test_check_and_run_of_no_file_are_a_problem_and_without_one_wrong_use(files):
-    assert "the file cannot be read" in check(files.folder / "none.yaml", code=1).stderr
+def test_check_and_run_of_no_file_are_wrong_usage(files):
+    assert "does not exist" in check(files.folder / "none.yaml", code=2).stderr
     result = CliRunner().invoke(app, ["run"])
     assert result.exit_code == 2

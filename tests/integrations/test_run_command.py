@@ -16,6 +16,7 @@ import pytest
 from codomyrmex.integrations.cli import pipelines
 from codomyrmex.integrations.cli.app import app
 from rich.status import Status
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 PATIENCE = 20.0  # seconds
@@ -153,7 +154,7 @@ def test_events_on_stdout_are_not_mixed_with_the_report(folder, capfdbinary):
     ("text", "message"),
     [
         ("sources: [{type: stdni}]", "p.yaml:1:18: error: sources[0].type: unknown type 'stdni'"),
-        (f"{SOURCE}\n{SINK.replace('out.jsonl', '.')}", "the pipeline cannot start: "),
+        (f"{SOURCE}\n{SINK.replace('out.jsonl', 'p.yaml/a')}", "the pipeline cannot start: "),
         (f"{SOURCE.replace('in.log', 'none.log')}\n{SINK}", "none.log: No such file or directory"),
     ],
 )
@@ -199,7 +200,8 @@ def test_sighup_loads_the_file_again_and_mistakes_change_nothing(folder, monkeyp
         until(lambda: folder.data() == [1])
         load("sources: [{type: stdin, topik: a}]", "the pipeline continues unchanged")
         load(
-            f"{FOLLOWED}\n{SINK.replace('out.jsonl', '.')}", "not all parts of the new pipeline could start: "
+            f"{FOLLOWED}\n{SINK.replace('out.jsonl', 'p.yaml/a')}",
+            "not all parts of the new pipeline could start: ",
         )
         new = FOLLOWED.replace("}]", "}, {type: file, path: b.log}]")
         load(
@@ -237,9 +239,11 @@ def test_on_a_terminal_there_is_a_line_of_progress(folder, monkeypatch):
     lines: list[str] = []
     monkeypatch.setattr(pipelines, "_PROGRESS_INTERVAL", 0.01)
     monkeypatch.setattr(Status, "update", lambda _, line: lines.append(line))
-    folder.write(f"{FOLLOWED}\nsinks: [{{type: jsonl, path: /dev/full, delivery: {{max_attempts: 1}}}}]")
+    sink = "{type: jsonl, name: '[/x]', path: /dev/full, delivery: {max_attempts: 1}}"
+    folder.write(f"{FOLLOWED}\nsinks: [{sink}]")
     folder.put("1\n2\n")
     folder.run_with(
         lambda: until(lambda: any("2 dropped" in line for line in lines)), code=1, FORCE_COLOR="1"
     )
     assert any(line.startswith("2 events, ") for line in lines)
+    assert any(Text.from_markup(line).plain.endswith("failing: [/x]") for line in lines)

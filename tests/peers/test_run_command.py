@@ -35,6 +35,9 @@ def slow(event):
 async def hang(event):
     open("taken", "w").close()
     await asyncio.Event().wait()
+def block(event):
+    open("taken", "w").close()
+    time.sleep(600)
 """
 
 
@@ -287,8 +290,42 @@ def test_a_second_ctrl_c_drops_queued_events(folder):
         running.send(signal.SIGINT)
         running.line_with("stopping; press Ctrl-C again to drop queued events")
         running.send(signal.SIGINT)
-        err = running.end(1)
+        err = running.end(130)
     assert "2 lost because the drain timeout expired" in err
+
+
+def test_a_second_sigterm_is_exit_code_143(folder):
+    folder.write(f"{FROM_STDIN}\nprocessors: [{{type: python, function: 'slow_and_hanging:hang'}}]")
+    with folder.running("--drain", "600") as running:
+        running.write(b"1\n")
+        until((folder.path / "taken").exists)
+        running.send(signal.SIGTERM)
+        running.line_with("stopping; press Ctrl-C again to drop queued events")
+        running.send(signal.SIGTERM)
+        running.end(143)
+
+
+@pytest.mark.parametrize("pause", [0.03, 0.1, 0.3])
+def test_impatient_ctrl_c_is_exit_code_130_without_a_traceback(folder, pause):
+    folder.write(f"{FROM_STDIN}\nprocessors: [{{type: python, function: 'slow_and_hanging:hang'}}]")
+    with folder.running("--drain", "600") as running:
+        running.write(b"1\n")
+        until((folder.path / "taken").exists)
+        for _ in range(5):
+            running.send(signal.SIGINT)
+            time.sleep(pause)
+        running.end(130)
+
+
+def test_the_third_ctrl_c_ends_even_a_blocked_pipeline(folder):
+    folder.write(f"{FROM_STDIN}\nprocessors: [{{type: python, function: 'slow_and_hanging:block'}}]")
+    with folder.running() as running:
+        running.write(b"1\n")
+        until((folder.path / "taken").exists)
+        for _ in range(3):
+            running.send(signal.SIGINT)
+            time.sleep(0.1)
+        running.end(130)
 
 
 def test_a_signal_at_any_moment_of_the_start_does_no_harm(folder):

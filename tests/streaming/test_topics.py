@@ -109,6 +109,17 @@ async def test_a_topic_that_is_not_a_string_counts_as_none(topic):
     assert (len(everything), len(topical)) == (2, 0)
 
 
+async def test_an_event_with_a_malformed_topic_is_delivered_to_patterns_though_no_subscription_can_name_it():
+    stream = InMemoryStream()
+    received = []
+    for pattern in ("*", "a.>", "a.b"):
+        await stream.subscribe(lambda event, pattern=pattern: received.append(pattern), topic=pattern)
+    await stream.publish(create_event(1, topic="a..b"))
+    assert received == ["*", "a.>"]
+    with pytest.raises(TopicError, match="tokens must not be empty"):
+        await stream.subscribe(received.append, topic="a..b")
+
+
 MALFORMED = ["", ".", "a.", ".a", "a..b", "*.", "..", ">.a", "a.>.b", ">.>", None, 7, b"a", ["a"]]
 
 

@@ -132,6 +132,13 @@ class AlertConfig:
         return self.source_map.position(path)[0]
 
 
+def check_config(config: object) -> None:
+    """Raise a TypeError unless a value is an `AlertConfig`."""
+    if not isinstance(config, AlertConfig):
+        problem = "must be what load_alert_config returns"
+        raise TypeError(f"config: {problem}, got {type(config).__name__}")
+
+
 def removed_by(old: AlertConfig, new: AlertConfig) -> list[str]:
     """Return the parts that a new configuration no longer has, such as `receiver ops`."""
     kept = {route.key for route in new.route.walk()}

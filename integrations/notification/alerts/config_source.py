@@ -30,8 +30,12 @@ class ConfigSource:
         self._stamp: Stamp | None = None
         self._previous: Stamp | None = None  # at the last call of `has_changed`
         self._channels: dict[str, list[Sink]] = {}
-        for receiver, sinks in (channels or {}).items():
-            self._channels[receiver] = [sinks] if isinstance(sinks, Sink) else list(sinks)
+        if channels is not None and not isinstance(channels, Mapping):
+            actual = type(channels).__name__
+            raise TypeError(f"channels: must be a mapping of sinks by the name of a receiver, got {actual}")
+        given: Mapping[str, Any] = channels or {}
+        for receiver, sinks in given.items():
+            self._channels[receiver] = list(sinks) if isinstance(sinks, Iterable) else [sinks]
             for sink in self._channels[receiver]:
                 if not isinstance(sink, Sink):
                     raise TypeError(f"channels: {receiver!r} must have a Sink, got {type(sink).__name__}")

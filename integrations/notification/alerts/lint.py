@@ -12,7 +12,13 @@ from typing import Any
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.matchers import Matcher, Op, literal_choices
 from codomyrmex.integrations.configuration.problems import Problem, at
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, InhibitRule, Receiver, Route
+from codomyrmex.integrations.notification.alerts.config import (
+    AlertConfig,
+    InhibitRule,
+    Receiver,
+    Route,
+    check_config,
+)
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
 from codomyrmex.integrations.notification.channels import UndeliverableChannel
@@ -54,6 +60,7 @@ def lint(config: AlertConfig, now: float) -> list[Finding]:
         config: the configuration.
         now: seconds since 1970, for time intervals that are over.
     """
+    check_config(config)
     findings = _Lint(config, datetime.fromtimestamp(now, UTC)).all()
     return sorted(findings, key=lambda each: (each.line or 0, each.column or 0))
 

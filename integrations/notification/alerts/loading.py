@@ -44,6 +44,8 @@ from codomyrmex.integrations.notification.alerts.intervals import (
 )
 from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 
+_OWN_KEYS = {"route", "receivers"}
+_PIPELINE_KEYS = {"sources", "processors", "sinks"}
 GROUP_BY_ALL = "..."
 _DEFAULTS = {"group_wait": 30.0, "group_interval": 300.0, "repeat_interval": 14_400.0}
 _MAX_TEST = 10 * 365 * 86_400.0  # seconds
@@ -71,6 +73,9 @@ def load_alert_config(
         if isinstance(source, str) and ("\n" in source or ": " in source):
             text = source
         else:
+            if not isinstance(source, (str, os.PathLike)):
+                actual = type(source).__name__
+                raise TypeError(f"config: must be a path, YAML text or a mapping, got {actual}")
             file = str(source)
             text = read_text(Path(source), AlertConfigError)
         from codomyrmex.integrations.configuration.yaml_text import read_yaml
@@ -85,6 +90,10 @@ def load_alert_config(
             f"this is a Kubernetes manifest ({data['kind']}) and not a configuration of alerts; use the "
             "text in it, such as `data[alertmanager.yaml]` of a Secret, decoded from base64",
         )
+        raise AlertConfigError(problems.found)
+    if isinstance(data, Mapping) and data.keys() & _PIPELINE_KEYS and not data.keys() & _OWN_KEYS:
+        message = "this is a pipeline and not a configuration of alerts; its commands are `check` and `run`"
+        problems.add("", message)
         raise AlertConfigError(problems.found)
     if data is None:
         if not problems.found:

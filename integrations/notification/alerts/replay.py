@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
 from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.notification import iso
 from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
 from codomyrmex.streaming import Event, EventDecodeError
+
+_MAX_PROBLEMS = 20
+_MAX_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,10 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
         path: a file of JSON lines, each like the result of `Event.to_dict`.
 
     Raises:
-        ConfigError: the file cannot be read, or lines are not events; it lists each such line.
+        ConfigError: the file cannot be read, or lines are not events; it lists the first such lines.
     """
     name = str(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is not UTF-8 text"
-        raise ConfigError([Problem(f"the file cannot be read: {why}", file=name)]) from None
+    text = read_text(Path(path), ConfigError, _MAX_BYTES)
     events: list[Event] = []
     problems: list[Problem] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -71,7 +71,12 @@ def read_events(path: str | os.PathLike[str]) -> list[Event]:
             message = f"this is not an event: {error}"
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
             message = f"this cannot be read: {error}"
+        if not (events or problems or line.lstrip().startswith("{")):
+            message = "this is not a file of events, which has a line of JSON for each event"
+            raise ConfigError([Problem(message, file=name, line=number)])
         problems.append(Problem(message, file=name, line=number, column=column))
+        if len(problems) == _MAX_PROBLEMS:  # it is probably another kind of file
+            break
     if problems:
         raise ConfigError(problems)
     return sorted(events, key=lambda event: event.timestamp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, RegexSets
-from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route
+from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route, check_config
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
 from codomyrmex.integrations.notification.alerts.group import RouteMatch, route_match
 
@@ -20,6 +20,7 @@ class AlertRouter:
     """
 
     def __init__(self, config: AlertConfig) -> None:
+        check_config(config)
         self.config = config
         routes = config.route.walk()
         regexes = RegexSets(matcher for route in routes for matcher in route.matchers)

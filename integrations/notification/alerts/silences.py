@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -25,18 +25,20 @@ class SilenceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Suppresses the alerts that match all of its matchers while it is active.
+    """Suppresses the alerts that match all matchers of one of its sets while it is active.
 
     Args:
-        matchers: at least one of them must be negative or not match an empty value, as in Alertmanager; any
-            other silence would match every alert.
+        matchers: the first set. In each set, at least one matcher must be negative or not match an empty
+            value, as in Alertmanager; any other silence would match every alert.
         starts_at: seconds since 1970.
         ends_at: seconds since 1970.
         created_by: the person who has created it.
         comment: the reason.
         id: generated if left out.
+        other_matchers: further sets, as in Alertmanager since 0.32.
 
     Raises:
+        TypeError: the matchers are not `Matcher` objects.
         ValueError: it would match every alert, ends before it starts, or has an impossible time.
     """
 
@@ -46,12 +48,18 @@ class Silence:
     created_by: str = ""
     comment: str = ""
     id: str = field(default_factory=new_id)
+    other_matchers: Sequence[Sequence[Matcher]] = ()
 
     def __post_init__(self) -> None:
-        if all(matcher.op in _POSITIVE and matcher.holds("") for matcher in self.matchers):
-            raise ValueError(
-                "matchers: must not match every alert; add a matcher that an empty value does not match"
-            )
+        for name, matchers in (
+            ("matchers", self.matchers),
+            *(("other_matchers", each) for each in self.other_matchers),
+        ):
+            if not isinstance(matchers, Sequence) or not all(isinstance(each, Matcher) for each in matchers):
+                raise TypeError(f"{name}: must be matchers, as parse_matchers returns them, got {matchers!r}")
+            if all(each.op in _POSITIVE and each.holds("") for each in matchers):
+                problem = "must not match every alert; add a matcher that an empty value does not match"
+                raise ValueError(f"{name}: {problem}")
         for name, time in (("starts_at", self.starts_at), ("ends_at", self.ends_at)):
             if not abs(time) <= MAX_TIME:
                 raise ValueError(f"{name}: must be before the year 3000, got {time:g} seconds")
@@ -65,7 +73,13 @@ class Silence:
 
     def silences(self, labels: Labels, now: float) -> bool:
         """Return whether it is active and matches."""
-        return self.starts_at <= now < self.ends_at and matches_all(self.matchers, labels)
+        return self.starts_at <= now < self.ends_at and any(
+            matches_all(matchers, labels) for matchers in (self.matchers, *self.other_matchers)
+        )
+
+    def condition(self) -> str:
+        """Return the matchers as text: `a="1", b="2" or c="3"`."""
+        return " or ".join(", ".join(map(str, each)) for each in (self.matchers, *self.other_matchers))
 
     def ended(self, now: float) -> Self:
         """Return a copy that ends now; if it has not started yet, the copy starts a second ago."""
@@ -75,11 +89,16 @@ class Silence:
         """Return built-in types, from which `from_dict` creates an equal silence."""
         return {
             "id": self.id,
-            "matchers": [[each.name, each.op.value, each.value] for each in self.matchers],
+            "matchers": _to_lists(self.matchers),
             "starts_at": self.starts_at,
             "ends_at": self.ends_at,
             "created_by": self.created_by,
             "comment": self.comment,
+            **(
+                {"other_matchers": [_to_lists(each) for each in self.other_matchers]}
+                if self.other_matchers
+                else {}
+            ),
         }
 
     @classmethod
@@ -90,6 +109,15 @@ class Silence:
             ValueError: the data are not those of a silence.
         """
         try:
-            return cls(**{**data, "matchers": tuple(Matcher(*each) for each in data["matchers"])})
+            others = tuple(_from_lists(each) for each in data.get("other_matchers", ()))
+            return cls(**{**data, "matchers": _from_lists(data["matchers"]), "other_matchers": others})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a silence: {error}") from None
+
+
+def _to_lists(matchers: Iterable[Matcher]) -> list[list[str]]:
+    return [[each.name, each.op.value, each.value] for each in matchers]
+
+
+def _from_lists(matchers: Iterable[Sequence[Any]]) -> tuple[Matcher, ...]:
+    return tuple(Matcher(*each) for each in matchers)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.notification.alerts.silences import Silence, SilenceState
@@ -21,9 +21,10 @@ except ImportError:  # on Windows, where the file is not locked
     fcntl = None  # type: ignore[assignment]
 
 _VERSION = 1
-_SCHEMA = """
-    CREATE TABLE IF NOT EXISTS state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID
-"""
+_SCHEMA = "CREATE TABLE state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html#the_database_header
+_FORMAT = slice(60, 64)  # the user version
+_NOT_OURS = "is not a state file of alerts or is damaged; move it away to start without it"
 
 _BUSY_TIMEOUT = 100  # milliseconds
 
@@ -41,39 +42,50 @@ class StateFile:
     What is saved survives a crash of the process at any time. After a power failure the last seconds may be
     missing, because SQLite's write-ahead log does not wait for the disk; their notifications are repeated.
 
-    A new file can be read by its owner only. Links are not followed, so that two paths are two files.
+    A new file can be read by its owner only. Links are not followed, so that two paths are two files. A file
+    that is not a state file is never changed; only an empty one is made one, with the mode `rwc`.
 
     Args:
-        path: the file; it is created if it does not exist.
+        path: the file.
+        mode: as in SQLite's URIs: `rwc` creates the file if it does not exist, `rw` does not, and with `ro`
+            nothing is written, neither to the file nor beside it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: Literal["ro", "rw", "rwc"] = "rwc") -> None:
         self.path = Path(path)
+        self._mode = mode
         self._lock: int | None = None
         self._data_version = -1
         with self._errors("cannot be opened"):
             folder = self.path.parent.resolve()  # each path through a folder that is a link has the same lock
             self._real_path = folder / self.path.name
-            descriptor = self._open(self._real_path)
-            self._identity = _identity(os.fstat(descriptor))
-            os.close(descriptor)
+            descriptor = self._open(self._real_path, os.O_CREAT if mode == "rwc" else 0)
+            with os.fdopen(descriptor, "rb") as file:
+                self._identity = _identity(os.fstat(descriptor))
+                header = file.read(100)
+        with self._errors(_NOT_OURS):
+            self._check_header(header)
+        with self._errors("cannot be opened"):
             self._database = sqlite3.connect(
-                self._real_path, timeout=5, isolation_level=None, check_same_thread=False
+                f"{self._real_path.as_uri()}?{self._access()}",
+                uri=True,
+                timeout=5,
+                isolation_level=None,
+                check_same_thread=False,
             )
         try:
-            with self._errors(
-                "is not a state file of alerts or is damaged; move it away to start without it"
-            ):
+            with self._errors(_NOT_OURS):
                 self._initialize()
         except StateError:
             self._database.close()
             raise
         renew_in_children(self)
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: Path, create: int = os.O_CREAT) -> int:
         """Open or create a regular file that is neither a link nor linked from elsewhere."""
-        nofollow = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
-        flags = os.O_RDWR | os.O_CREAT | nofollow | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+        flags = create | (os.O_RDONLY if self._mode == "ro" else os.O_RDWR)
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"):  # not all on Windows
+            flags |= getattr(os, name, 0)
         if path.is_symlink():
             raise StateError(f"the state file {path} is a symbolic link; use the path that it leads to")
         descriptor = os.open(path, flags, 0o600)
@@ -83,6 +95,25 @@ class StateFile:
             problem = "has several hard links" if stat.S_ISREG(status.st_mode) else "is not a regular file"
             raise StateError(f"the state file {path} {problem}; use a separate path")
         return descriptor
+
+    # SQLite would recover the database of another program, and write its journal into it.
+    def _check_header(self, header: bytes) -> None:
+        """Raise an error unless a file begins like a state file, or is empty and may become one."""
+        if not header:
+            if self._mode != "rwc":
+                raise StateError(f"the state file {self.path} is not a state file of alerts: it is empty")
+            return
+        if not header.startswith(_MAGIC):
+            raise ValueError("it is not an SQLite database")
+        version = int.from_bytes(header[_FORMAT], "big")
+        if version != _VERSION:
+            raise ValueError(f"the format is {version}, expected {_VERSION}")
+
+    def _access(self) -> str:
+        # Without a write-ahead log no process uses the file, and SQLite would create one for reading.
+        if self._mode == "ro" and not self._real_path.with_name(f"{self._real_path.name}-wal").exists():
+            return "immutable=1"
+        return f"mode={self._mode}"
 
     def _check_identity(self) -> None:
         """Raise an error if the path leads to another file than the open one."""
@@ -103,19 +134,20 @@ class StateFile:
 
     def _initialize(self) -> None:
         run = self._database.execute
-        # First, because the database of another program must not be changed.
         [version] = run("PRAGMA user_version").fetchone()
         tables = {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables - {"state"}:
             raise sqlite3.DatabaseError(f"it has other tables: {', '.join(sorted(tables)[:3])}")
-        run("PRAGMA journal_mode=WAL")
-        run("PRAGMA synchronous=NORMAL")
-        if version == _VERSION:
-            return  # without writing: the disk may be full, or another process may be writing
-        if version != 0:
-            raise sqlite3.DatabaseError(f"the format is {version}, expected {_VERSION}")
-        run(_SCHEMA)
-        run(f"PRAGMA user_version={_VERSION}")
+        if version != _VERSION:  # in one transaction, so that the version is never that of another file
+            run("BEGIN IMMEDIATE")
+            if not run("SELECT 1 FROM sqlite_master").fetchone():  # another process may have been first
+                run(_SCHEMA)
+                run(f"PRAGMA user_version={_VERSION}")
+            run("COMMIT")
+        run("SELECT kind, key, value FROM state LIMIT 0")
+        if self._mode != "ro":
+            run("PRAGMA journal_mode=WAL")  # not written again: the disk may be full
+            run("PRAGMA synchronous=NORMAL")
 
     def claim(self) -> None:
         """Lock the state for this process, which sends notifications. Silences do not need the lock.
@@ -226,7 +258,8 @@ class StateFile:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError, RecursionError) as error:
-            raise StateError(f"the state file {self.path} {problem}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise StateError(f"the state file {self.path} {problem}: {reason}") from None
 
 
 def _text(key: object) -> str:
