@@ -49,9 +49,10 @@ proof: $(READY) ## run the tests against real servers, browsers and killed proce
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) STORE_KINDS=valkey $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 		tests/fuzz tests/peers $(wildcard tests/durable/test_store_*.py)
 
-proof-long: FUZZ_SECONDS := 3600
-proof-long: export ALERT_KILLS := 500
-proof-long: export STORE_KILLS := 300
+# All can be set in the environment, such as for a short trial of this target.
+proof-long: FUZZ_SECONDS := $(if $(filter environment,$(origin FUZZ_SECONDS)),$(FUZZ_SECONDS),3600)
+proof-long: export ALERT_KILLS ?= 500
+proof-long: export STORE_KILLS ?= 300
 proof-long: proof ## the same with an hour of fuzzing and ten times as many killed processes
 
 # Runs the tests once, by the rule above, with coverage.

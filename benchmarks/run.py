@@ -57,10 +57,22 @@ def markdown(results: Sequence[Result], seconds: float) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def new_console() -> Console:
     console = Console()
     if not console.is_terminal:  # a file: no line is wrapped
         console.width = 400
+    return console
+
+
+def print_table(console: Console, results: Sequence[Result]) -> None:
+    table = Table(*COLUMNS)
+    for result in results:
+        table.add_row(*cells(result), style="" if result.kept else "bold red")
+    console.print(table)
+
+
+def main() -> int:
+    console = new_console()
     wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
     groups = [group for group in GROUPS if not wanted or group.__name__ in wanted]
     unknown = set(wanted) - {group.__name__ for group in GROUPS}
@@ -74,10 +86,7 @@ def main() -> int:
             for result in group.measure():
                 results.append(result)
                 status.update(f"{len(results)} measured, last: {result.work}")
-    table = Table(*COLUMNS)
-    for result in results:
-        table.add_row(*cells(result), style="" if result.kept else "bold red")
-    console.print(table)
+    print_table(console, results)
     if "--no-write" not in sys.argv[1:] and not wanted:
         RESULTS.write_text(markdown(results, time.monotonic() - start), encoding="utf-8")
         console.print(f"written to {RESULTS.parent.name}/{RESULTS.name}")

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
         PermanentError,
         RetryableError,
     )
-    from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport, SinkState
+    from codomyrmex.integrations.delivery.health import (
+        DrainReport,
+        SinkHealth,
+        SinkProblem,
+        SinkReport,
+        SinkState,
+    )
     from codomyrmex.integrations.delivery.policy import DeliveryPolicy
     from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
 
@@ -38,6 +44,7 @@ __all__ = [
     "RetryableError",
     "Sink",
     "SinkHealth",
+    "SinkProblem",
     "SinkReport",
     "SinkState",
     "attach",
@@ -63,6 +70,7 @@ __getattr__ = lazy_exports(
         "RetryableError": "delivery.errors",
         "Sink": "delivery.sink",
         "SinkHealth": "delivery.health",
+        "SinkProblem": "delivery.health",
         "SinkReport": "delivery.health",
         "SinkState": "delivery.health",
         "attach": "delivery.attachment",

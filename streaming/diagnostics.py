@@ -13,9 +13,25 @@ from codomyrmex.streaming.forks import renew_in_children
 _INTERVAL = 10.0
 _MAX_KEYS = 1_000
 
+
+def message_of(error: BaseException, *, notes: bool = False) -> str:
+    """Return the message of an exception, perhaps with its notes. Nothing escapes that its methods raise."""
+    try:
+        message = str(error)
+        if notes and (added := getattr(error, "__notes__", None)):
+            message = f"{message} ({'; '.join(map(str, added))})"
+        return message  # noqa: TRY300 - a hostile note may raise before
+    except BaseException as second:  # noqa: BLE001 - even SystemExit: it says nothing about the program
+        return f"<its message raised {type(second).__name__}>"
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {message_of(error)}"
+
+
 # How an exception is shown in a log, with its traceback, and in one line; the integrations remove secrets.
 format_error: Callable[[BaseException], object] | None = None
-describe_error: Callable[[BaseException], str] | None = None
+describe_error: Callable[[BaseException], str] = _describe
 
 
 class Diagnostics:

@@ -185,7 +185,9 @@ class LocalStream(Stream):
                     close_awaitable(result)
                     raise TypeError(f"an interceptor must return an Event or None, got {shorten(result)}")  # noqa: TRY301
                 event = result
-            except Exception as error:  # noqa: BLE001 - a failing interceptor must not lose the event
+            except MUST_PASS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a failing interceptor must not lose the event
                 self._errors.tick()
                 name = name_of(interceptor)
                 self._log.warning(

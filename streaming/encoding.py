@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import uuid_utils
+from codomyrmex.streaming.errors import ENDS_PROGRAM
 
 _MAX_DEPTH = 100
 _MAX_REPR = 10_000
@@ -28,7 +29,7 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, deque, Mapping)
 def to_json(value: Any) -> str:
     """Encode `value` as JSON text on one line.
 
-    It never raises an `Exception`: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
+    No payload makes it raise: NaN and infinity become `null`, lone surrogates U+FFFD, mappings and
     collections objects and arrays, and any other object its `repr`. U+0085, U+2028 and U+2029 are
     escaped, because many SSE clients treat them as line ends.
     """
@@ -53,7 +54,9 @@ def to_json_bytes(value: Any) -> bytes:
     """Encode `value` as `to_json` does, but as UTF-8 and without escaping line separators."""
     try:
         return _encoder.encode(value)
-    except Exception:  # noqa: BLE001 - the walk handles whatever it was
+    except ENDS_PROGRAM:
+        raise
+    except BaseException:  # noqa: BLE001 - the walk handles whatever it was
         return _encoder.encode(_Walk().plain(value))
 
 
@@ -111,7 +114,9 @@ class _Walk:
             if isinstance(value, _CONTAINERS) or _field_names(value) is not None:
                 return self._container(value, depth)
             return msgspec.json.decode(_encoder.encode(value))
-        except Exception:  # noqa: BLE001 - hostile objects may raise anything, RecursionError included
+        except ENDS_PROGRAM:
+            raise
+        except BaseException:  # noqa: BLE001 - hostile objects may raise anything, RecursionError included
             return _repr(value)
 
     def _container(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one return for each kind
@@ -152,7 +157,9 @@ def _key(key: Any) -> str:
         return replace_surrogates(str.__str__(key))
     try:
         [text] = msgspec.json.decode(_encoder.encode({key: None}))
-    except Exception:  # noqa: BLE001 - as in `_Walk.plain`
+    except ENDS_PROGRAM:
+        raise
+    except BaseException:  # noqa: BLE001 - as in `_Walk.plain`
         return _repr(key)
     return str(text)
 
@@ -160,6 +167,8 @@ def _key(key: Any) -> str:
 def _repr(value: Any) -> str:
     try:
         text = str.__str__(repr(value))  # a repr may be of a subclass of str
-    except Exception as error:  # noqa: BLE001 - a raising repr is what this is for
+    except ENDS_PROGRAM:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a raising repr is what this is for
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return replace_surrogates(text[:_MAX_REPR])

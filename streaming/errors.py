@@ -9,12 +9,16 @@ _MAX_SHOWN = 80
 # Exceptions that do not report a failure; they are never swallowed.
 MUST_PASS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
+# The ones that a signal handler may raise at any moment. In plain foreign code, such as a `__repr__`, the
+# others are failures like any other.
+ENDS_PROGRAM = (KeyboardInterrupt, SystemExit)
+
 
 def shorten(value: object) -> str:
     """Return the `repr` of a value, cut to a length that fits into a message."""
     try:
         text = repr(value)
-    except Exception as error:  # noqa: BLE001 - a broken repr must not hide the real error
+    except BaseException as error:  # noqa: BLE001 - a broken repr must not hide the real error
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 

@@ -6,7 +6,7 @@ import asyncio
 from asyncio.events import _get_running_loop  # it returns None where there is none
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
 from inspect import isawaitable
 from threading import get_ident
@@ -25,6 +25,10 @@ from codomyrmex.streaming.subscriptions import Subscription, name_of
 StepErrorHandler = Callable[[Exception, Event], Awaitable[None] | None]
 
 _MAX_BACKLOG = 10_000
+_MAX_TURNS = 100  # without letting the event loop run other things
+
+# The processors whose work has led here, in tasks: they must not wait for themselves.
+_within: ContextVar[frozenset[StreamProcessor]] = ContextVar("codomyrmex.processors", default=frozenset())
 
 _log = Diagnostics(__name__)
 
@@ -53,7 +57,7 @@ class StreamProcessor:
     Events pass through one at a time and in the order of publishing. A step that raises loses only that
     event. Steps are plain or async functions and run on the event loop that `start` was called on.
 
-    In a cycle of processors an event could wait for itself; use `publish_nowait` or a `block_timeout` there.
+    In a cycle of processors, an event that comes back is not waited for.
 
     Args:
         source: the stream to subscribe to.
@@ -106,7 +110,12 @@ class StreamProcessor:
         if not age > 0:
             raise ValueError(f"age: must be greater than 0, got {age}")
         send = partial(self._send_batch, len(self._chain) + 1)
-        batch = _Batch(size, age, self._clock, lambda event: self._submit(partial(send, event)))
+
+        def send_in_turn(event: Event | None) -> None:
+            if event is not None:
+                self._submit(partial(send, event), events=len(event.data))
+
+        batch = _Batch(size, age, self._clock, send_in_turn)
         self._flushes.append(lambda: send(batch.complete()))
         return self._add(chain.BATCH, batch.add)
 
@@ -152,9 +161,7 @@ class StreamProcessor:
         subscription, self._subscription = self._subscription, None
         subscription.cancel()
         for work in (lambda: None, *self._flushes):
-            turn = self._submit(work)
-            if turn is not None:
-                await turn
+            await self._submit(work, events=0)
 
     def statistics(self) -> ProcessorStatistics:
         """Return the current counters."""
@@ -182,8 +189,14 @@ class StreamProcessor:
 
     def _handle(self, event: Event) -> PublishWait | None:
         """Process an event from the source; return what an awaited publish waits for."""
-        if self._busy or get_ident() != self._thread or self._loop.is_closed():
-            return self._submit(partial(self._process, event))
+        if self._busy or self._backlog or get_ident() != self._thread or self._loop.is_closed():
+            if len(self._backlog) < _MAX_BACKLOG:
+                caused = self._causes_this()
+                turn = self._submit(partial(self._process, event), events=1)
+                return None if caused else turn
+            self._dropped += 1
+            _log.warning("backlog", "an event was dropped: %d others are waiting", _MAX_BACKLOG)
+            return None
         self._busy = True
         pending = None
         try:
@@ -196,6 +209,11 @@ class StreamProcessor:
                     self._begin_turns()
         return None if pending is None else self._finish(pending, _Turn(self._may_wait))
 
+    def _causes_this(self) -> bool:
+        """Return whether the work in progress is what publishes now, perhaps through other processors."""
+        at_work_here = self._busy and self._task is None and get_ident() == self._thread
+        return at_work_here or self in _within.get()
+
     def _process(self, event: Event) -> Coroutine[Any, Any, None] | None:
         self._received += 1
         return self._chain.apply(event)
@@ -206,13 +224,9 @@ class StreamProcessor:
         cause.set(origin_of(event))
         return self._chain.apply(event, start)
 
-    def _submit(self, work: Callable[[], Coroutine[Any, Any, None] | None]) -> _Turn | None:
-        """Run some work in its turn, from any thread."""
-        if len(self._backlog) >= _MAX_BACKLOG:
-            self._dropped += 1
-            _log.warning("backlog", "an event was dropped: %d others are waiting", _MAX_BACKLOG)
-            return None
-        turn = _Turn(self._may_wait, work)
+    def _submit(self, work: Callable[[], Coroutine[Any, Any, None] | None], events: int) -> _Turn:
+        """Run some work in its turn, from any thread; it stands for a number of events."""
+        turn = _Turn(self._may_wait, work, events)
         self._backlog.append(turn)
         if _get_running_loop() is self._loop:
             self._begin_turns()
@@ -224,7 +238,12 @@ class StreamProcessor:
         return turn
 
     def _begin_turns(self) -> None:
+        turns = 0
         while self._backlog and not self._busy:
+            turns += 1
+            if turns > _MAX_TURNS:  # each may publish another event
+                self._loop.call_soon(self._begin_turns)
+                return
             self._busy = True
             turn = self._backlog.popleft()
             pending = None
@@ -248,14 +267,16 @@ class StreamProcessor:
                 self._discard_backlog()
             self._begin_turns()
 
+        turn.context.run(_within.set, _within.get() | {self})
         self._task = self._loop.create_task(pending, context=turn.context)
         self._task.add_done_callback(finished)
         return turn
 
     def _discard_backlog(self) -> None:
         while self._backlog:
-            self._backlog.popleft().complete()
-            self._dropped += 1
+            turn = self._backlog.popleft()
+            turn.complete()
+            self._dropped += turn.events
 
     def _may_wait(self) -> bool:
         """Return whether the current task may wait for events: it is on this loop, and not part of it."""
@@ -271,8 +292,7 @@ class StreamProcessor:
             _log.warning("on_error", "on_error %s failed", name_of(self._on_error), error=second)
         try:
             if self._dead_letters is not None:
-                describe = diagnostics.describe_error or _describe
-                data = {"event": origin, "reason": describe(error), "step": step}
+                data = {"event": origin, "reason": diagnostics.describe_error(error), "step": step}
                 letter = Event(type=EventType.ERROR, data=data, metadata={"topic": "dead_letter"})
                 await self._dead_letters.publish(letter)
         except Exception as second:  # noqa: BLE001 - as above
@@ -282,10 +302,13 @@ class StreamProcessor:
 class _Turn(PublishWait):
     """Work to run in the caller's context, for which an awaited publish waits if it may."""
 
-    __slots__ = ("_done", "_may_wait", "context", "work")
+    __slots__ = ("_done", "_may_wait", "context", "events", "work")
 
-    def __init__(self, may_wait: Callable[[], bool], work: Callable[[], Any] = lambda: None) -> None:
+    def __init__(
+        self, may_wait: Callable[[], bool], work: Callable[[], Any] = lambda: None, events: int = 0
+    ) -> None:
         self.work = work
+        self.events = events
         self.context = copy_context()
         self._may_wait = may_wait
         self._done: asyncio.Future[None] | bool = False
@@ -338,7 +361,3 @@ class _Batch:
         if origin is not None:  # what the batch causes is caused by that event too
             metadata[ORIGIN] = origin
         return Event(data=events, metadata=metadata)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

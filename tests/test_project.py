@@ -18,6 +18,7 @@ import codomyrmex
 import codomyrmex.integrations
 import codomyrmex.streaming
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -50,8 +51,44 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
         check=False,
+        cwd=ROOT,
         env={**os.environ, **environment},
     )
+
+
+# Versions that must not be installed, with the advisory. None of a dependency that is not listed affects us.
+VULNERABLE = {
+    "jinja2": ("3.1.5", "CVE-2025-27516, out of the sandbox"),
+    "h11": ("0.15.0", "CVE-2025-43859, malformed chunks"),
+    "starlette": ("0.49.0", "CVE-2025-62727, Range headers"),
+    "pyyaml": ("5.3.1", "CVE-2020-14343, code in YAML"),
+    "apprise": ("0.9.5", "CVE-2021-39229, a regular expression without bounds"),
+}
+
+
+@pytest.mark.parametrize("name", VULNERABLE)
+def test_no_version_with_a_known_vulnerability_is_accepted(name):
+    version, _ = VULNERABLE[name]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [Requirement(text) for extra in extras for text in extra]
+    required = [requirement for requirement in requirements if requirement.name == name]
+    assert required
+    for requirement in required:
+        assert not requirement.specifier.contains(version), f"{requirement} accepts {version}"
+
+
+def test_a_file_gets_a_table_of_benchmarks_without_wrapped_lines():
+    work, detail = "publish to 1,000 plain handlers " * 4, "510.4 µs against 476.8 µs " * 3
+    printed = python(
+        "import sys; sys.path.insert(0, 'benchmarks'); import run; from measure import Result\n"
+        f"results = [Result({work!r}, 'the bare loop', 1.07, 1.15, False, {detail!r})] * 2\n"
+        "run.print_table(run.new_console(), results)",
+        PYTHONUTF8="1",
+        COLUMNS="",
+    )
+    lines = printed.stdout.splitlines()
+    assert [work.strip() in line and detail.strip() in line for line in lines].count(True) == 2, printed
+    assert len(lines) == 6  # three rows, and three lines around them
 
 
 def test_the_package_above_is_a_namespace():

@@ -18,6 +18,7 @@ import typer
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.cli.arguments import AsJson, existing_file, finite
 from codomyrmex.integrations.cli.interrupts import Interrupts
+from codomyrmex.integrations.cli.messages import patient_messages
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -62,6 +63,7 @@ def check(config: ConfigFile, *, as_json: AsJson = False) -> None:
     print_message(f"{config}: {counts}, no problems")
 
 
+@patient_messages()
 def run(
     config: ConfigFile,
     *,

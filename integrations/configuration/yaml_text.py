@@ -15,6 +15,7 @@ except ImportError as error:
     raise MissingExtraError("a configuration in YAML", "PyYAML", "alerts") from error
 
 _MAX_VALUES = 500_000  # a few aliases can expand to any number of values
+_MAX_BRACKETS = 100
 
 
 @dataclass(slots=True)
@@ -54,6 +55,13 @@ class _Loader(yaml.SafeLoader):
         super().scan_to_next_token()
         if self.peek() == "\t" and self._allows_tab():
             self.scan_to_next_token()
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - PyYAML's name
+        # Each of many brackets may begin a key, and all of them are looked at for each token.
+        if self.flow_level >= _MAX_BRACKETS:
+            problem = f"nested too deep, in more than {_MAX_BRACKETS} brackets"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
 
     def _allows_tab(self) -> bool:
         return bool(self.flow_level) or not self.allow_simple_key

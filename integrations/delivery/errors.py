@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from codomyrmex.streaming.diagnostics import message_of
+
 
 class DeliveryError(Exception):
     """Base of the errors of `codomyrmex.integrations`."""
@@ -58,4 +60,5 @@ class PartialDeliveryError(DeliveryError):
     def __init__(self, failed: Mapping[str, Exception]) -> None:
         self.failed = dict(failed)
         example = next(iter(self.failed.values()), None)
-        super().__init__(f"{len(self.failed)} events were not delivered, for example: {example}")
+        shown = "" if example is None else f", for example: {message_of(example)}"
+        super().__init__(f"{len(self.failed)} events were not delivered{shown}")

@@ -32,11 +32,11 @@ class SinkState(StrEnum):
 
     `OK`: the last attempt succeeded, or there was none. `STANDBY`: another process delivers the events of a
     durable stream to this sink; this one takes over if necessary. `DEGRADED`: the last attempt succeeded, but
-    events were lost since the sink was attached, the last one more than a minute ago. `LOSING`: the same, but
-    events were lost within the last minute. `RETRYING`: the last attempt failed. `NOT_OPEN`: it could not be
-    opened yet. `OPEN`: so many attempts failed in a row that the circuit breaker is open. `NOT_STARTED`: it
-    is attached, but the attachment was not started, and events are dropped. `CLOSED`: it receives no more
-    events.
+    events were lost since the sink was attached, the last one more than a minute ago, or something behind an
+    inline sink does not work, which is in `last_error`. `LOSING`: the same, but events were lost within the
+    last minute. `RETRYING`: the last attempt failed. `NOT_OPEN`: it could not be opened yet. `OPEN`: so many
+    attempts failed in a row that the circuit breaker is open. `NOT_STARTED`: it is attached, but the
+    attachment was not started, and events are dropped. `CLOSED`: it receives no more events.
     """
 
     OK = "ok"
@@ -87,6 +87,33 @@ class SinkHealth(NamedTuple):
     capacity: int
     last_loss: datetime | None = None
     next_attempt: datetime | None = None
+
+
+class SinkProblem(NamedTuple):
+    """What does not work behind an inline sink, such as one of its channels.
+
+    Attributes:
+        state: the state that the sink is in because of it.
+        reason: the error, in one line without secrets.
+    """
+
+    state: SinkState
+    reason: str
+
+
+def worst(*states: SinkState) -> SinkState:
+    """Return the worst of some states."""
+    return max(states, key=_SEVERITY.__getitem__)
+
+
+def worst_problem(parts: Mapping[str, SinkHealth]) -> SinkProblem | None:
+    """Return the problem of the part in the worst state; None if none has one."""
+    fine = {SinkState.OK, SinkState.STANDBY, SinkState.CLOSED}
+    failing = [(name, part) for name, part in parts.items() if part.state not in fine]
+    if not failing:
+        return None
+    name, part = max(failing, key=lambda each: _SEVERITY[each[1].state])
+    return SinkProblem(part.state, f"{name}: {part.last_error}")
 
 
 class SinkReport(NamedTuple):

@@ -18,13 +18,16 @@ from codomyrmex.integrations.delivery.health import (
     INTERRUPTED,
     NOT_OPEN,
     NOT_STARTED,
+    SinkHealth,
+    SinkProblem,
     SinkReport,
     SinkState,
+    worst,
 )
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy, backoff
 from codomyrmex.integrations.delivery.secrets import clean, describe
 from codomyrmex.integrations.delivery.sink import InlineSink
-from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within
+from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within, without_exit
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.errors import MUST_PASS
@@ -145,7 +148,7 @@ class InlineWorker(Worker):
 
     async def _flush(self) -> None:
         try:
-            await self.sink.flush()
+            await without_exit("flush", self.sink.flush)
         except MUST_PASS:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
@@ -188,6 +191,20 @@ class InlineWorker(Worker):
         delivered = self._handled.value() - failed - sum(drops.values())
         drops.pop(_HELD, None)  # counted again when they are emitted or dropped
         return SinkReport(delivered, failed, drops, len(self._held))
+
+    def health(self) -> SinkHealth:
+        health, problem = super().health(), None
+        if health.state is SinkState.CLOSED:
+            return health
+        try:
+            problem = self.sink.problem()
+        except MUST_PASS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above; health must not fail
+            problem = SinkProblem(SinkState.DEGRADED, describe(error))
+        if problem is None:
+            return health
+        return health._replace(state=worst(health.state, problem.state), last_error=problem.reason)
 
     def waiting(self) -> tuple[int, int, float]:
         held = tuple(self._held)

@@ -10,7 +10,7 @@ import re
 import traceback
 from collections.abc import Iterable
 
-from codomyrmex.streaming.errors import MUST_PASS
+from codomyrmex.streaming.diagnostics import message_of
 
 REPLACEMENT = "[redacted]"
 
@@ -227,15 +227,7 @@ def _escaped(character: str) -> str:
 
 def describe(error: BaseException) -> str:
     """Return the class, message and notes of an exception in one line, shortened and without secrets."""
-    try:
-        message = str(error)
-        if notes := getattr(error, "__notes__", None):
-            message = f"{message} ({'; '.join(map(str, notes))})"
-    except MUST_PASS:
-        raise
-    except BaseException as second:  # noqa: BLE001 - a broken exception is described as well
-        message = f"<its message raised {type(second).__name__}>"
-    shown = " ".join(clean(message).splitlines())
+    shown = " ".join(clean(message_of(error, notes=True)).splitlines())
     if len(shown) > _MAX_SHOWN:
         shown = f"{shown[: _MAX_SHOWN - 3]}..."
     name = type(error).__name__

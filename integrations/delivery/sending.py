@@ -16,7 +16,14 @@ from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import Breaker, DeliveryPolicy, Failure, Item, Outcome, backoff
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within, resolve, retrieve_error
+from codomyrmex.integrations.delivery.worker import (
+    GRACE,
+    Worker,
+    done_within,
+    resolve,
+    retrieve_error,
+    without_exit,
+)
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import complete
 
@@ -220,11 +227,8 @@ class SendingWorker(Worker):
         return outcome
 
     async def _send(self, events: tuple[Event, ...]) -> None:
-        try:
-            with self._observers.sending(self.sink, events):
-                await self.sink.send(events)
-        except SystemExit as error:  # one sink must not end the event loop of all
-            raise RetryableError("send() raised SystemExit") from error
+        with self._observers.sending(self.sink, events):
+            await without_exit("send", self.sink.send, events)
 
     def _failed(self, error: BaseException) -> None:
         self._breaker.fail(self._now())

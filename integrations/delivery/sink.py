@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction, isfunction, ismethod
 
 from codomyrmex.integrations.delivery.dead_letters import DeadLetters
+from codomyrmex.integrations.delivery.health import SinkProblem
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.streaming import Clock, Event, FilterFunction, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
@@ -32,6 +33,13 @@ class InlineSink(ABC):
 
     async def close(self) -> None:  # noqa: B027 - optional
         """Release what `open` acquired; called once, also after failures."""
+
+    def problem(self) -> SinkProblem | None:
+        """Return what works only in part behind the sink, such as one of its channels; None if all works.
+
+        The health of the sink shows it. May be called from any thread.
+        """
+        return None
 
     @abstractmethod
     def emit(self, event: Event) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.delivery.errors import DeliveryError
+from codomyrmex.integrations.delivery.errors import DeliveryError, RetryableError
 from codomyrmex.integrations.delivery.health import (
     FILTER_FAILED,
     LOSING_FOR,
@@ -131,7 +131,7 @@ class Worker(ABC):
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                await self.sink.open()
+                await without_exit("open", self.sink.open)
         except TimeoutError:
             if not limit.expired():
                 raise  # the sink's own
@@ -250,7 +250,7 @@ class Worker(ABC):
         if not self.opened:
             return
         self.opened = False
-        closing = self.closing = asyncio.ensure_future(self.sink.close())
+        closing = self.closing = asyncio.ensure_future(without_exit("close", self.sink.close))
         try:
             await asyncio.wait({closing}, timeout=max(limit, GRACE))
             if not closing.done():
@@ -263,6 +263,18 @@ class Worker(ABC):
                 self.warn("sink %s: close() ignores its cancellation and is left running")
             elif not closing.cancelled() and (error := closing.exception()) is not None:
                 self.warn("sink %s: close() failed", error=error)
+
+
+async def without_exit(name: str, method: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Call a method of a sink: `sys.exit` is an error there, as one sink must not end the loop of all.
+
+    Raises:
+        RetryableError: it was called.
+    """
+    try:
+        await method(*args)
+    except SystemExit as error:
+        raise RetryableError(f"{name}() raised SystemExit") from error
 
 
 def retrieve_error(task: asyncio.Future[None]) -> None:

@@ -7,7 +7,9 @@ from itertools import islice
 from typing import Any
 
 from codomyrmex.streaming import Event, EventType
+from codomyrmex.streaming.diagnostics import message_of
 from codomyrmex.streaming.encoding import encode_usual, replace_surrogates, to_builtins, to_json
+from codomyrmex.streaming.errors import ENDS_PROGRAM
 
 Attribute = (
     str | bool | int | float | tuple[str, ...] | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...]
@@ -41,7 +43,9 @@ def attributes_of(event: Event) -> dict[str, Attribute]:
     """
     try:
         return _attributes(event)
-    except Exception:  # noqa: BLE001 - such as a number with thousands of digits
+    except ENDS_PROGRAM:
+        raise
+    except BaseException:  # noqa: BLE001 - such as a number with thousands of digits
         plain = event.to_dict()
         data = event.data if is_exception(event) else plain["data"]
         return _attributes(Event(plain["id"], event.type, data, plain["metadata"]))
@@ -191,10 +195,7 @@ def exception_attributes(error: BaseException) -> dict[str, Attribute]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     attributes: dict[str, Attribute] = {"exception.type": name}
-    try:
-        message = str(error)
-    except Exception as second:  # noqa: BLE001 - a broken exception is reported too
-        message = f"<its message raised {type(second).__name__}>"
+    message = message_of(error)
     if message:
         attributes["exception.message"] = text_of(message)
     try:

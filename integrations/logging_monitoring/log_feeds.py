@@ -21,6 +21,7 @@ from codomyrmex.integrations.logging_monitoring.naming import (
 from codomyrmex.streaming import EventType, Stream, create_event
 from codomyrmex.streaming.counters import Counter
 from codomyrmex.streaming.encoding import to_builtins
+from codomyrmex.streaming.errors import ENDS_PROGRAM
 from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, stems_from_logs
 from codomyrmex.streaming.topics import check_topic
 
@@ -104,7 +105,9 @@ class _LogFeed:
                 **{ORIGIN: LOGS},
             )
             self._stream.publish_nowait(event if timestamp is None else event.replace(timestamp=timestamp))
-        except Exception as error:  # noqa: BLE001 - logging must not fail
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as error:  # noqa: BLE001 - logging must not fail
             self._fail(error)
         else:
             with suppress(Exception):  # as above: it was published, and must not count as failed too
@@ -112,7 +115,7 @@ class _LogFeed:
         finally:
             cause.reset(token)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._failed.tick()
         with suppress(Exception):  # near the recursion limit, even this may be impossible to log
             _log.warning(type(error).__name__, "a log record was not published", error=error)
@@ -159,7 +162,9 @@ class PublishLogs(_LogFeed):
                 if text is not None:
                     fields.setdefault("exception", text)
                 self._publish(level, fields)
-        except Exception as error:  # noqa: BLE001 - logging must not fail
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as error:  # noqa: BLE001 - logging must not fail
             self._fail(error)
         return event_dict
 
@@ -200,7 +205,9 @@ class StreamLogHandler(_LogFeed, logging.Handler):
         """Filter and publish a record, without a lock."""
         try:
             accepted = self.filter(record)
-        except Exception as error:  # noqa: BLE001 - logging must not fail
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as error:  # noqa: BLE001 - logging must not fail
             self._fail(error)
             return False
         if accepted:
@@ -212,7 +219,9 @@ class StreamLogHandler(_LogFeed, logging.Handler):
         try:
             if not self._suppress(record.name, record):
                 self._publish(record.levelno, _fields(record), datetime.fromtimestamp(record.created, UTC))
-        except Exception as error:  # noqa: BLE001 - logging must not fail
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as error:  # noqa: BLE001 - logging must not fail
             self._fail(error)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from codomyrmex.streaming import Event, EventType
+from codomyrmex.streaming.errors import ENDS_PROGRAM
 
 MAX_NAME = 200
 
@@ -41,18 +42,20 @@ def event_name(event: Event) -> str:
     it must not be possible to forge a log line. The length is capped.
     """
     name = event.metadata.get("event")
-    if name is None or name == "":
+    if name is None or (name.__class__ is str and not name):
         name = event.topic or event.type._value_
     return as_name(name)
 
 
 def as_name(value: object) -> str:
     """Return `value` as a name that fits on one line."""
-    if isinstance(value, str) and len(value) <= MAX_NAME and value.isprintable():
+    if type(value) is str and len(value) <= MAX_NAME and value.isprintable():
         return value
     try:
         text = printable(str(value))
-    except Exception:  # noqa: BLE001 - for example, a number with thousands of digits
+    except ENDS_PROGRAM:
+        raise
+    except BaseException:  # noqa: BLE001 - for example, a number with thousands of digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 

@@ -12,6 +12,7 @@ from codomyrmex.integrations.logging_monitoring.redaction_rules import Rules, na
 from codomyrmex.integrations.logging_monitoring.redaction_walk import Walk
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.counters import Counter
+from codomyrmex.streaming.errors import ENDS_PROGRAM
 
 DEFAULT_KEYS: frozenset[str] = frozenset(
     """
@@ -110,7 +111,9 @@ class Redactor:
                 return event
             if type(metadata) is not dict:
                 metadata = self._topic_only(event)
-        except Exception as error:  # noqa: BLE001 - if it was raised, the stream would pass the event on
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as error:  # noqa: BLE001 - if it was raised, the stream would pass the event on
             rules.unexamined.tick()
             name = type(error).__name__  # without the message, which may quote the secret
             _log.warning(name, "an event could not be examined (%s): its whole content was replaced", name)

@@ -20,6 +20,7 @@ from codomyrmex.integrations.delivery.errors import DeliveryError
 FORMATS = ("text", "markdown", "html")
 MAX_RENDERED = 65_536  # characters
 CUT = " [cut]"
+_MAX_DEPTH = 30  # of the syntax tree; the time that Jinja takes grows with its square
 
 # Special anywhere, or only at the start of a line (CommonMark 0.31).
 _MARKDOWN = re.compile(r"[\\`*_\[\]|~]|^[ \t]*(?:[-+=#]|[0-9]+(?=[.)]))", re.MULTILINE)
@@ -77,9 +78,23 @@ def compile_template(source: str, format: str = "text") -> Template:  # noqa: A0
         raise TypeError(f"template: must be a string, got {type(source).__name__}")
     environment = _environment(check_format(format))
     try:
-        return Template(environment.from_string(source))
+        parsed = environment.parse(source, filename="<template>")
+        _check_depth(parsed)
+        return Template(environment.from_string(parsed))
+    except TemplateError:
+        raise
     except Exception as error:  # noqa: BLE001 - mostly TemplateSyntaxError, but also RecursionError
         raise TemplateError(_describe(error), getattr(error, "lineno", None)) from None
+
+
+def _check_depth(parsed: Any) -> None:
+    """Raise an error if a template is nested so deeply that Python would take long to compile it."""
+    level = [parsed]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in node.iter_child_nodes()]
+        if not level:
+            return
+    raise TemplateError(f"must not be nested deeper than {_MAX_DEPTH}", level[0].lineno)
 
 
 def check_format(format: str) -> str:  # noqa: A002 - as above

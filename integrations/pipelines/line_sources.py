@@ -273,7 +273,9 @@ class FileSource(_LineSource):
         tail = self._tail
         assert tail is not None  # noqa: S101 - open was called
         while not self.finishing.is_set():
-            lines = await asyncio.to_thread(tail.lines)
+            lines = await asyncio.to_thread(tail.lines, self.finishing.is_set)
+            if not lines and self.finishing.is_set():
+                return  # perhaps in the middle of a line
             at_end = not lines
             if at_end and self._config.follow:
                 await self.unless_finishing(asyncio.sleep(self._config.interval))
@@ -300,6 +302,10 @@ class FileSource(_LineSource):
         except OSError as error:
             message = "source %s: the position cannot be saved: %s"
             _log.warning(self.name, message, self.name, describe(error))
+
+    def skipped(self) -> dict[str, int]:
+        too_long = 0 if self._tail is None else self._tail.too_long
+        return {**super().skipped(), "lines that are too long": too_long}
 
     async def delivered(self) -> None:
         if self._position is not None and self._tail is not None and self._pushed != self._saved:

@@ -11,44 +11,10 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import BinaryIO
 
-MAX_LINE = 1 << 24  # bytes; a longer line is skipped
+from codomyrmex.integrations.service_mesh.lines import LineSplitter
+
 _CHUNK = 1 << 17
 _READ_AHEAD = 4  # chunks
-
-
-class LineSplitter:
-    """Splits bytes into lines. A line longer than `MAX_LINE` is skipped and takes no memory.
-
-    Attributes:
-        too_long: how many lines were skipped.
-    """
-
-    def __init__(self) -> None:
-        self.too_long = 0
-        self._partial = bytearray()  # grows in place, however small the chunks are
-        self._skipping = False  # the rest of a line that is too long
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that a chunk completes."""
-        lines: list[bytes] = []
-        self._partial += chunk
-        if b"\n" in chunk:
-            *lines, partial = bytes(self._partial).split(b"\n")
-            self._partial = bytearray(partial)
-        if lines and self._skipping:
-            del lines[0]
-            self._skipping = False
-        if len(self._partial) > MAX_LINE and not self._skipping:
-            self.too_long += 1
-            self._skipping = True
-        if self._skipping:
-            self._partial.clear()
-        return lines
-
-    def flush(self) -> list[bytes]:
-        """Return the last line, if it has no end."""
-        partial, self._partial = bytes(self._partial), bytearray()
-        return [partial] if partial else []
 
 
 class StandardInput:

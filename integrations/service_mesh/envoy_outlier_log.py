@@ -89,7 +89,7 @@ class EnvoyOutlierLog(BackgroundFeed):
     def poll(self) -> float:
         """Publish the lines that were written since the last poll."""
         try:
-            while lines := self._tail.lines():
+            while lines := self._tail.lines(self.closing.is_set):
                 for line in lines:
                     self._publish(line)
                 self._tail.save()

@@ -8,15 +8,16 @@ import os
 import re
 import stat
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import msgspec
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.service_mesh.lines import LineSplitter
 
 _CHUNK = 1 << 18
-_MAX_LINE = 1 << 24
 _SAMPLE = 1_024  # bytes of the beginning, and before the position, by which a file is recognized
 _ROTATED = re.compile(r"[-._]\d[\dTZ:._-]*")  # .1 or -20261127, but not .1.gz
 
@@ -41,7 +42,8 @@ class FileTail:
     """Reads the lines that are appended to a file. Not thread-safe.
 
     A file that exists at the start is read from its end, one that is created later from its beginning. A
-    line is returned once its line break is written. A byte-order mark at the beginning is left out.
+    line is returned once its line break is written. A byte-order mark at the beginning is left out, and so is
+    a line of more than 16 MiB.
 
     A file is recognized by its inode and its content, so nothing is lost when it is renamed, truncated or
     replaced, once or several times between two reads or while no one reads it: rotated files beside it
@@ -53,6 +55,9 @@ class FileTail:
         position: a file in which the position is saved, so that nothing is lost in a restart. If it does not
             exist yet, the file is read from its beginning.
         from_start: read an existing file from its beginning.
+
+    Attributes:
+        too_long: how many lines were left out because they are too long.
 
     Raises:
         OSError: the file exists and cannot be read, or is not a regular file.
@@ -68,31 +73,40 @@ class FileTail:
         self._offset = 0  # of the end of the last complete line
         self._checksum = ""
         self._seen = (-1, -1)  # size and time of the last change, when the content was last compared
-        self._partial = b""
+        self._lines = LineSplitter()
+        self._too_long = 0  # in files that were read before
         saved = self._load_position()
         if saved is not None:
             self._resume(saved)
         elif self._open(self._path) and not (from_start or position is not None):
             self._seek(self._status().st_size)
 
+    @property
+    def too_long(self) -> int:
+        return self._too_long + self._lines.too_long
+
     def position(self) -> Position:
         """Return the position after the last line returned: `save` it once that line has been processed."""
         return Position(self._inode, self._offset, self._checksum)
 
-    def lines(self) -> list[bytes]:
-        """Return the lines that were written since the last call, at most a few thousand at once."""
+    def lines(self, stop: Callable[[], bool] = lambda: False) -> list[bytes]:
+        """Return the lines that were written since the last call, at most a few thousand at once.
+
+        Args:
+            stop: returns whether to end early; called while a long line is read.
+        """
         while True:
             if self._file is None and not self._reopen():
                 return []
             if self._was_overwritten():
                 self._resume(self.position())
                 continue
-            if lines := self._read():
+            if (lines := self._read(stop)) or stop():
                 return lines
             if not self._was_rotated():
                 return []
             # The old file has been read completely; its last line may not have been terminated.
-            following, lines = self._next_file(), [self._partial] if self._partial else []
+            following, lines = self._next_file(), self._lines.flush()
             self.close()
             if following != self._path:
                 with contextlib.suppress(OSError):
@@ -102,9 +116,10 @@ class FileTail:
 
     def unterminated_line(self) -> bytes:
         """Return the last line of a file that is no longer written, if it has no line break."""
-        line, self._partial = self._partial, b""
-        self._advance(len(line))
-        return line
+        size = self._lines.pending
+        lines = self._lines.flush()
+        self._advance(size)
+        return lines[0] if lines else b""
 
     def save(self, position: Position | None = None) -> None:
         """Save a position: the lines up to there have been processed.
@@ -122,7 +137,12 @@ class FileTail:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-        self._file, self._partial = None, b""
+        self._file = None
+        self._forget_line()
+
+    def _forget_line(self) -> None:
+        self._too_long = self.too_long
+        self._lines = LineSplitter()
 
     # Opening
 
@@ -153,7 +173,8 @@ class FileTail:
     def _seek(self, offset: int) -> None:
         assert self._file is not None  # noqa: S101 - it was opened
         self._file.seek(offset)
-        self._offset, self._partial, self._seen = offset, b"", (-1, -1)
+        self._offset, self._seen = offset, (-1, -1)
+        self._forget_line()
         self._checksum = self._checksum_at(offset)
 
     def _advance(self, size: int) -> None:
@@ -166,19 +187,16 @@ class FileTail:
 
     # Reading
 
-    def _read(self) -> list[bytes]:
+    def _read(self, stop: Callable[[], bool]) -> list[bytes]:
         assert self._file is not None  # noqa: S101 - it was opened
         lines: list[bytes] = []
         size = 0
-        while not lines and (chunk := self._file.read(_CHUNK)):
-            *lines, self._partial = (self._partial + chunk).split(b"\n")
-            size += sum(map(len, lines)) + len(lines)
-            if len(self._partial) > _MAX_LINE:  # not a line of text
-                size += len(self._partial)
-                lines.append(self._partial)
-                self._partial = b""
-        if lines:
-            if self._offset == 0:
+        while not lines and not stop() and (chunk := self._file.read(_CHUNK)):
+            size += self._lines.pending + len(chunk)
+            lines = self._lines.feed(chunk)
+            size -= self._lines.pending
+        if size:
+            if self._offset == 0 and lines:
                 lines[0] = lines[0].removeprefix(BOM_UTF8)
             self._advance(size)
         return lines
@@ -186,7 +204,7 @@ class FileTail:
     def _was_overwritten(self) -> bool:
         """Return whether the content that was read has disappeared, as after `copytruncate`."""
         status = self._status()
-        if status.st_size < self._offset + len(self._partial):
+        if status.st_size < self._offset + self._lines.pending:
             return True
         change = status.st_size, status.st_mtime_ns
         if change == self._seen:

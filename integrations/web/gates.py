@@ -42,8 +42,9 @@ class SiteGate:
         """Raise an HTTPException if the request is for another host or from a page of another origin."""
         host = request.headers.get("host")
         gated = self._any_host or _GATED in request.scope
-        # Every browser sends the header, so a request without it (HTTP/1.0) is not from a page.
-        if not gated and host is not None and not _names_this(host, self._hosts):
+        # Every browser sends the header, so a request without it (HTTP/1.0) is not from a page. Granian shows
+        # a header that is absent as an empty one.
+        if not gated and host and not _names_this(host, self._hosts):
             name = ascii(_host_name(host))[1:-1][:100]
             raise HTTPException(421, f"this server is not {name}; name the hosts it serves in allowed_hosts")
         if is_cross_origin(request.headers, self.origins, self._hosts):

@@ -130,7 +130,7 @@ def recorded_events(data: bytes) -> None:
     b"{{ ", b" }}", b"{% if ", b" %}", b"{% endif %}", b"{% set ", b"{# ", b" #}", b"event", b".data",
     b".items()", b"|safe", b"|join(',')", b"|tojson", b"|upper", b"~", b"*", b"**", b".__class__", b"[0]",
     b"'a'", b"|format", b"|attr('__class__')", b"{% macro m() %}", b"{% endmacro %}", b"\n", b"-%}",
-    memory=4_000,
+    memory=4_000, seconds=4,
 )  # fmt: skip
 def templates(data: bytes) -> None:
     if b"range" in data or b"for" in data:  # who writes a template may let it run; see SECURITY.md

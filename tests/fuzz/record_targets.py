@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import ssl
 import tempfile
@@ -20,6 +21,7 @@ from codomyrmex.integrations.pipelines.line_sources import LineReader, Lines
 from codomyrmex.integrations.service_mesh import CircuitBoard, CircuitBreakerEvent
 from codomyrmex.integrations.service_mesh.envoy_admin import EnvoyAdmin
 from codomyrmex.integrations.service_mesh.envoy_outlier_log import EnvoyOutlierLog
+from codomyrmex.integrations.service_mesh.lines import LineSplitter
 from codomyrmex.integrations.service_mesh.sse_feed import SSEFeed
 from codomyrmex.integrations.service_mesh.tail import FileTail
 from codomyrmex.streaming import (
@@ -145,6 +147,26 @@ def text_lines(data: bytes) -> None:
     assert _read(data, b"good 7", format="text")[-1].data == {"line": "good 7"}
     last = _read(data, b"good 7", format="text", pattern="(?P<n>[0-9]+)$")[-1]
     assert last.data == {"line": "good 7", "n": "7"}
+
+
+@TARGETS.add(b"\n", b"\n\n", b"\r\n", b"\xff", b"\0", b"x" * 8, b"x" * 9)
+def split_lines(data: bytes) -> None:
+    """The lines are the same however the bytes are cut; the first bytes say how."""
+    sizes, data = data[:4] or b"7", data[4:]
+    for longest in (8, 4_096, len(data) + 4):
+        splitter = LineSplitter(longest)
+        found: list[bytes] = []
+        start, cuts = 0, itertools.cycle(sizes)
+        while start < len(data):
+            size = next(cuts) + 1
+            found += splitter.feed(data[start : start + size])
+            start += size
+        assert splitter.pending == len(data) - data.rfind(b"\n") - 1
+        *whole, last = data.split(b"\n")
+        whole += [last] if last else []
+        assert found + splitter.flush() == [line for line in whole if len(line) <= longest]
+        assert splitter.too_long == sum(len(line) > longest for line in whole)
+        assert splitter.feed(b"good\n") == [b"good"]
 
 
 @TARGETS.add(b"\n", b"\r\n", b"\xff", b"\0")

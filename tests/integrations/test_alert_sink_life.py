@@ -13,8 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alert_channels import INTERVAL, WAIT, Inbox, ends, fires, record_connections, routing, running, until
-from codomyrmex.integrations import PermanentError, attach, attach_blocking
+from alert_channels import (
+    INTERVAL,
+    WAIT,
+    Inbox,
+    ends,
+    fires,
+    instead_of_apprise,
+    record_connections,
+    routing,
+    running,
+    until,
+)
+from codomyrmex.integrations import PermanentError, SinkState, attach, attach_blocking
 from codomyrmex.integrations.notification import AlertSink, StateError, StateFile
 from codomyrmex.streaming import InMemoryStream
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -327,13 +338,63 @@ async def test_a_full_disk_stops_no_notification_and_what_was_not_saved_is_saved
         assert len((await inbox.wait_for(1))[0].split()) == 101
         assert saved(path) == 0
         assert "database or disk is full" in (run.sink.health()["state file"].last_error or "")
+        health = run.attachment.health()["alerts"]
+        assert health.state is SinkState.DEGRADED
+        assert "state file: " in health.last_error
+        assert "database or disk is full" in health.last_error
         database.execute("PRAGMA max_page_count=1000000")
         run.clock.advance(60)
         await run.publish(fires("cpu"))
         assert saved(path) == 101
         assert set(run.sink.health()) == {"ops[0]"}
+        assert run.attachment.health()["alerts"].state is SinkState.OK
     assert "continues without saving its state" in caplog.text
     assert "database or disk is full" in caplog.text
+
+
+@in_time
+async def test_the_attachment_shows_the_worst_channel_and_refused_alerts():
+    config = routing(
+        "ops", "pager", route={"routes": [{"receiver": "pager", "matchers": ["alertname=down"]}]}
+    )
+    config["global"]["max_alerts"] = 2
+    pager = Inbox(OSError("no answer"))
+    async with running(config, {"ops": Inbox(), "pager": pager}) as run:
+        assert run.attachment.health()["alerts"].state is SinkState.OK
+        await run.publish(fires("disk"), fires("down"))
+        run.clock.advance(WAIT)
+        await run.sink.flush()
+        await until(lambda: run.attachment.health()["alerts"].state is SinkState.RETRYING)
+        assert run.attachment.health()["alerts"].last_error == "pager[0]: OSError: no answer"
+        pager.error = None
+        await until(lambda: run.clock.advance(1) or len(pager.received) == 1)
+        await until(lambda: run.attachment.health()["alerts"].state is SinkState.OK)
+        await run.publish(fires("one too many"))
+        health = run.attachment.health()["alerts"]
+        assert (health.state, health.last_error) == (
+            SinkState.DEGRADED,
+            "max_alerts: 1 new alerts were refused",
+        )
+    assert run.attachment.health()["alerts"].state is SinkState.CLOSED
+
+
+@in_time
+async def test_a_template_that_takes_long_shows_in_the_health(monkeypatch):
+    instead_of_apprise(monkeypatch)
+    slow = "{% for i in range(1200) %}{% for j in range(1200) %}{% endfor %}{% endfor %}"  # not for long
+    config = routing({"name": "ops", "apprise_configs": [{"url": "json://127.0.0.1:9", "body": slow}]})
+    async with running(config, {}) as run:
+        await run.publish(fires("disk"))
+        run.clock.advance(WAIT)
+        step = asyncio.create_task(run.sink.flush())
+        await asyncio.sleep(0.01)
+        run.clock.advance(20)
+        health = run.attachment.health()["alerts"]
+        assert health.state is SinkState.DEGRADED
+        assert str(health.last_error).startswith("engine: busy for ")
+        assert str(health.last_error).endswith("s, perhaps with a template; no alert is sent")
+        await step
+        await until(lambda: run.attachment.health()["alerts"].state is SinkState.OK)
 
 
 def saved(path: Path) -> int:

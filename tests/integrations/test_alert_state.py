@@ -247,6 +247,20 @@ def test_damaged_rows_are_errors(path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("row", [("alert", '"a"', None), ("alert", None, "{}"), ("silence", '"a"', None)])
+def test_rows_without_a_value_are_errors(row, path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE state (kind TEXT, key TEXT, value TEXT)")
+        database.execute("INSERT INTO state VALUES (?, ?, ?)", row)
+        database.execute("PRAGMA user_version=1")
+    database.close()
+    file = StateFile(path)
+    with pytest.raises(StateError, match="cannot be read"):
+        file.load()
+        file.silences()
+    file.close()
+
+
 def test_a_forked_child_does_not_keep_the_lock(path):
     program = """
 import os, sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import Any
@@ -253,3 +254,12 @@ def test_without_jinja_the_error_names_the_package():
     )
     assert done.stdout.startswith(MissingExtraError.__name__)
     assert "codomyrmex-streaming[alerts]" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "html"])
+def test_a_template_that_is_nested_deeply_is_refused_at_once(kind):
+    assert compile_template("{{ a" + ".b" * 20 + " }}", kind).render(a={}) == ""
+    began = time.thread_time()
+    with pytest.raises(TemplateError, match=r"^line 2: must not be nested deeper than 30$"):
+        compile_template("\n{{ a" + ".b" * 190 + " }}", kind)
+    assert time.thread_time() - began < 0.5  # without the limit, this one takes more than a second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
 import math
@@ -599,3 +600,19 @@ async def test_a_dead_letter_of_a_processor_contains_no_secret():
         await source.publish(create_event(1))
     assert "ValueError: password=" in received[0].data["reason"]
     assert "hunter2" not in received[0].data["reason"]
+
+
+@in_time
+async def test_a_payload_that_changes_after_publish_changes_for_queued_sinks_unless_it_is_a_copy():
+    """As the guide says: payloads are held by reference."""
+    stream, sent = InMemoryStream(), []
+
+    async def send(events: Sequence[Event]) -> None:
+        sent.extend(event.data["n"] for event in events)
+
+    data = {"n": 1}
+    async with attach(stream, Sink.from_function(send, name="queued"), policy=NOW):
+        stream.publish_nowait(create_event(data))
+        stream.publish_nowait(create_event(copy.deepcopy(data)))
+        data["n"] = 2
+    assert sent == [2, 1]

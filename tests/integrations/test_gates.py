@@ -39,7 +39,8 @@ async def test_the_gates_pass_on_only_http_and_the_lifespan():
     host = {"type": "http", "method": "GET", "headers": [(b"host", b"Ops.Test:80")]}
     await HostGate(app, ["ops.test"])(host, None, None)  # type: ignore[arg-type]
     await HostGate(app, ())({**host, "headers": []}, None, None)  # type: ignore[arg-type]
-    assert seen == ["lifespan", "lifespan", "http", "http"]  # the last one is HTTP/1.0
+    await HostGate(app, ())({**host, "headers": [(b"host", b"")]}, None, None)  # type: ignore[arg-type]
+    assert seen == ["lifespan", "lifespan", "http", "http", "http"]  # the last two are HTTP/1.0
 
 
 @in_time

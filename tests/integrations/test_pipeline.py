@@ -31,13 +31,11 @@ from codomyrmex.integrations.pipelines import (
 from codomyrmex.integrations.pipelines.config import STEPS
 from codomyrmex.integrations.pipelines.line_sources import LineReader, Lines
 from codomyrmex.integrations.pipelines.parts import Context
-from codomyrmex.integrations.pipelines.stdin import LineSplitter
+from codomyrmex.integrations.service_mesh.lines import LineSplitter
 from codomyrmex.integrations.web import event_stream
 from codomyrmex.integrations.web.serve import serving
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from helpers import in_time
-from hypothesis import given
-from hypothesis import strategies as st
 
 SOURCE = "sources: [{type: file, path: in.log, format: json, from_start: true, interval: 10ms}]"
 SINK = "sinks: [{type: jsonl, path: out.jsonl, delivery: {batch_age: 1ms}}]"
@@ -167,23 +165,12 @@ async def test_an_input_that_ends_at_once_is_nothing(folder):
 
 @in_time
 async def test_a_line_of_megabytes_is_an_event_and_one_without_an_end_is_not(folder, monkeypatch):
-    monkeypatch.setattr(stdin, "MAX_LINE", 3_000_000)
+    monkeypatch.setattr(stdin, "LineSplitter", lambda: LineSplitter(3_000_000))
     large = {"text": "x" * 2_000_000}
     data = json.dumps(large).encode() + b"\n" + b"y" * 4_000_000 + b'\n{"a": 1}\n' + b"z" * 4_000_000
     report = await folder.run(f"sources: [{{type: stdin}}]\n{SINK}", data)
     assert folder.data() == [large, {"a": 1}]
     assert report.skipped == {"stdin[0]: lines that are too long": 2}
-
-
-@given(st.lists(st.binary(max_size=12)), st.integers(1, 5))
-def test_lines_are_the_same_however_the_bytes_come(chunks, size):
-    data = b"\n".join(chunks)
-    splitter = LineSplitter()
-    found = [
-        line for start in range(0, len(data), size) for line in splitter.feed(data[start : start + size])
-    ]
-    whole = data.split(b"\n")
-    assert found + splitter.flush() == (whole if whole[-1] else whole[:-1])
 
 
 def test_a_bad_line_does_not_affect_others():

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import textwrap
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -257,6 +258,44 @@ def test_a_reader_that_does_not_read_does_not_prevent_the_end(folder):
         running.process.stdin = None
         running.line_with("events received")
         assert running.process.wait(PATIENCE) == 1
+
+
+@pytest.mark.parametrize(
+    "sink",
+    ["{type: jsonl, path: '-'}", "{type: structlog, output: stdout}", "{type: structlog, output: stderr}"],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_while_nobody_reads_any_of_its_output(folder, sink, number):
+    folder.write(f"sources: [{{type: stdin}}]\nsinks: [{sink}]")
+    with folder.running("--drain", "0.2", stderr=subprocess.STDOUT) as running:
+        running.write(b"1\n" * 5_000)  # more than a pipe holds
+        assert running.process.stdout is not None
+        descriptor = running.process.stdout.fileno()
+        until(lambda: is_full(descriptor))
+        running.send(number)
+        assert running.process.wait(PATIENCE) in {1, 128 + number}
+
+
+def test_messages_that_nobody_has_read_are_counted_in_a_later_one(folder):
+    folder.write("sources: [{type: stdin}]\nsinks: [{type: jsonl, path: out.jsonl}]")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b"x" * 4_096):
+            pass
+    with folder.running(stderr=writing) as running, os.fdopen(reading, "rb") as pipe:
+        running.write(b"nothing\n1\n")  # the first one is not JSON, which is a warning
+        until(folder.data)
+        os.close(writing)
+        pipe.read(40_000)
+        assert running.process.stdin is not None
+        running.process.stdin.close()
+        running.process.stdin = None
+        messages = pipe.read().decode().lstrip("x")
+        assert running.process.wait(PATIENCE) == 0
+    assert re.match(
+        r"\[\d+ bytes of messages were dropped: nobody read them\]\n1 event received", messages
+    ), messages
 
 
 # Signals

@@ -78,7 +78,7 @@ class Server:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
 
-    def exchange(self, *parts: bytes, pause: float = 0.0) -> bytes:
+    def exchange(self, *parts: bytes, pause: float = 0.0, silence: float = 0.3) -> bytes:
         """Send a request in parts and return what comes until the connection ends or is silent."""
         with self.connect() as connection:
             answer = bytearray()
@@ -88,7 +88,7 @@ class Server:
                     time.sleep(pause)
             with suppress(OSError):
                 while True:
-                    connection.settimeout(3 if not answer else 0.3)
+                    connection.settimeout(3 if not answer else silence)
                     data = connection.recv(65_536)
                     if not data:
                         break
@@ -202,24 +202,39 @@ def test_a_body_may_come_in_odd_chunks(server: Server):
     chunks = b"".join(b"1;x=y\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     head = post("Transfer-Encoding: chunked", "Connection: close")
     assert status_of(server.exchange(head + chunks)) == 202
-    one_byte = [bytes([byte]) for byte in chunks]
-    assert status_of(server.exchange(head, *one_byte, pause=0.001)) == 202
+    few_bytes = [chunks[start : start + 5] for start in range(0, len(chunks), 5)]
+    assert status_of(server.exchange(head, *few_bytes, pause=0.001)) == 202
 
 
 def test_pipelined_requests_are_answered_in_their_order(server: Server):
     many = get("/live/api/state") * 20 + get("/live/none", "Connection: close")
-    answer = server.exchange(many)
+    answer = server.exchange(many, silence=3)  # it is closed behind the last one
     statuses = [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"200"] * 20 + [b"404"]
+
+
+@pytest.mark.parametrize("host", [b"", b"Host: 127.0.0.1\r\n"])
+def test_a_request_of_http_1_0_is_answered_without_chunks(server: Server, host: bytes):
+    """HTTP/1.0 knows neither `Host`, which is left out on this machine, nor chunks."""
+    answer = server.exchange(b"GET /live/api/state HTTP/1.0\r\n" + host + b"\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert status_of(answer) == 200
+    assert b"chunked" not in head.lower()
+    assert isinstance(json.loads(body), dict)
+    stream = server.exchange(b"GET /events/ HTTP/1.0\r\n" + host + b"\r\n")
+    assert b"\r\n\r\nid:" in stream or b"\r\n\r\nevent: connect\n" in stream, stream
+    foreign = server.exchange(b"GET /live/api/state HTTP/1.0\r\nHost: evil.example\r\n\r\n")
+    assert status_of(foreign) == 421
 
 
 def test_clients_that_leave_early_leave_nothing_behind(server: Server):
     for request in (post("Content-Length: 100") + b"[", get("/events/"), get("/live/api/state")) * 70:
         with server.connect() as connection:
             connection.sendall(request)
-    time.sleep(0.5)
-    answer = server.exchange(get("/events/"))
-    assert b"event: connect" in answer
+    deadline = time.monotonic() + PATIENCE
+    while b"event: connect" not in server.exchange(get("/events/")):  # until it has noticed all of them
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert server.works()
 
 

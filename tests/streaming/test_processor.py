@@ -824,6 +824,51 @@ async def test_feedback_beyond_the_bound_of_the_backlog_is_dropped_and_counted(l
     assert line.processor.statistics().dropped == 2
 
 
+async def test_a_batch_whose_time_is_over_while_the_backlog_is_full_loses_nothing(line, monkeypatch):
+    monkeypatch.setattr("codomyrmex.streaming.processor._MAX_BACKLOG", 3)
+    release = asyncio.Event()
+
+    async def held(event: Event) -> Event:
+        if event.data == "wait":
+            await release.wait()
+        return event
+
+    await line.start(line.processor.map(held).batch(10, age=1))
+    with collect(line.sink) as events:
+        await publish_each(line.source, [1, 2, 3])
+        for value in ("wait", 4, 5, 6, "dropped"):
+            line.source.publish_nowait(create_event(value))
+        await settle()
+        line.clock.advance(1)
+        stopping = asyncio.create_task(line.processor.stop())  # sends the rest, whatever waits before
+        await settle()
+        release.set()
+        await stopping
+    assert numbers_in(events) == [[1, 2, 3], ["wait", 4, 5, 6]]
+    assert line.processor.statistics().dropped == 1
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_batch_that_waits_for_its_turn_when_the_loop_ends_is_counted_event_by_event():
+    source, clock = InMemoryStream(), FakeClock()
+    processor = StreamProcessor(source, clock=clock)
+
+    async def held(event: Event) -> Event:
+        if event.data == "wait":
+            await asyncio.Event().wait()
+        return event
+
+    async def main() -> None:
+        await processor.map(held).batch(10, age=1).start()
+        for value in (1, 2, 3, "wait", 4):
+            source.publish_nowait(create_event(value))
+        await settle()
+        clock.advance(1)
+
+    asyncio.run(main())
+    assert processor.statistics().dropped == 1 + 3
+
+
 async def test_events_that_arrive_during_another_wait_in_the_order_of_their_arrival(line):
     release = asyncio.Event()
 
@@ -1056,3 +1101,37 @@ async def _process(
         await processor.stop()
     out = sink.get_recent_events(100_000)
     return data_of(out) if size is None else numbers_in(out)
+
+
+@pytest.mark.parametrize("as_coroutine", [False, True])
+@pytest.mark.parametrize("length", [2, 3])
+async def test_an_event_travels_through_a_cycle_of_processors_until_one_drops_it(length, as_coroutine):
+    streams = [InMemoryStream() for _ in range(length)]
+    processors = []
+    for number, stream in enumerate(streams):
+        count = step(plus(1), as_coroutine=as_coroutine)
+        processor = StreamProcessor(stream).filter(lambda event: event.data < 100).map(count)
+        processors.append(processor.sink(streams[(number + 1) % length]))
+        await processor.start()
+    async with asyncio.timeout(DEADLINE):
+        await streams[0].publish(create_event(0))
+        streams[0].publish_nowait(create_event(0))
+        while sum(processor.statistics().filtered for processor in processors) < 2:
+            await asyncio.sleep(0)
+        for processor in processors:
+            await processor.stop()
+    assert sum(processor.statistics().emitted for processor in processors) == 200
+    assert sum(processor.statistics().errors for processor in processors) == 0
+
+
+async def test_a_cycle_without_an_end_keeps_neither_the_loop_nor_the_processors_from_ending():
+    streams = [InMemoryStream(0), InMemoryStream(0)]
+    processors = [StreamProcessor(streams[0]).sink(streams[1]), StreamProcessor(streams[1]).sink(streams[0])]
+    for processor in processors:
+        await processor.start()
+    async with asyncio.timeout(DEADLINE):
+        streams[0].publish_nowait(create_event(0))
+        while processors[0].statistics().emitted < 1_000:
+            await asyncio.sleep(0)
+        for processor in processors:
+            await processor.stop()

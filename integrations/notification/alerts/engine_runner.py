@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
@@ -24,7 +26,7 @@ from codomyrmex.integrations.notification.alerts.notification import Notificatio
 from codomyrmex.integrations.notification.alerts.planner import Suppressed
 from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
 from codomyrmex.integrations.notification.channels import ChannelConfig
-from codomyrmex.integrations.notification.daemon_calls import DaemonCalls
+from codomyrmex.integrations.notification.daemon_calls import DaemonCalls, NoThreadError
 from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import TemplateError
 from codomyrmex.streaming import Clock, Event, EventType, create_event
@@ -35,6 +37,7 @@ T = TypeVar("T")
 _log = Diagnostics(__name__)
 
 _MIN_JUMP = 1.0  # seconds by which the clock differs from the time elapsed, once it was set
+_HANGS = 10.0  # seconds of a call after which the health shows it
 _MAX_ERRORS = 100  # groups that may fail in a step
 _FIRST_SAVE_RETRY, _LAST_SAVE_RETRY = 1.0, 60.0  # seconds
 
@@ -88,6 +91,7 @@ class EngineRunner:
         self.state_error: str | None = None
         self._save_retry = _FIRST_SAVE_RETRY
         self._save_at = 0.0  # monotonic
+        self._busy_since = math.inf  # monotonic
         self._offset = clock.time() - clock.monotonic()
         self._file: StateFile | None = None
         self._engine: AlertEngine
@@ -98,7 +102,11 @@ class EngineRunner:
 
         async def run() -> T:
             async with self._lock:
-                return await self._calls.run(function, *args)
+                self._busy_since = self._clock.monotonic()
+                try:
+                    return await self._calls.run(function, *args)
+                finally:
+                    self._busy_since = math.inf
 
         return await shielded(run())
 
@@ -121,8 +129,9 @@ class EngineRunner:
             try:
                 self._engine = AlertEngine(self._config, state)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                message = f"the state file {path} is damaged, {reason}; move it away to start without it"
+                message = (
+                    f"the state file {path} is damaged, {describe(error)}; move it away to start without it"
+                )
                 raise StateError(message) from error
         except BaseException:
             file.close()
@@ -135,10 +144,26 @@ class EngineRunner:
         """The number of alerts refused because `max_alerts` were active."""
         return self._engine.refused
 
+    def health(self) -> dict[str, SinkHealth]:
+        """Return the health of the engine, the state file and the limit of alerts if something is wrong."""
+        busy = self._clock.monotonic() - self._busy_since
+        hangs = (
+            f"busy for {Duration(busy)}, perhaps with a template; no alert is sent" if busy > _HANGS else None
+        )
+        refused = f"{self.refused} new alerts were refused" if self.refused else None
+        problems = {"engine": hangs, "state file": self.state_error, "max_alerts": refused}
+        return {
+            part: SinkHealth(SinkState.DEGRADED, 0, 0, 0, 0, {}, 0, problem, None, 0.0, 0)
+            for part, problem in problems.items()
+            if problem is not None
+        }
+
     async def close(self) -> None:
         """Save the state, close the state file, and end the thread."""
         try:
             await self._close_file()
+        except NoThreadError as error:
+            _log.warning("close", "sink %s could not save its state at the end: %s", self._name, error)
         finally:
             self._calls.close()
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import DroppedError
-from codomyrmex.integrations.delivery.health import CLOSED, QUEUE_FULL, SinkHealth, SinkState
+from codomyrmex.integrations.delivery.health import CLOSED, QUEUE_FULL, SinkHealth, SinkProblem, worst_problem
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
@@ -370,16 +370,16 @@ class AlertSink(InlineSink):
     def health(self) -> Mapping[str, SinkHealth]:
         """Return the health of each channel; empty while the sink is not open.
 
-        While the state cannot be saved, there is an entry `state file` too, with the error.
+        `state file` is there too while the state cannot be saved, `max_alerts` after alerts were refused, and
+        `engine` while a call takes long.
         """
         if self._task is None:
             return {}
-        health = dict(self._dispatcher.health())
-        if self._runner.state_error is not None:
-            health["state file"] = SinkHealth(
-                SinkState.RETRYING, 0, 0, 0, 0, {}, 0, self._runner.state_error, None, 0.0, 0
-            )
-        return health
+        return {**self._dispatcher.health(), **self._runner.health()}
+
+    def problem(self) -> SinkProblem | None:
+        """Return what is worst in `health`."""
+        return worst_problem(self.health())
 
     def statistics(self) -> AlertStatistics:
         """Return the counts since the sink was opened; it must be open."""

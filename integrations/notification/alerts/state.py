@@ -212,7 +212,7 @@ class StateFile:
         with self._errors("cannot be read"):
             rows = self._database.execute("SELECT value FROM state WHERE kind = 'silence'").fetchall()
             silences = [Silence.from_dict(json.loads(value)) for (value,) in rows]
-        return sorted(silences, key=lambda silence: -silence.ends_at)
+            return sorted(silences, key=lambda silence: -silence.ends_at)
 
     def add_silence(self, silence: Silence) -> None:
         """Add a silence; a running sink with this state applies it within seconds."""
@@ -257,7 +257,7 @@ class StateFile:
     def _errors(self, problem: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError, RecursionError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StateError(f"the state file {self.path} {problem}: {reason}") from None
 
