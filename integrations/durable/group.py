@@ -134,7 +134,7 @@ class Group:
         self.name = name
         self.definition = definition
         self.held: dict[int, Held] = {}
-        self.busy: int | None = None  # the shard whose events are being sent, which is not released
+        self.leaving: set[int] = set()  # the shards to be released once their places are saved
         self.seeks: dict[int, int] = {}  # the positions to continue from, by shard
         self._store = store
         self._names = Names(stream, name)
@@ -189,6 +189,14 @@ class Group:
             return False
         return True
 
+    async def release(self, shard: int) -> None:
+        """Release a shard that is leaving, once its place is saved."""
+        self.leaving.discard(shard)
+        held = self.held.get(shard)
+        if held is not None:
+            self._lose(shard)
+            await self._store.release(held.lease)
+
     async def append_letters(self, log: str, batch: Batch) -> None:
         """Append dead letters to a log."""
         await self._store.create_log(log)
@@ -219,11 +227,10 @@ class Group:
         await self._apply_seek()
         members = len(await store.leases(names.members)) or 1
         share = -(-self.definition.shards // members)
-        for shard in tuple(self.held):
-            if len(self.held) > share and shard != self.busy:
-                lease = self.held[shard].lease
-                self._lose(shard)
-                await store.release(lease)
+        surplus = len(self.held) - len(self.leaving) - share
+        if surplus > 0:
+            self.leaving.update([shard for shard in self.held if shard not in self.leaving][-surplus:])
+            self._on_change()
         # Processes begin with different shards, so that they seldom want the same one.
         start = zlib.crc32(self._owner.encode()) % self.definition.shards
         for number in range(self.definition.shards):
@@ -265,6 +272,7 @@ class Group:
                 self._lose(shard)
 
     def _lose(self, shard: int) -> None:
+        self.leaving.discard(shard)
         if self.held.pop(shard, None) is not None:
             self._on_change()
 

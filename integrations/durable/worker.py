@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from time import time
 
@@ -83,8 +84,7 @@ class GroupWorker(SendingWorker):
         return max(0, lag - in_flight), in_flight, 0.0 if oldest is None else max(0.0, time() - oldest)
 
     def report(self) -> SinkReport:
-        queued, in_flight, _ = self.waiting()
-        left = queued + in_flight if self._task is not None else self._left
+        left = self._left if self._task is None else sum(self.waiting()[:2])
         return SinkReport(self._delivered, self._dead, self.drops(), 0, self._retried, left)
 
     def visible_state(self) -> SinkState:
@@ -168,7 +168,7 @@ class GroupWorker(SendingWorker):
 
     async def _close(self) -> None:
         if self._task is not None:
-            await self._finish_saving()
+            await self._finish_saving(*self._shards.values())
             self._left = self.report().left
         self._task = None
         self._in_flight = []
@@ -176,8 +176,8 @@ class GroupWorker(SendingWorker):
         await self.close_sink(GRACE if self._deadline is None else self._deadline - self._now())
         self._set_state(SinkState.CLOSED)
 
-    async def _finish_saving(self) -> None:
-        for shard in tuple(self._shards.values()):
+    async def _finish_saving(self, *shards: ShardReader) -> None:
+        for shard in shards:
             await self._save(shard)
         if self._saving is not None:
             await asyncio.wait({self._saving}, timeout=GRACE)
@@ -247,12 +247,22 @@ class GroupWorker(SendingWorker):
         self._update_shards()
         due_in = math.inf
         for shard in tuple(self._shards.values()):
+            if self._group is not None and shard.number in self._group.leaving:
+                await self._leave(self._group, shard)
+                continue
             await self._collect(shard)
             seconds = self._due_in(shard)
             if shard.batch and seconds <= 0 and not await self._send_batch(shard):
                 return None
             due_in = min(due_in, seconds)
         return due_in
+
+    async def _leave(self, group: Group, shard: ShardReader) -> None:
+        """Let another process read a shard, from the place that is saved first."""
+        del self._shards[shard.number]
+        await self._finish_saving(shard)
+        with suppress(StoreError):  # then it expires
+            await self._stream.call(group.release(shard.number))
 
     def _update_shards(self) -> None:
         """Begin with the shards that were acquired, and forget those that were lost."""
@@ -276,9 +286,8 @@ class GroupWorker(SendingWorker):
             self._set_state(self.state)
 
     def _is_drained(self) -> bool:
-        return self._deadline is not None and all(
-            not shard.batch and shard.scanned >= self._end for shard in self._shards.values()
-        )
+        shards = self._shards.values()
+        return self._deadline is not None and all(not s.batch and s.scanned >= self._end for s in shards)
 
     async def _collect(self, shard: ShardReader) -> None:
         """Read entries of a shard until there is a full batch, or no more."""
@@ -325,21 +334,14 @@ class GroupWorker(SendingWorker):
         pause = max(requested, self._breaker.wait(now))
         if pause > 0 and not await self._pause(pause, requested=requested > 0):
             return False
-        self._in_flight, shard.batch = shard.batch, []
-        self._current, self._lease_lost = shard, False
-        if self._group is not None:
-            self._group.busy = shard.number
-        from_logs = any(stems_from_logs(origin_of(event)) for event, _ in self._in_flight)
-        cause.set(LOGS if from_logs else None)
+        self._in_flight, shard.batch, self._current, self._lease_lost = shard.batch, [], shard, False
+        cause.set(LOGS if any(stems_from_logs(origin_of(event)) for event, _ in self._in_flight) else None)
         try:
             await self._deliver()
         except Exception as error:  # noqa: BLE001 - an internal error must not end the delivery
             self.warn("sink %s: internal error, a batch was given up", error=error)
             self._count_dead(len(self._in_flight))
             self._in_flight = []
-        finally:
-            if self._group is not None:
-                self._group.busy = None
         if self._lease_lost:  # another process delivers the events
             self._in_flight = []
             self._letters.clear()
@@ -354,11 +356,11 @@ class GroupWorker(SendingWorker):
         return True
 
     async def _attempt(self) -> Outcome:
-        shard = self._current
-        if shard is None or self._group is None or not self._group.is_held(shard.number):
-            self._lease_lost = True
-            return Outcome([], [], None)
-        return await super()._attempt()
+        shard, group = self._current, self._group
+        if shard is not None and group is not None and group.is_held(shard.number):
+            return await super()._attempt()
+        self._lease_lost = True
+        return Outcome([], [], None)
 
     def _give_up(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
         super()._give_up(failures, attempts, first_attempt)

@@ -52,10 +52,14 @@ def need(found: object, what: str) -> None:
         pytest.skip(f"{what} is not installed here")
 
 
+# Of the system: Hypothesis seeds the usual generator, and processes with the same seed take the same ports.
+_random = random.SystemRandom()
+
+
 def free_port() -> int:
     """Find a port that outgoing connections do not get, so that it stays free while its server is down."""
     while True:
-        port = random.randrange(12_000, 32_000)
+        port = _random.randrange(12_000, 32_000)
         with socket.socket() as tried, suppress(OSError):
             tried.bind(("127.0.0.1", port))
             return port
