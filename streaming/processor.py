@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import ContextVar, copy_context
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, signature
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
@@ -61,13 +61,21 @@ class StreamProcessor:
 
     Args:
         source: the stream to subscribe to.
+        group: on a durable stream, the name of a group: then each event is processed in one process only. It
+            is done when the steps are, except for a batch, whose events are done when they are in it.
         clock: measures the age of batches.
+
+    Raises:
+        TypeError: `source` is not a stream, or has no groups although one was named.
     """
 
-    def __init__(self, source: Stream, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, source: Stream, *, group: str | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         if not isinstance(source, Stream):
             raise TypeError(f"source: must be a Stream, got {shorten(source)}")
+        if group is not None and "group" not in signature(source.subscribe).parameters:
+            raise TypeError(f"group: needs a durable stream, got {shorten(source)}")
         self._source = source
+        self._group = group
         self._clock = clock
         self._chain = chain.Chain()
         self._flushes: list[Callable[[], Coroutine[Any, Any, None] | None]] = []
@@ -147,11 +155,16 @@ class StreamProcessor:
         Raises:
             RuntimeError: the processor is running.
             StreamClosedError: the source is closed.
+            Exception: raised by a durable stream, such as that its store is not available.
         """
         self._require_stopped()
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._subscription = self._source.subscribe_nowait(self._handle)
+        if self._group is None:
+            self._subscription = self._source.subscribe_nowait(self._handle)
+        else:
+            subscribe: Any = self._source.subscribe
+            self._subscription = await subscribe(self._handle, group=self._group)
         return self._subscription
 
     async def stop(self) -> None:

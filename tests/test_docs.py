@@ -92,7 +92,8 @@ def test_the_files_of_the_guides_are_valid(tmp_path):
     }
     alerts, pipeline = tmp_path / "alerts.yaml", tmp_path / "pipeline.yaml"
     alerts.write_text("".join(blocks["alerts"]), encoding="utf-8")
-    pipeline.write_text("".join(blocks["pipelines"]), encoding="utf-8")
     results = run_tests(load_alert_config(alerts))
     assert [result.passed for result in results] == [True]
-    load_pipeline_config(pipeline)
+    for block in blocks["pipelines"]:
+        pipeline.write_text(block, encoding="utf-8")
+        load_pipeline_config(pipeline)

@@ -93,6 +93,41 @@ silence = typer.Typer(
     ),
     help="Mute alerts for some time. An alert sink that uses the same state file follows within seconds.",
 )
+
+
+class _StoreGroup(_LazyGroup):
+    """The commands for a store, whose URL comes before them."""
+
+    lazy: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "info": ("store:info", "Show the streams of a store."),
+        "tail": ("store_tail:tail", "Show the newest events, or those after a cursor."),
+        "groups": ("store:groups", "Show who reads a stream, and how far behind."),
+        "dead": ("store:dead", "Show the events that were given up, and why."),
+        "verify": ("store:verify", "Read everything, and report what is missing or damaged."),
+        "replay": ("store_changes:replay", "Deliver dead letters again."),
+        "drop": ("store_changes:drop", "Forget dead letters."),
+        "seek": ("store_changes:seek", "Let a group continue from another place."),
+        "delete": ("store_changes:delete", "Delete a group that is not needed any more."),
+        "trim": ("store_changes:trim", "Remove old events."),
+        "copy": ("store_changes:copy", "Copy a stream to another store."),
+    }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and ("://" in args[0] or args[0].startswith("$")):
+            ctx.obj = args[0]
+            args = args[1:]
+        remaining: list[str] = super().parse_args(ctx, args)
+        return remaining
+
+
+store = typer.Typer(
+    cls=_StoreGroup,
+    subcommand_metavar="[URL] COMMAND [ARGS]...",
+    help="Look into the store of a durable stream, and manage it. The URL is that of the store, such as "
+    "sqlite:///events.db; ${NAME} in it is an environment variable. By default it is that of "
+    f"CODOMYRMEX_STORE, so that no password appears in a list of processes. {EXIT_CODES}",
+)
+app.add_typer(store, name="store", no_args_is_help=True)
 app.add_typer(alerts, name="alerts", no_args_is_help=True)
 alerts.add_typer(silence, name="silence", no_args_is_help=True)
 

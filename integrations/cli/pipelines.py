@@ -36,6 +36,7 @@ from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import SinkReport
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.durable.store import StoreError
 from codomyrmex.integrations.pipelines.config import PipelineConfig, load_pipeline_config
 from codomyrmex.integrations.pipelines.pipeline import Pipeline
 from codomyrmex.integrations.pipelines.report import PipelineReport
@@ -115,17 +116,30 @@ def _show(report: PipelineReport, loaded: PipelineConfig, *, ok: bool, as_json: 
 @contextmanager
 def _tuned_process() -> Iterator[None]:
     """Collect garbage rarely, and do not log the losses that the report shows."""
-    logger = logging.getLogger("codomyrmex.integrations.delivery.attachment")
     thresholds = gc.get_threshold()
-    logger.addFilter(_is_not_in_the_report)
     gc.freeze()  # imported modules live until the end
     gc.set_threshold(50_000, 20, 50)  # many events are created, and none are in reference cycles
     try:
-        yield
+        with _without_log("delivery.attachment", "events were not delivered"):
+            yield
     finally:
-        logger.removeFilter(_is_not_in_the_report)
         gc.set_threshold(*thresholds)
         gc.unfreeze()
+
+
+@contextmanager
+def _without_log(module: str, beginning: str) -> Iterator[None]:
+    """Do not log the messages of a module that begin with a text, as the command shows them itself."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(beginning)
+
+    logger = logging.getLogger(f"codomyrmex.integrations.{module}")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 class _Run:
@@ -144,7 +158,9 @@ class _Run:
     async def run(self) -> PipelineReport:
         _on_signal("SIGHUP", self._reload.set)
         pipeline = self._pipeline
-        if not await self._unless_interrupted(pipeline.start()):
+        with _without_log("durable.runtime", "the store is not available"):  # that is why the start fails
+            started = await self._unless_interrupted(pipeline.start())
+        if not started:
             return pipeline.report()
         for name, url in pipeline.urls().items():
             print_message(f"{name}: {url}")
@@ -225,11 +241,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return reason if error.filename is None else f"{error.filename}: {reason}"
-    return str(error) if isinstance(error, (MissingExtraError, DeliveryError)) else describe(error)
-
-
-def _is_not_in_the_report(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("events were not delivered")
+    said = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
+    return str(error) if said else describe(error)
 
 
 # Progress
@@ -252,14 +265,17 @@ async def _show_progress(pipeline: Pipeline) -> None:
 
 def _progress(pipeline: Pipeline, rate: float) -> Iterator[str]:
     yield f"{plural(pipeline.received, 'event')}, {rate:,.0f} per second"
-    sinks = pipeline.health().sinks
+    health = pipeline.health()
+    if health.spool is not None and not health.spool.available:
+        yield f"[red]the store has not been available for {health.spool.unavailable_for:.0f} s[/red]"
+    sinks = health.sinks
     queued = sum(sink.queued + sink.in_flight for sink in sinks.values())
     if queued:
         yield f"{queued:,} queued"
     dropped = sum(sum(sink.dropped.values()) + sink.dead for sink in sinks.values())
     if dropped:
         yield f"[red]{dropped:,} dropped[/red]"
-    failing = [name for name, sink in sinks.items() if sink.state not in {"ok", "closed"}]
+    failing = [name for name, sink in sinks.items() if sink.state not in {"ok", "closed", "standby"}]
     if failing:
         yield f"[yellow]failing: {escape(', '.join(failing))}[/yellow]"
 
@@ -280,7 +296,8 @@ def _print_report(report: PipelineReport) -> None:
     for name, count in report.filtered.items():
         print_message(f"  {name}: {count:,} filtered out")
     for name, count in report.failed.items():
-        print_message(f"  {name}: {count:,} lost because the step failed", "red")
+        reason = "the store refuses them" if name == "spool" else "the step failed"
+        print_message(f"  {name}: {count:,} lost because {reason}", "red")
     if report.added:
         print_message(f"  {report.added:,} added by steps that returned several events for one")
     if report.lost:
@@ -302,5 +319,7 @@ def _outcomes(sink: SinkReport, not_exported: int) -> Iterator[str]:
             yield f"{count:,} dropped ({reason.replace('_', ' ')})"
     if sink.lost:
         yield f"{sink.lost:,} lost because the drain timeout expired"
+    if sink.left:
+        yield f"{sink.left:,} left in the spool, to be delivered later"
     if not_exported:
         yield f"{not_exported:,} of them not accepted by the collector"

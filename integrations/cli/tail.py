@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -11,6 +10,7 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
+from codomyrmex.integrations.cli.events import line_writer, write_json
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -22,13 +22,9 @@ from codomyrmex.integrations.cli.output import (
 from codomyrmex.integrations.configuration.matchers import MatcherError
 from codomyrmex.integrations.pipelines.fields import Condition, ConditionLine, condition
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
-from codomyrmex.streaming import Event, EventType, TopicError
-from codomyrmex.streaming.encoding import to_json
+from codomyrmex.streaming import EventType, TopicError
 from codomyrmex.streaming.topics import EVERYTHING, check_pattern
-from rich.console import Console
-from rich.text import Text
 
-_STYLES = {EventType.ERROR: "bold red", EventType.HEARTBEAT: "dim"}
 _REASONS = {  # by the type of the exception, because its message may contain the URL
     "ConnectError": "the server cannot be reached; check the address and that it is running",
     "ConnectTimeout": "the server does not respond",
@@ -37,7 +33,6 @@ _REASONS = {  # by the type of the exception, because its message may contain th
     "ReadError": "the connection was interrupted",
     "RemoteProtocolError": "the connection was interrupted",
 }
-_MAX_PAYLOAD = 4_000  # characters; no terminal shows more in one line
 
 
 def tail(
@@ -76,7 +71,7 @@ def tail(
     """
     matches = condition(EVERYTHING, _read_conditions(where or []))
     source = _source(url, topic, token, since)
-    write = _write_json if as_json else _line_writer(stdout())
+    write = write_json if as_json else line_writer(stdout())
 
     async def follow() -> None:
         shown = 0
@@ -167,33 +162,3 @@ class _Connection:
             )
             message = f"events may be missing: the server no longer has event {last}; {next_events}"
             print_message(message, "yellow")
-
-
-def _write_json(event: Event) -> None:
-    sys.stdout.write(f"{to_json(event.to_dict())}\n")
-    sys.stdout.flush()
-
-
-def _line_writer(console: Console) -> Callable[[Event], None]:
-    """Return a function that prints an event as a line, cut to the width of a terminal."""
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
-
-    def write(event: Event) -> None:
-        payload = event.data if isinstance(event.data, str) else to_json(event.data)
-        if width is not None:
-            payload = payload[:_MAX_PAYLOAD]
-        line = Text.assemble(
-            (f"{event.timestamp.astimezone():%H:%M:%S}.{event.timestamp.microsecond // 1000:03d} ", "dim"),
-            (f"{event.type.value:<9} ", _STYLES.get(event.type, "green")),
-            (f"{printable(event.topic or str(event.metadata.get('event', '-')))}  ", "cyan"),
-            printable(payload),
-        )
-        if width is not None:
-            line.truncate(width, overflow="ellipsis")
-        # Written by us, because the console would handle a broken pipe itself.
-        with console.capture() as captured:
-            console.print(line, soft_wrap=True)
-        sys.stdout.write(captured.get())
-        sys.stdout.flush()
-
-    return write

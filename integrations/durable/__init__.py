@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         StoreConfigError,
         StoreError,
         StoreUnavailableError,
+        UnconfirmedError,
     )
     from codomyrmex.integrations.durable.stream import DurableStream
 
@@ -47,6 +48,7 @@ __all__ = [
     "StreamAdmin",
     "StreamBounds",
     "StreamHealth",
+    "UnconfirmedError",
     "open_store",
 ]
 
@@ -73,6 +75,7 @@ __getattr__ = lazy_exports(
         "StreamAdmin": "admin",
         "StreamBounds": "admin",
         "StreamHealth": "health",
+        "UnconfirmedError": "store",
         "open_store": "opening",
     },
 )

@@ -27,7 +27,15 @@ from codomyrmex.integrations.durable.group import (
     SavedGroup,
     load_groups,
 )
-from codomyrmex.integrations.durable.store import Batch, Bounds, Lease, Store, Stored, StoreError
+from codomyrmex.integrations.durable.store import (
+    Batch,
+    Bounds,
+    Lease,
+    Retention,
+    Store,
+    Stored,
+    StoreError,
+)
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Item
 from codomyrmex.streaming.errors import shorten
 from uuid_utils import uuid7
@@ -162,7 +170,7 @@ class StreamAdmin:
             )
         return infos
 
-    async def _group(self, name: str) -> SavedGroup:
+    async def saved_group(self, name: str) -> SavedGroup:
         groups = await self.saved_groups()
         for group in groups:
             if group.name == name:
@@ -181,17 +189,18 @@ class StreamAdmin:
             GroupError: there is no such group.
             CursorError: as for `resolve`.
         """
-        group = await self._group(name)
+        group = await self.saved_group(name)
         position = await self.resolve(after)
         place = msgspec.json.encode(Place((await self._bounds()).epoch, position))
         names = Names(self.name, name)
         for shard in range(group.definition.shards):
             lease = await self.store.acquire(f"{names.shards}{shard}", owner, _LEASE)
             if lease is not None:
-                await self.store.save(lease, {f"{names.places}{shard}": place})
+                changes = {f"{names.places}{shard}": place, f"{names.seek}/{shard}": None}
+                await self.store.save(lease, changes)
                 await self.store.release(lease)
             else:
-                await self._save(names.admin, owner, {f"{names.seek}/{shard}": place})
+                await self.save(names.admin, owner, {f"{names.seek}/{shard}": place})
 
     async def delete_group(self, name: str, owner: str) -> None:
         """Delete a group.
@@ -199,14 +208,19 @@ class StreamAdmin:
         Raises:
             GroupError: there is no such group, or a process reads it.
         """
-        await self._group(name)
+        await self.saved_group(name)
         names = Names(self.name, name)
         holders = [lease.owner.partition("#")[0] for lease in await self.store.leases(names.members)]
         if holders:
             raise GroupError(f"group {name!r}: it is in use by {', '.join(holders)}; stop that process first")
-        await self._save(names.admin, owner, dict.fromkeys(await self.store.load(f"{names.prefix}/")))
+        await self.save(names.admin, owner, dict.fromkeys(await self.store.load(f"{names.prefix}/")))
 
-    async def _save(self, lease_name: str, owner: str, values: dict[str, bytes | None]) -> None:
+    async def save(self, lease_name: str, owner: str, values: dict[str, bytes | None]) -> None:
+        """Save values under a lease that is held for no longer than that.
+
+        Raises:
+            StoreError: another process holds the lease.
+        """
         lease = await self._acquire(lease_name, owner)
         try:
             await self.store.save(lease, values)
@@ -262,13 +276,13 @@ class StreamAdmin:
         return len(letters)
 
     async def _unhandled(self, group: str) -> list[StoredLetter]:
-        await self._group(group)
+        await self.saved_group(group)
         return await self.letters(group)
 
     async def _handled(self, group: str, letters: list[StoredLetter], owner: str) -> None:
         if letters:
             names = Names(self.name, group)
-            await self._save(names.admin, owner, {names.dead: str(letters[-1].position).encode()})
+            await self.save(names.admin, owner, {names.dead: str(letters[-1].position).encode()})
 
     # Everything
 
@@ -282,6 +296,17 @@ class StreamAdmin:
             for stored in entries:
                 yield stored
             after = entries[-1].position
+
+    async def trim(self, retention: Retention, *, unread: bool) -> int:
+        """Remove events beyond a retention, and return their number.
+
+        Args:
+            retention: what is kept.
+            unread: whether events that a group has not read may be removed as well.
+        """
+        bounds = await self._bounds()
+        positions = [] if unread else [group.position(bounds.epoch) for group in await self.saved_groups()]
+        return await self.store.trim(self.name, retention, min([*positions, bounds.last]))
 
     async def verify(self) -> list[str]:
         """Read the whole stream, and return a sentence for each problem."""
@@ -315,4 +340,4 @@ class StreamAdmin:
             for shard, place in enumerate(group.places):
                 if place.epoch != epoch:
                     moved = msgspec.json.encode(Place(epoch, min(place.position, position)))
-                    await self._save(names.admin, owner, {f"{names.places}{shard}": moved})
+                    await self.save(names.admin, owner, {f"{names.places}{shard}": moved})

@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from uuid import uuid4
 
-from codomyrmex.integrations.durable.store import Batch, Store, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.store import (
+    Batch,
+    Store,
+    StoreError,
+    StoreUnavailableError,
+    UnconfirmedError,
+)
 from codomyrmex.streaming.clock import Clock
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -234,7 +240,7 @@ class Appender:
         for _, future, since in self._in_flight:
             if future is not None and since <= limit and not future.done():
                 self.unconfirmed += 1
-                _fail(future, StoreUnavailableError(f"{message}; it may be stored later"))
+                _fail(future, UnconfirmedError(f"{message}; it may be stored later"))
         kept: list[_Pending] = []  # entries of `put_nowait`, which do not expire
         while self._buffer and (self._buffer[0][1] is None or self._buffer[0][2] <= limit):
             pending = self._buffer.popleft()

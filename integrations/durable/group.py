@@ -311,7 +311,7 @@ class Group:
             if lease is None:
                 await asyncio.sleep(0.05)
                 continue
-            value = msgspec.json.encode(_Saved(self.definition, place.epoch, place.position))
+            value = encode_definition(self.definition, place.epoch, place.position)
             try:
                 if not await self._store.load(names.definition):
                     await self._store.save(lease, {names.definition: value})
@@ -360,6 +360,11 @@ class SavedGroup(NamedTuple):
     def position(self, epoch: str) -> int:
         """Return the lowest position of all shards; 0 if the log has another epoch."""
         return min(place.position if place.epoch == epoch else 0 for place in self.places)
+
+
+def encode_definition(definition: Definition, epoch: str, position: int) -> bytes:
+    """Return the value that makes a group which begins at a position."""
+    return msgspec.json.encode(_Saved(definition, epoch, position))
 
 
 async def load_groups(store: Store, stream: str) -> list[SavedGroup]:

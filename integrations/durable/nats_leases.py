@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from codomyrmex.integrations.durable.nats_link import (
     CHANGED,
     HEADROOM,
+    NO_STREAM,
     ApiError,
     Found,
     Link,
@@ -104,6 +105,8 @@ class NatsLeases(Store):
                 f"{self.url}: JetStream is not enabled; start nats-server with -js"
             ) from None
         try:
+            if self.must_exist:
+                await link.call(f"STREAM.INFO.{self._state}")
             info = await link.create(
                 self._state,
                 subjects=[f"{self._prefix}.{kind}.>" for kind in ("lease", "value", "producer")],
@@ -112,7 +115,8 @@ class NatsLeases(Store):
                 metadata=SCHEMA,
             )
         except ApiError as error:
-            raise StoreConfigError(str(error)) from None
+            problem = f"{self.url}: there is no store; check ?prefix=" if error.code == NO_STREAM else error
+            raise StoreConfigError(str(problem)) from None
         metadata = info["config"].get("metadata", {})
         if int(metadata.get("compatible_since", 0)) > _VERSION:
             raise StoreConfigError(

@@ -15,7 +15,7 @@ STORES = {
 """The module and the class of each kind of store, by the scheme of its URL."""
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, must_exist: bool = False) -> Store:
     """Return the store that a URL names; it connects when it is first used.
 
     | URL | store |
@@ -27,6 +27,7 @@ def open_store(url: str) -> Store:
 
     Args:
         url: the URL, without references to environment variables.
+        must_exist: whether opening it raises a `StoreConfigError` where there is no store yet.
 
     Raises:
         StoreConfigError: the URL is malformed, or its scheme is unknown.
@@ -39,4 +40,5 @@ def open_store(url: str) -> Store:
         raise StoreConfigError(f"store: the URL must start with {known}; for example sqlite:///events.db")
     module, name = STORES[kind]
     store: Store = getattr(import_module(f"codomyrmex.integrations.durable.{module}"), name)(url)
+    store.must_exist = must_exist
     return store

@@ -181,6 +181,8 @@ class PostgresStore(Store):
     async def _prepare(self, connection: Any) -> None:
         """Create the schema or check its version, and find out what will not be preserved."""
         if not await connection.fetch(sql.EXISTS, self._schema):
+            if self.must_exist:
+                raise StoreConfigError(f"{self._url}: there is no store in the schema {self._schema}")
             await connection.execute(sql.SCHEMA.format(self._schema))
         [(version, since)] = await connection.fetch(sql.VERSIONS.format(self._schema))
         if since > sql.VERSION:

@@ -34,6 +34,9 @@ class Script:
 
 # KEYS: schema. ARGV: version, compatible_since.
 OPEN = Script("""
+if ARGV[3] == '1' and redis.call('EXISTS', KEYS[1]) == 0 then
+    return {false, false}
+end
 if redis.call('HSETNX', KEYS[1], 'version', ARGV[1]) == 1 then
     redis.call('HSET', KEYS[1], 'compatible_since', ARGV[2])
 end

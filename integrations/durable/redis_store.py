@@ -87,8 +87,10 @@ class RedisStore(Store):
         self._connections.opened = True
 
     async def _prepare(self, connection: Connection) -> list[str]:
-        versions = (str(_SCHEMA), str(_COMPATIBLE_SINCE))
-        version, compatible_since = await run(connection, scripts.OPEN, self._keys("schema"), *versions)
+        arguments = (str(_SCHEMA), str(_COMPATIBLE_SINCE), str(int(self.must_exist)))
+        version, compatible_since = await run(connection, scripts.OPEN, self._keys("schema"), *arguments)
+        if version is None:
+            raise StoreConfigError(f"{self._url}: there is no store; check ?prefix= and the database")
         if int(compatible_since) > _SCHEMA:
             raise StoreConfigError(
                 f"{self._url}: the keys are of version {int(version)}, which this version of "

@@ -286,7 +286,7 @@ class Runtime:
                 self._check_log()
             self.unavailable_since = self.last_error = None
             return
-        self.last_error = describe(error)
+        self.last_error = str(error) if isinstance(error, StoreError) else describe(error)
         if self.unavailable_since is None:
             self.unavailable_since = self._clock.monotonic()
         _log.warning("unavailable", "the store is not available: %s", self.last_error)

@@ -78,14 +78,16 @@ def parse_url(url: str, durability: str) -> tuple[str, str]:
     return unquote(path), durability
 
 
-def connect(path: Path, durability: str, timeout: float) -> sqlite3.Connection:
-    """Open the file, and create it or its tables if they are missing."""
+def connect(path: Path, durability: str, timeout: float, *, must_exist: bool) -> sqlite3.Connection:
+    """Open the file; create it or its tables if they are missing, unless they must exist."""
     _check_place(path)
+    if must_exist and not path.exists():
+        raise StoreConfigError(f"sqlite:///{path}: there is no such file")
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
-        _prepare(connection, path, timeout)
+        _prepare(connection, path, timeout, must_exist=must_exist)
         connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
         connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
     except BaseException:
@@ -123,7 +125,7 @@ def _file_system(directory: Path) -> str:
     return kind
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, timeout: float, *, must_exist: bool) -> None:
     execute = connection.execute
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -131,6 +133,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None
         raise StoreConfigError(
             f"sqlite:///{path}: the file is a database of another program; choose another path"
         )
+    if must_exist and not version:
+        raise StoreConfigError(f"sqlite:///{path}: the file is empty, it holds no store")
     _set_wal(connection, timeout)
     if version != _VERSION:
         execute("BEGIN IMMEDIATE")

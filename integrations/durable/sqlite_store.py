@@ -86,6 +86,7 @@ class SQLiteStore(Store):
         return f"SQLiteStore({self.url!r})"
 
     async def open(self) -> None:
+        self._thread.must_exist = self.must_exist
         await self._call(self._connection)
 
     async def close(self) -> None:

@@ -44,7 +44,12 @@ class SQLiteThread:
         path: the file.
         durability: as for `SQLiteStore`.
         timeout: as for `SQLiteStore`.
+
+    Attributes:
+        must_exist: whether a file that is missing or empty is an error.
     """
+
+    must_exist = False
 
     def __init__(self, path: Path, durability: str, timeout: float) -> None:
         self.path = path
@@ -167,7 +172,9 @@ class SQLiteThread:
                     f"{self.place}: the process was forked while the file was busy, which is not safe; "
                     "fork before the store is used, or use the start method spawn"
                 )
-            connection = self._connection = connect(self.path, self._durability, self._timeout)
+            connection = self._connection = connect(
+                self.path, self._durability, self._timeout, must_exist=self.must_exist
+            )
             self._inode = os.stat(self.path).st_ino  # noqa: PTH116 - half the cost of Path.stat
             self._last_change = time.monotonic()
         return connection

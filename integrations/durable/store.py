@@ -26,6 +26,10 @@ class StoreUnavailableError(StoreError):
     """The engine cannot be reached or does not answer; the operation can be tried again."""
 
 
+class UnconfirmedError(StoreUnavailableError):
+    """The store did not answer in time while an event was being stored; it may be stored later."""
+
+
 class StoreConfigError(StoreError):
     """The engine, its version, its schema or the URL is not usable; trying again does not help."""
 
@@ -133,9 +137,11 @@ class Store(ABC):
     Attributes:
         warnings: after `open`, one sentence for each thing that this engine, as it is configured, will not
             preserve.
+        must_exist: whether `open` raises a `StoreConfigError` where there is no store yet, and makes none.
     """
 
     warnings: tuple[str, ...] = ()
+    must_exist = False
 
     @property
     @abstractmethod

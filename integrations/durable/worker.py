@@ -46,7 +46,7 @@ class GroupWorker(SendingWorker):
         assert isinstance(binding.sink, Sink)  # noqa: S101 - `attach` has checked it
         self._stream = stream
         self.group = binding.group or binding.sink.name
-        self._definition = Definition(topic, binding.shards, binding.shard_by)
+        self._definition = Definition(str(topic), binding.shards, binding.shard_by)
         self._selection = Selection(self.group, binding.sink.name, self._definition, filter_fn)
         self._after = binding.after
         self._group: Group | None = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Part,
         PipelineConfig,
         PipelineConfigError,
+        SpoolConfig,
         load_pipeline_config,
     )
     from codomyrmex.integrations.pipelines.pipeline import Pipeline
@@ -34,6 +35,7 @@ __all__ = [
     "PipelineConfigError",
     "PipelineHealth",
     "PipelineReport",
+    "SpoolConfig",
     "load_pipeline_config",
 ]
 
@@ -46,6 +48,7 @@ __getattr__ = lazy_exports(
         "PipelineConfigError": "config",
         "PipelineHealth": "report",
         "PipelineReport": "report",
+        "SpoolConfig": "config",
         "load_pipeline_config": "config",
     },
 )

@@ -8,18 +8,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import msgspec
-from codomyrmex.integrations.configuration.environment import expand
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.configuration.environment import Secret, expand
 from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem, ProblemList, at
 from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.configuration.yaml_text import read_yaml
+from codomyrmex.integrations.delivery.sink import Binding
 from codomyrmex.integrations.pipelines.fields import escape
-from codomyrmex.integrations.pipelines.parts import Context, Delivery, FieldError, SinkConfig
+from codomyrmex.integrations.pipelines.parts import Context, Delivery, FieldError, SinkConfig, Size
 
+if TYPE_CHECKING:
+    from codomyrmex.integrations.pipelines.spool import Spool
+
+_SQLITE = "sqlite:///"  # and a relative path
 _ALERT_KEYS = {"route", "receivers", "inhibit_rules"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -100,6 +106,48 @@ class Part:
     position: int = field(default=0, compare=False)
 
 
+class SpoolConfig(msgspec.Struct, frozen=True):
+    """The store that keeps events until the sinks have received them.
+
+    Attributes:
+        url: the store, as for `open_store`; a relative path of SQLite begins at the folder of the file.
+        name: the name of the stream in the store; pipelines that share a store need different ones.
+        max_events: how many events are kept after they were delivered, as for `Retention`.
+        max_size: their size.
+        max_age: for how long.
+        lease: when another process takes over from one that was killed.
+    """
+
+    url: Secret = Secret()
+    name: str = "events"
+    max_events: int = 1_000_000
+    max_size: Size = Size(1024**3)
+    max_age: Duration = Duration(7 * 86_400)
+    lease: Duration = Duration(10)
+
+    def build(self, folder: Path) -> Spool:
+        """Return the spool, which is not open yet.
+
+        Raises:
+            StoreConfigError: the URL is wrong.
+            ValueError: another setting is wrong.
+            MissingExtraError: the package of the store is not installed.
+        """
+        from codomyrmex.integrations.durable.opening import open_store
+        from codomyrmex.integrations.durable.store import Retention
+        from codomyrmex.integrations.durable.stream import DurableStream
+        from codomyrmex.integrations.pipelines.spool import Spool
+
+        retention = Retention(
+            max_events=self.max_events, max_bytes=self.max_size, max_age=float(self.max_age)
+        )
+        url = self.url
+        if url.startswith(_SQLITE) and not url.startswith(f"{_SQLITE}/"):
+            url = Secret(f"{_SQLITE}{quote(str(folder.absolute()))}/{url.removeprefix(_SQLITE)}")
+        stream = DurableStream(open_store(url), self.name, retention=retention, lease=float(self.lease))
+        return Spool(stream, self.lease)
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
     """The configuration of a pipeline; returned by `load_pipeline_config`.
@@ -110,6 +158,7 @@ class PipelineConfig:
         steps: the `processors` of the file.
         sinks: where events go.
         notes: settings that are accepted but not used.
+        spool: what keeps the events until they are delivered.
     """
 
     path: Path
@@ -117,11 +166,13 @@ class PipelineConfig:
     steps: tuple[Part, ...]
     sinks: tuple[Part, ...]
     notes: tuple[Problem, ...]
+    spool: SpoolConfig | None = None
 
 
 class _File(msgspec.Struct):
     """The sections of the file."""
 
+    spool: Any = None
     sources: Any = None
     processors: Any = None
     sinks: Any = None
@@ -154,6 +205,7 @@ class _Loader:
         self._notes = ProblemList(str(path), yaml.positions)
         self._reader = Reader(self._problems, self._notes, yaml.words)
         self._context = Context(path.parent)
+        self._unnamed: list[tuple[str, str]] = []  # the queued sinks without a name
 
     def load(self) -> PipelineConfig:
         problems = self._problems
@@ -167,6 +219,7 @@ class _Loader:
             )
             raise PipelineConfigError(problems.found)
         file = self._reader.struct(self._data, _File)
+        spool = self._spool(file.spool)
         sources = self._parts("sources", file.sources, SOURCES)
         steps = self._parts("processors", file.processors, STEPS)
         sinks = self._parts("sinks", file.sinks, SINKS)
@@ -185,8 +238,38 @@ class _Loader:
             raise PipelineConfigError(problems.in_order())
         alerts = tuple(part for part in sinks if _type_of(file.sinks, part.position) == "alerts")
         sinks = tuple(replace(part, shows=alerts) if part.config.shows_alerts else part for part in sinks)
+        if spool is not None:
+            self._note_unnamed()
         notes = [*self._notes.in_order(), *self._context.notes]
-        return PipelineConfig(self._path, sources, steps, sinks, tuple(notes))
+        return PipelineConfig(self._path, sources, steps, sinks, tuple(notes), spool)
+
+    def _spool(self, data: Any) -> SpoolConfig | None:
+        if data is None:
+            return None
+        if not isinstance(data, str | dict):
+            self._problems.add("spool", f"expected a URL or a mapping, got {type(data).__name__}")
+            return None
+        from codomyrmex.integrations.durable.store import StoreError
+
+        known = len(self._problems.found)
+        is_text = isinstance(data, str)
+        expanded = self._expand({"spool": data}, self._environ, "")
+        fields = {"url": expanded.get("spool")} if is_text else expanded["spool"]
+        config = self._reader.struct(fields, SpoolConfig, "spool")
+        if len(self._problems.found) == known:
+            try:
+                config.build(self._path.parent)
+            except StoreError as error:
+                self._problems.add("spool" if is_text else "spool.url", str(error))
+            except (ValueError, TypeError) as error:
+                self._problems.add("spool", str(error))
+        return config
+
+    def _note_unnamed(self) -> None:
+        """Note the sinks whose place in the spool depends on their index in the file."""
+        for path, name in self._unnamed:
+            message = f"the place of this sink in the spool is kept as {name!r}; give it a name of its own"
+            self._notes.add(path, message)
 
     def _parts(self, section: str, data: Any, types: PartTypes) -> tuple[Part, ...]:
         if isinstance(data, list):
@@ -204,7 +287,9 @@ class _Loader:
         """Build a part to find out whether it can be; nothing is opened."""
         build = config.bind if isinstance(config, SinkConfig) else config.build
         try:
-            build(name, self._context)
+            built = build(name, self._context)
+            if isinstance(built, Binding) and built.policy is not None and config.name is None:
+                self._unnamed.append((path, name))
         except FieldError as error:
             self._problems.add(at(path, error.field), error.problem)
         except (ValueError, TypeError) as error:

@@ -180,6 +180,10 @@ class _LineSource(Source):
             self.unfinished -= len(batch)
             if events:
                 await push(events)
+            self._note_pushed(lines[first + len(batch) :])
+
+    def _note_pushed(self, rest: list[bytes]) -> None:
+        """Note that all lines but the rest were pushed."""
 
 
 class Stdin(Lines, frozen=True):
@@ -218,8 +222,8 @@ class File(Lines, frozen=True):
         path: the file.
         from_start: whether to read what the file holds at the start.
         follow: whether to wait for more lines, as `tail -F` does.
-        position: a file that keeps how much was delivered, so that a restart continues there. It is not
-            written while a sink fails.
+        position: a file that keeps how much was delivered, or is in the spool, so that a restart continues
+            there. It is not written while a sink fails, unless there is a spool.
         interval: seconds between two checks of the file.
     """
 
@@ -251,6 +255,7 @@ class FileSource(_LineSource):
         self._context = context
         self._path = _file_path(config.path, context)
         self._position = _position_path(config.position, context)
+        self.keeps = context.spool is not None and self._position is not None
         self._tail: FileTail | None = None
         self._pushed: Any = None  # the position up to which lines were pushed
         self._saved: Any = None
@@ -281,17 +286,24 @@ class FileSource(_LineSource):
                 await self.unless_finishing(asyncio.sleep(self._config.interval))
                 continue
             await self._push([tail.unterminated_line()] if at_end else lines, push)
-            self._pushed = tail.position()
-            if self._position is not None and (self._saving is None or self._saving.done()):
-                self._saving = asyncio.create_task(self._save_delivered(tail))
+            self._save_soon(tail, tail.position())
             if at_end:
                 return
+
+    def _note_pushed(self, rest: list[bytes]) -> None:
+        if self.keeps and rest and self._tail is not None:
+            self._save_soon(self._tail, self._tail.position(sum(map(len, rest)) + len(rest)))
+
+    def _save_soon(self, tail: FileTail, position: Any) -> None:
+        self._pushed = position
+        if self._position is not None and (self._saving is None or self._saving.done()):
+            self._saving = asyncio.create_task(self._save_delivered(tail))
 
     async def _save_delivered(self, tail: FileTail) -> None:
         """Save the position up to which lines were delivered, until that is everything that was pushed."""
         while self._pushed != self._saved:
             pushed = self._pushed
-            if not await self.unless_finishing(self._context.attachment.flush()) or self._context.failing:
+            if not await self.unless_finishing(self._context.settle()):
                 return
             await self._save(tail, pushed)
 

@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.delivery.attachment import Attachment, attach
+from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Binding, InlineSink, Sink
 from codomyrmex.integrations.pipelines.fields import ConditionLine, condition
 from codomyrmex.integrations.pipelines.stdin import StandardInput
 from codomyrmex.integrations.service_mesh.board import CircuitBoard
-from codomyrmex.streaming import Event, InMemoryStream, Overflow
+from codomyrmex.streaming import Event, InMemoryStream, Overflow, Stream
 from codomyrmex.streaming.topics import check_pattern
 
+if TYPE_CHECKING:
+    from codomyrmex.integrations.pipelines.spool import Spool
+
 T = TypeVar("T")
-Push = Callable[[list[Event]], Awaitable[None]]
+Push = Callable[[list[Event]], Awaitable[bool]]  # returns False if the spool has refused an event
 Step = Callable[[Event], Any]  # returns an event, a list of events, or None; plain or async
 
 _BLOCK = DeliveryPolicy(overflow=Overflow.BLOCK, batch_size=1_000, queue_size=10_000, batch_age=0.2)
@@ -117,6 +121,7 @@ class Context:
     Args:
         folder: where relative paths begin.
         stdin: the standard input; `sys.stdin` by default.
+        spool: keeps the events until they are delivered.
 
     Attributes:
         stream: the events on their way to the sinks.
@@ -129,9 +134,10 @@ class Context:
         notes: settings that are accepted but not used, found while building the parts.
     """
 
-    def __init__(self, folder: Path, stdin: BinaryIO | None = None) -> None:
+    def __init__(self, folder: Path, stdin: BinaryIO | None = None, spool: Spool | None = None) -> None:
         self.folder = folder
-        self.stream = InMemoryStream(buffer_size=1)
+        self.spool = spool
+        self.stream: Stream = InMemoryStream(buffer_size=1) if spool is None else spool.stream
         self.attachment: Attachment = attach(self.stream)
         self.sinks: dict[str, InlineSink | Sink] = {}
         self.failing: set[str] = set()
@@ -146,6 +152,20 @@ class Context:
             self.failing.discard(sink)
         else:
             self.failing.add(sink)
+
+    async def settle(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - passed on
+        """Wait until what was pushed cannot be lost any more, and return whether that is so.
+
+        It is in the spool, or was delivered and no sink fails.
+        """
+        if self.spool is not None:
+            return True
+        return await self.attachment.flush(timeout) and not self.failing
+
+    def health(self) -> Mapping[str, SinkHealth]:
+        """Return the health of each sink by name, and that of the spool."""
+        spool = {} if self.spool is None else {"spool": self.spool.health()}
+        return {**spool, **self.attachment.health()}
 
     @cached_property
     def board(self) -> CircuitBoard:
@@ -194,9 +214,12 @@ class Source(ABC):
     Attributes:
         unfinished: how many lines were read but not pushed.
         finishing: set when `run` should end.
+        keeps: whether input that is not in the spool yet is not lost at the end: the source reads it again at
+            the next start, or whoever sent it has been told.
     """
 
     unfinished = 0
+    keeps = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -8,13 +8,21 @@ import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
-from codomyrmex.integrations.pipelines.config import Part, PipelineConfig, load_pipeline_config
+from codomyrmex.integrations.pipelines.config import (
+    Part,
+    PipelineConfig,
+    PipelineConfigError,
+    load_pipeline_config,
+)
 from codomyrmex.integrations.pipelines.parts import Context, Source
 from codomyrmex.integrations.pipelines.report import PipelineHealth, PipelineReport
 from codomyrmex.integrations.pipelines.steps import Steps
@@ -24,6 +32,7 @@ _PUSH_TIMEOUT = 5.0  # seconds to finish the pushes in progress
 _CANCEL_TIMEOUT = 2.0  # seconds for a source that was cancelled
 
 _logger = logging.getLogger(__name__)
+_outgoing: ContextVar[list[Event]] = ContextVar("outgoing")  # the events of a push, after the steps
 
 
 @dataclass(eq=False)
@@ -58,10 +67,12 @@ class Pipeline:
             )
         self.config = config
         self.received = 0
-        self._context = Context(config.path.parent, stdin)
+        spool = None if config.spool is None else config.spool.build(config.path.parent)
+        self._context = Context(config.path.parent, stdin, spool)
+        self._spool = spool
         self._attachment = self._context.attachment
         self._sources: list[_Running] = []
-        self._steps = Steps(self._context.stream.start_publish)
+        self._steps = Steps(self._context.stream.start_publish if spool is None else _collect)
         self._sinks: list[Part] = []
         self._unfinished = 0
         self._skipped: Counter[str] = Counter()
@@ -102,6 +113,8 @@ class Pipeline:
             Exception: raised by a part that cannot be opened; the others are closed again.
         """
         try:
+            if self._spool is not None:
+                await self._spool.open()
             await self._attachment.start()
             self._steps.use(self._steps.build(self.config.steps, self._context))
             for part in _in_opening_order(self.config.sinks):
@@ -143,8 +156,10 @@ class Pipeline:
                 async with self._reloading:  # meanwhile there may be no source
                     tasks = {each.task for each in self._sources if each.task and not each.task.done()}
                 if not tasks:
-                    return
+                    break
                 await asyncio.wait({*tasks, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._spool is not None and not closed.done():
+                await self._spool.wait_for_lease(self._attachment.health)
         finally:
             closed.cancel()
 
@@ -158,17 +173,21 @@ class Pipeline:
                 many as the policies of the sinks allow if that is more.
         """
         self._open.set()
-        limit = max(self._attachment.drain_timeout, _PUSH_TIMEOUT) if timeout is None else timeout
+        spool = self._spool  # with which sources do not wait for sinks
+        drain = self._attachment.drain_timeout if spool is None else 0.0
+        limit = max(drain, _PUSH_TIMEOUT) if timeout is None else timeout
         try:
             await asyncio.gather(*(self._stop(running, limit) for running in tuple(self._sources)))
-            delivery = await self._attachment.aclose(timeout)
+            delivery = await self._attachment.aclose(timeout if spool is None else spool.limit(timeout))
             lost = any(sink.lost for sink in delivery.sinks.values()) or self._count_not_exported().total()
-            if not lost:
+            if spool is not None or not lost:
                 await self._acknowledge(*self._sources)
         finally:
             for running in tuple(self._sources):
                 await self._stop(running, 0)
             await self._attachment.aclose(0)
+            if spool is not None:
+                await spool.aclose()
         return self.report()
 
     async def reload(self, config: PipelineConfig | None = None) -> None:
@@ -180,13 +199,16 @@ class Pipeline:
             config: the new configuration; by default the file is reloaded.
 
         Raises:
-            PipelineConfigError: the file is invalid; nothing has changed.
+            PipelineConfigError: the file is invalid, or has another spool; nothing has changed.
             MissingExtraError: a package is not installed; nothing has changed.
             Exception: raised by a part that cannot be opened. All other parts are as the new
                 configuration says, and the next call retries that part.
         """
         if config is None:
             config = await asyncio.to_thread(load_pipeline_config, self.config.path)
+        if config.spool != self.config.spool:
+            message = "cannot be changed while the pipeline runs; start it again"
+            raise PipelineConfigError([Problem(message, "spool", str(config.path))])
         failures: list[Exception] = []
         async with self._reloading:
             steps = self._steps.build(config.steps, self._context)
@@ -221,19 +243,23 @@ class Pipeline:
         skipped, received = self._skipped.copy(), self.received + self._unfinished
         for running in self._sources:
             skipped.update(_skipped(running.source))
-            received += running.source.unfinished
+            received += _unfinished(running.source)
         steps = self._steps
-        dropped = steps.filtered.total() + steps.failed.total()
+        failed, published, delivery = steps.failed.copy(), steps.published, self._attachment.report()
+        if self._spool is not None:
+            failed["spool"] += self._spool.refused
+            published, delivery = self._spool.stored, self._spool.complete(delivery)
+        dropped = steps.filtered.total() + failed.total()
         return PipelineReport(
             received=received,
             added=steps.added,
             filtered=steps.filtered.copy(),
-            failed=steps.failed.copy(),
-            lost=received + steps.added - dropped - steps.published,
-            published=steps.published,
+            failed=+failed,
+            lost=received + steps.added - dropped - published,
+            published=published,
             skipped=+skipped,
             source_errors=dict(self._source_errors),
-            delivery=self._attachment.report(),
+            delivery=delivery,
             not_exported=+self._count_not_exported(),
         )
 
@@ -244,22 +270,25 @@ class Pipeline:
         return not_exported
 
     def health(self) -> PipelineHealth:
-        """Return the present state of the sources and sinks."""
+        """Return the present state of the sources, the sinks and the spool."""
         sources = {
             each.part.name: self._source_errors.get(each.part.name)
             or ("running" if each.task and not each.task.done() else "ended")
             for each in self._sources
         }
-        return PipelineHealth(sources, self._attachment.health())
+        spool = None if self._spool is None else self._spool.stream.health()
+        return PipelineHealth(sources, self._attachment.health(), spool)
 
     # Events
 
-    async def _push(self, events: list[Event]) -> None:
-        """Send events through the steps to the sinks."""
+    async def _push(self, source: Source, events: list[Event]) -> bool:
+        """Send events through the steps to the sinks, or into the spool; return whether it took all."""
         while not self._open.is_set():
             await self._open.wait()
         self._pushes += 1
         self._idle.clear()
+        done, outgoing = 0, list[Event]()
+        _outgoing.set(outgoing)
         try:
             self.received += len(events)
             apply = self._steps.apply
@@ -267,6 +296,12 @@ class Pipeline:
                 unfinished = apply(event)
                 if unfinished is not None:
                     await unfinished
+                done += 1
+            return self._spool is None or await self._spool.publish(outgoing)
+        except BaseException:
+            if source.keeps:
+                self.received -= len(events) - done + len(outgoing)
+            raise
         finally:
             self._pushes -= 1
             if not self._pushes:
@@ -302,7 +337,7 @@ class Pipeline:
 
     async def _run(self, source: Source) -> None:
         try:
-            await source.run(self._push)
+            await source.run(partial(self._push, source))
         except Exception as error:  # noqa: BLE001 - a failing source must not end the others
             self._source_errors[source.name] = describe(error)
             _logger.warning("source %s ended: %s", source.name, describe(error))
@@ -323,16 +358,20 @@ class Pipeline:
 
     async def _acknowledge(self, *sources: _Running) -> None:
         """Let sources save their positions, unless a sink fails and may have lost their events."""
-        if not (self._context.failing or self._context.stdout_closed.is_set()):
+        if self._spool is not None or not (self._context.failing or self._context.stdout_closed.is_set()):
             await asyncio.gather(*(running.source.delivered() for running in sources))
 
     async def _remove_source(self, running: _Running) -> None:
         await self._stop(running, _PUSH_TIMEOUT)
-        if await self._attachment.flush(_PUSH_TIMEOUT):  # a new source on the same file continues there
+        if await self._context.settle(_PUSH_TIMEOUT):  # a new source on the same file continues there
             await self._acknowledge(running)
         self._sources.remove(running)
         self._skipped.update(_skipped(running.source))
-        self._unfinished += running.source.unfinished
+        self._unfinished += _unfinished(running.source)
+
+
+def _collect(event: Event) -> None:
+    _outgoing.get().append(event)
 
 
 async def _attempt(change: Coroutine[Any, Any, None], failures: list[Exception]) -> None:
@@ -349,6 +388,10 @@ def _in_opening_order(sinks: tuple[Part, ...]) -> list[Part]:
 def _not_exported(sink: InlineSink | Sink) -> int:
     count = getattr(sink, "not_exported", None)
     return 0 if count is None else count()
+
+
+def _unfinished(source: Source) -> int:
+    return 0 if source.keeps else source.unfinished
 
 
 def _skipped(source: Source) -> dict[str, int]:

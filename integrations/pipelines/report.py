@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth
+from codomyrmex.integrations.durable.health import StreamHealth
 
 
 class PipelineReport(NamedTuple):
     """What became of the events of a pipeline.
 
-    The numbers add up: `received + added == filtered + failed + lost + published`.
+    The numbers add up: `received + added == filtered + failed + lost + published`. With a spool, a sink's
+    `left` is what is in the spool for it, to be delivered later, which is not a loss.
 
     Attributes:
         received: events that the sources read.
         added: events that steps made in addition, where one returned several for one.
         filtered: events that were dropped on purpose, by step.
-        failed: events that were lost because a step raised, by step.
+        failed: events that were lost because a step raised, by step, or because the `spool` refused them.
         lost: events that were lost because the drain timeout expired.
-        published: events that went to the sinks.
+        published: events that went to the sinks, or into the spool.
         skipped: input that did not become events, by source and reason.
         source_errors: why a source ended early, by source.
         delivery: what became of the published events at each sink.
@@ -57,7 +59,9 @@ class PipelineHealth(NamedTuple):
     Attributes:
         sources: `running`, `ended`, or why it failed, by source.
         sinks: the health of each sink, by name.
+        spool: the health of the spool, or None if there is none.
     """
 
     sources: Mapping[str, str]
     sinks: Mapping[str, SinkHealth]
+    spool: StreamHealth | None = None

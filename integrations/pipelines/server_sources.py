@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.durable import EventTooLargeError, StoreUnavailableError
 from codomyrmex.integrations.pipelines.parts import (
     Address,
     Context,
@@ -20,6 +22,8 @@ from codomyrmex.integrations.pipelines.parts import (
     Topic,
 )
 from codomyrmex.streaming import Event, InMemoryStream
+
+_STORE_TIMEOUT = 5.0  # seconds to store an event, before its sender is told to try again
 
 _log = Diagnostics(__name__)
 
@@ -34,32 +38,52 @@ class Http(PartConfig, frozen=True):
     topic: Topic = Topic("http")
     metadata: dict[str, Any] = {}
 
-    def build(self, name: str, _: Context) -> Source:
-        return HttpSource(name, self)
+    def build(self, name: str, context: Context) -> Source:
+        return HttpSource(name, self, context)
+
+
+class _Posted(InMemoryStream):
+    """Passes on each event that is posted; unlike with a handler, an error reaches whoever posted it."""
+
+    def __init__(self, receive: Callable[[Event], Awaitable[None]]) -> None:
+        super().__init__(buffer_size=1)
+        self._receive = receive
+
+    async def publish(self, event: Event) -> None:
+        await self._receive(event)
 
 
 class HttpSource(Source):
-    """Serves an address that accepts events. A post is answered when its events have gone to the sinks."""
+    """Serves an address that accepts events.
 
-    def __init__(self, name: str, config: Http) -> None:
+    A post is answered when its events have gone to the sinks, or are in the spool.
+    """
+
+    def __init__(self, name: str, config: Http, context: Context) -> None:
         from codomyrmex.integrations.web.ingest import event_ingest
 
         super().__init__(name)
         self._metadata = {"topic": str(config.topic), **config.metadata}
-        self._stream = InMemoryStream(buffer_size=1)
-        app = event_ingest(self._stream, max_bytes=config.max_bytes, rate=config.rate)
+        self.keeps = context.spool is not None
+        self._timeout = None if context.spool is None else _STORE_TIMEOUT
+        app = event_ingest(_Posted(self._receive), max_bytes=config.max_bytes, rate=config.rate)
         self.server = Server(lambda: app, config.listen, config.token)
         self._push: asyncio.Future[Push] | None = None
 
     async def open(self) -> None:
         self._push = asyncio.get_running_loop().create_future()
-        await self._stream.subscribe(self._receive)
         await self.server.open()
 
     async def _receive(self, event: Event) -> None:
         assert self._push is not None  # noqa: S101 - open was called
         push = await asyncio.shield(self._push)  # a post that comes before `run` waits for it
-        await push([event.replace(metadata={**self._metadata, **event.metadata})])
+        try:
+            async with asyncio.timeout(self._timeout):
+                stored = await push([event.replace(metadata={**self._metadata, **event.metadata})])
+        except TimeoutError:
+            raise StoreUnavailableError(f"source {self.name}: the spool is not available") from None
+        if not stored:
+            raise EventTooLargeError(f"event {event.id}: the store refuses it, it may be too large")
 
     async def run(self, push: Push) -> None:
         assert self._push is not None  # noqa: S101 - open was called

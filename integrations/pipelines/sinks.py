@@ -135,7 +135,7 @@ class Dashboard(SinkConfig, frozen=True):
             alerts = (sink for sink in context.sinks.values() if isinstance(sink, AlertSink))
             return dashboard(
                 stream,
-                context.attachment,
+                context,
                 next(alerts, None),
                 context.board,
                 audit=context.audit,

@@ -85,9 +85,16 @@ class FileTail:
     def too_long(self) -> int:
         return self._too_long + self._lines.too_long
 
-    def position(self) -> Position:
-        """Return the position after the last line returned: `save` it once that line has been processed."""
-        return Position(self._inode, self._offset, self._checksum)
+    def position(self, remaining: int = 0) -> Position:
+        """Return the position after the last line returned: `save` it once that line has been processed.
+
+        Args:
+            remaining: the size of the last lines returned that have not been processed yet.
+        """
+        if not remaining:
+            return Position(self._inode, self._offset, self._checksum)
+        offset = self._offset - remaining
+        return Position(self._inode, offset, self._checksum_at(offset))
 
     def lines(self, stop: Callable[[], bool] = lambda: False) -> list[bytes]:
         """Return the lines that were written since the last call, at most a few thousand at once.

@@ -9,6 +9,7 @@ from typing import Any
 
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.durable import EventTooLargeError, StoreUnavailableError
 from codomyrmex.integrations.web import http
 from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.integrations.web.sender_rates import SenderRates, sender_of
@@ -143,13 +144,14 @@ class EventIngestApp:
             try:
                 event = _event(value, allowed)
                 await self._stream.publish(event)
-            except (EventDecodeError, TopicError, _InvalidError) as error:
+            except (EventDecodeError, EventTooLargeError, TopicError, _InvalidError) as error:
                 errors.append({"index": index, "error": str(error)})
             except Exception as error:  # noqa: BLE001 - any stream may fail in its own way
                 reason = "the stream is closed"
                 if not isinstance(error, StreamClosedError):
                     reason = "an event could not be published"
-                    _log.warning("publish", "publishing failed: %s", type(error).__name__, error=error)
+                    bug = None if isinstance(error, StoreUnavailableError) else error
+                    _log.warning("publish", "publishing failed: %s", type(error).__name__, error=bug)
                 content = {"ids": ids, "errors": errors, "error": f"{reason}; try again later"}
                 return http.JsonResponse(content, 503, {"retry-after": "5"})
             else:

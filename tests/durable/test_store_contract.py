@@ -9,7 +9,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from codomyrmex.integrations.durable import LeaseLostError, Retention, StoreError, open_store
+from codomyrmex.integrations.durable import (
+    LeaseLostError,
+    Retention,
+    StoreConfigError,
+    StoreError,
+    open_store,
+)
 from codomyrmex.integrations.durable.store import Batch, Lease
 from durable.stores import leaks
 
@@ -836,3 +842,22 @@ async def test_the_url_names_the_place_without_the_password(place):
         if place.server is not None:
             assert str(place.server.port) in store.url
         assert all(isinstance(warning, str) and warning for warning in store.warnings)
+
+
+# Opening without making
+
+
+async def test_a_store_that_must_exist_is_not_made(place):
+    missing = open_store(place.url, must_exist=True)
+    with pytest.raises(StoreConfigError) as raised:
+        await missing.open()
+    await missing.close()
+    assert missing.url in str(raised.value)
+    assert not leaks(str(raised.value))
+    with pytest.raises(StoreConfigError):  # it was not made by the first attempt
+        await missing.open()
+    await missing.close()
+    async with place.store() as store:
+        await store.create_log("log")
+    async with open_store(place.url, must_exist=True) as store:
+        assert await store.logs() == ["log"]
