@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs
 
+from codomyrmex.integrations.durable import DurableStream, SQLiteStore
 from codomyrmex.integrations.web import event_stream
-from codomyrmex.streaming import Event, InMemoryStream, create_event
+from codomyrmex.streaming import Event, InMemoryStream, Stream, create_event
 from measure import Result
 
 CLIENTS, EVENTS, ROUNDS = 100, 300, 5
@@ -37,7 +39,7 @@ class Ours:
     """`event_stream` with its defaults."""
 
     def __init__(self) -> None:
-        self.stream = InMemoryStream()
+        self.stream: Stream = InMemoryStream()
         self.app = event_stream(self.stream, data="payload")
 
     def clients(self) -> int:
@@ -48,6 +50,17 @@ class Ours:
 
     async def publish(self, event: Event) -> None:
         await self.stream.publish(event)
+
+
+class Durable(Ours):
+    """The same on a durable stream; its store is a SQLite file in the working directory."""
+
+    def __init__(self) -> None:
+        self.stream: DurableStream = DurableStream(SQLiteStore("events.db"))
+        self.app = event_stream(self.stream, data="payload")
+
+    def clients(self) -> int:
+        return 0 if self.stream.tail.last is None else super().clients()  # it opens with the first client
 
 
 class SSEStarlette:
@@ -127,7 +140,12 @@ class Raw:
         task.cancel()
 
 
-KINDS: dict[str, Callable[[], Any]] = {"ours": Ours, "sse-starlette": SSEStarlette, "raw": Raw}
+KINDS: dict[str, Callable[[], Any]] = {
+    "ours": Ours,
+    "durable": Durable,
+    "sse-starlette": SSEStarlette,
+    "raw": Raw,
+}
 
 
 class Control:
@@ -226,8 +244,8 @@ class Clients:
 def server(kind: str) -> Iterator[tuple[int, int]]:
     """Run a server in its own process; yield its port and process id."""
     port = free_port()
-    program = [sys.executable, __file__, kind, str(port)]
-    with subprocess.Popen(program) as process:
+    program = [sys.executable, str(Path(__file__).resolve()), kind, str(port)]
+    with TemporaryDirectory() as folder, subprocess.Popen(program, cwd=folder) as process:
         try:
             wait_for_port(port, process)
             yield port, process.pid
@@ -265,6 +283,7 @@ def measure() -> Iterator[Result]:
         rates = fan_out(ports)
     for against, bar in (("sse-starlette", 2.0), ("raw", 0.85)):
         yield frames_a_second(rates["ours"], rates[against], against, bar)
+    yield frames_a_second(rates["durable"], rates["ours"], "a stream in memory", 0.8, " of a durable stream")
     yield from many_clients()
 
 
@@ -283,13 +302,15 @@ def fan_out(ports: dict[str, int]) -> dict[str, list[float]]:
     return rates
 
 
-def frames_a_second(ours: Sequence[float], theirs: Sequence[float], against: str, bar: float) -> Result:
+def frames_a_second(
+    ours: Sequence[float], theirs: Sequence[float], against: str, bar: float, of: str = ""
+) -> Result:
     ratios = [own / base for own, base in zip(ours, theirs, strict=True)]
     medians = [statistics.median(rates) / 1_000 for rates in (ours, theirs)]
     detail = "{:.1f} k frames/s against {:.1f} k, ratios {:.2f} to {:.2f}"
     detail = detail.format(*medians, min(ratios), max(ratios))
     name = "an ASGI application that writes the same ready bytes" if against == "raw" else against
-    work = f"event_stream, {CLIENTS} clients x {EVENTS} events over uvicorn"
+    work = f"event_stream{of}, {CLIENTS} clients x {EVENTS} events over uvicorn"
     return Result(work, name, statistics.median(ratios), bar, rate=True, detail=detail)
 
 

@@ -28,17 +28,21 @@ _MAX_DISCONNECTED = 100
 class Frame:
     """An event shared by all its subscribers, encoded at most once.
 
-    Attributes:
+    Args:
         event: the event.
+        id: what a client sends as `Last-Event-ID` to continue after it; by default the event's own id.
+        notice: whether the stream made it for one subscriber, such as a heartbeat.
+
+    Attributes:
         text: its frame, once it has been encoded.
         wire: a slot for the bytes that a reader of `batches` sends.
-        notice: whether the stream made it for one subscriber, such as a heartbeat.
     """
 
-    __slots__ = ("event", "notice", "text", "wire")
+    __slots__ = ("event", "id", "notice", "text", "wire")
 
-    def __init__(self, event: Event, *, notice: bool = False) -> None:
+    def __init__(self, event: Event, id: str | None = None, *, notice: bool = False) -> None:
         self.event = event
+        self.id = event.id if id is None else id
         self.notice = notice
         self.text: str | None = None
         self.wire: bytes | None = None
@@ -47,7 +51,8 @@ class Frame:
         """Return the frame of an event stream; that of a notice has no id, as it cannot be replayed."""
         if self.text is None:
             event = self.event
-            self.text = encode_frame(None, event.type.value, event.data) if self.notice else event.to_sse()
+            has_id = not self.notice and event.type is not EventType.HEARTBEAT
+            self.text = encode_frame(self.id if has_id else None, event.type.value, event.data)
         return self.text
 
 
@@ -171,6 +176,13 @@ class SSEStream(LocalStream):
         self._feeds.pop(subscription_id, None)
         return True
 
+    def publish_frame(self, frame: Frame) -> None:
+        """Publish an event as a frame that was made before, such as one with another id.
+
+        It does not go through the interceptors; in other respects this is `publish_nowait`.
+        """
+        self._go_on(*self._put(frame))
+
     def events(self, subscription_id: str) -> AsyncGenerator[Event, None]:
         """Yield the events of a subscription, and a HEARTBEAT after each interval of silence.
 
@@ -253,11 +265,11 @@ class SSEStream(LocalStream):
         """
         if filter_fn is None:
             try:
-                return self._buffer[-1].event.id
+                return self._buffer[-1].id
             except IndexError:
                 return None
         buffered = reversed(list(self._buffer))
-        return next((frame.event.id for frame in buffered if filter_fn(frame.event)), None)
+        return next((frame.id for frame in buffered if filter_fn(frame.event)), None)
 
     def statistics(self) -> StreamStatistics:
         feeds = list(self._feeds.values())
@@ -305,15 +317,17 @@ class SSEStream(LocalStream):
     def _admit(self, event: Event) -> tuple[Event, Iterator[RouteEntry]]:
         """Put an event into the buffer and all queues in one step, so that a replay has no gaps."""
         checked = self._intercept(event)
-        if checked is None:
-            return event, iter(())
-        topic, frame = checked.topic, Frame(checked)
+        return (event, iter(())) if checked is None else self._put(Frame(checked))
+
+    def _put(self, frame: Frame) -> tuple[Event, Iterator[RouteEntry]]:
+        event = frame.event
+        topic = event.topic
         while True:
             with self._lock:
                 queues = self._queues.route(topic)
             # Filters are user code and run without the lock.
             filtered = [one.subscription for one in queues if one.subscription.filter_fn is not None]
-            excluded = {one for one in filtered if not self._passes(one, checked)}
+            excluded = {one for one in filtered if not self._passes(one, event)}
             with self._lock:
                 if self._closed:
                     raise StreamClosedError(f"{type(self).__name__} is closed")
@@ -330,7 +344,7 @@ class SSEStream(LocalStream):
                 handlers = [one for one in self._index.route(topic) if one.subscription not in excluded]
             if self.slow:
                 self._disconnect_slow()
-            return checked, iter((*entries, *handlers))
+            return event, iter((*entries, *handlers))
 
     def _passes(self, subscription: Subscription, event: Event) -> bool:
         try:
@@ -341,7 +355,7 @@ class SSEStream(LocalStream):
 
     def _replay(self, subscription: Subscription, buffered: list[Frame], last_event_id: str) -> deque[Frame]:
         """Return a CONNECT event and the buffered events after an id that this subscription receives."""
-        ids = [wire_id(frame.event.id) for frame in buffered]
+        ids = [wire_id(frame.id) for frame in buffered]
         last_id = wire_id(last_event_id)
         resumed = last_id in ids
         if resumed:
@@ -351,7 +365,7 @@ class SSEStream(LocalStream):
         data: dict[str, Any] = {"resumed": True, "replayed": len(frames)}
         if not resumed:
             # The filter may stand for a permission, so an event that it does not accept is not named.
-            first_available = wire_id(accepted[0].event.id) if accepted else None
+            first_available = wire_id(accepted[0].id) if accepted else None
             data = {"resumed": False, "requested": last_event_id, "first_available": first_available}
         return deque([Frame(Event(type=EventType.CONNECT, data=data), notice=True), *frames])
 

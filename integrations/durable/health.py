@@ -36,3 +36,26 @@ class StreamHealth(NamedTuple):
     def ok(self) -> bool:
         """Whether the store is available, and nothing was lost in this process."""
         return self.available and not (any(self.dropped.values()) or self.missed or self.undecodable)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong now, and what was lost in this process, as sentences."""
+        found = []
+        if not self.available:
+            found.append(f"The store has not answered for {self.unavailable_for:.0f} s: {self.last_error}")
+            if self.pending:
+                found.append(f"Not stored yet, and lost if this process is killed: {_events(self.pending)}")
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in self.dropped.items())
+        for number, what in (
+            (sum(self.dropped.values()), f"never stored ({reasons})"),
+            (self.unconfirmed, "perhaps stored, as the store did not answer in time"),
+            (self.missed, "removed by the retention before they were received here"),
+            (self.undecodable, "not readable"),
+        ):
+            if number:
+                found.append(f"{_events(number)} {'was' if number == 1 else 'were'} {what}")
+        return found
+
+
+def _events(number: int) -> str:
+    return "1 event" if number == 1 else f"{number:,} events"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
 from codomyrmex.integrations.durable.entries import Record, StoredLetter
 from codomyrmex.integrations.durable.group import GroupInfo
-from codomyrmex.integrations.durable.store import Stored
+from codomyrmex.integrations.durable.store import READ_BYTES, Stored
 from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.streaming import Event
 
@@ -44,9 +44,9 @@ class LogReader(ABC):
     def owner(self, purpose: str) -> str:
         """Return who holds a lease: the process, and what for."""
 
-    async def read_entries(self, after: int, limit: int) -> list[Stored]:
-        """Return the entries after a position from the store."""
-        return await self.call(self.admin.store.read(self.name, after, limit))
+    async def read_entries(self, after: int, limit: int, max_bytes: int = READ_BYTES) -> list[Stored]:
+        """Return the entries after a position from the store, as `Store.read` does."""
+        return await self.call(self.admin.store.read(self.name, after, limit, max_bytes))
 
     async def resolve(self, after: str | None) -> int:
         """Return the position that a cursor, `"earliest"` or None for the end stands for.

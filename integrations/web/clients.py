@@ -1,4 +1,4 @@
-"""The clients of an event stream, and how their connections are cut."""
+"""The clients of an event stream, the frames that they are sent, and how their connections are cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from functools import partial
 from typing import Any
 
 from codomyrmex.streaming import Subscription
+from codomyrmex.streaming.encoding import to_json
+from codomyrmex.streaming.sse_format import wire_id
 from starlette.types import Receive
+
+HEARTBEAT = b": hb\n"  # no blank line: some clients would dispatch an empty event
 
 _MAX_STEPS = 100
 
@@ -83,3 +87,10 @@ def _wrapped(function: Any, owner: Any) -> Iterator[Any]:
     for name, value in named.items():
         if callable(value) and ("receive" in name or "send" in name):
             yield value
+
+
+def frame_bytes(event_id: str, event_type: str, data: Any, retry: str = "") -> bytes:
+    """Return one frame of an event stream."""
+    last_id = wire_id(event_id)
+    id_line = f"id: {last_id}\n" if last_id else ""  # an empty id would reset the client's last event id
+    return f"{id_line}event: {event_type}\n{retry}data: {to_json(data)}\n\n".encode()

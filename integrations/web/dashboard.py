@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import http, snapshot
 from codomyrmex.integrations.web.event_stream import event_stream
 from codomyrmex.integrations.web.gates import SiteGate
+from codomyrmex.integrations.web.recent import RecentEvents
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence, text_fields
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
@@ -57,9 +59,9 @@ class DashboardApp:
     """An ASGI application that shows a stream on a live page.
 
     Serve it with `serve(dashboard(stream))`, or mount it: `app.mount("/live", dashboard(stream))`. The page
-    shows events and their rate per topic and, if their sources are passed, sinks, circuit breakers, alerts
-    and how they are routed, notifications, and silences. It makes no requests to other hosts, and it is
-    read-only unless `allow_actions` is passed.
+    shows events and their rate per topic, the state of a durable stream's store, and, if their sources are
+    passed, sinks, circuit breakers, alerts and how they are routed, notifications, and silences. It makes no
+    requests to other hosts, and it is read-only unless `allow_actions` is passed.
 
     Args:
         stream: the stream whose events are shown.
@@ -121,7 +123,7 @@ class DashboardApp:
         if allow_actions is not None and not allow_actions.strip():
             raise ValueError("allow_actions: must not be empty, because that would let everyone act")
         self._alerts = alerts
-        self._snapshots = snapshot.Snapshots(attachment, alerts, board, clock)
+        self._snapshots = snapshot.Snapshots(stream, attachment, alerts, board, clock)
         self._token = None if allow_actions is None else allow_actions.strip()
         self._authorize = authorize
         self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
@@ -131,20 +133,21 @@ class DashboardApp:
         self._rates = snapshot.TopicRates()
         self._feed = InMemoryStream(0)  # the recent events of the stream, and then all new ones
         self._events = event_stream(
-            self._feed,
+            stream if isinstance(stream, DurableStream) else self._feed,  # the former keeps them itself
             authorize=self._topics,
             buffer_size=buffer_size,
             queue_size=queue_size,
             max_clients=max_clients,
             heartbeat_interval=heartbeat_interval,
             reconnect_within=reconnect_within,
+            max_replay=buffer_size,
             allowed_hosts=["*"],  # checked here
             signals=signals,
             clock=clock,
         )
         for event in snapshot.recent_events(stream, buffer_size):
             self._add(event, event.timestamp.timestamp())
-        self._stream, self._audit = stream, audit
+        self._stream, self._audit, self._buffer_size = stream, audit, buffer_size
         self._subscribe()
         self._app = Starlette(
             routes=[
@@ -199,8 +202,13 @@ class DashboardApp:
         await self.aclose()
 
     def _subscribe(self) -> None:
-        clock = self._clock
-        self._subscriptions = [self._stream.subscribe_nowait(lambda event: self._add(event, clock.time()))]
+        clock, stream = self._clock, self._stream
+        self._recent: RecentEvents | None = None
+        if isinstance(stream, DurableStream):
+            self._recent = RecentEvents(stream, self._buffer_size, self._count)
+            self._subscriptions = [self._recent.subscription]
+        else:
+            self._subscriptions = [stream.subscribe_nowait(lambda event: self._add(event, clock.time()))]
         if self._audit is not None:
             self._subscriptions.append(self._snapshots.watch(self._audit))
 
@@ -208,6 +216,11 @@ class DashboardApp:
         self._rates.count(event.topic, time)
         self._snapshots.history.add(event)
         self._feed.publish_nowait(event)
+
+    def _count(self, event: Event, stored_at: float | None) -> None:
+        """Count an event of a durable stream, of which the page gets the frames elsewhere."""
+        self._rates.count(event.topic, self._clock.time() if stored_at is None else stored_at)
+        self._snapshots.history.add(event)
 
     # Access
 
@@ -226,6 +239,8 @@ class DashboardApp:
     async def _get_state(self, request: Request) -> Response:
         allowed = await http.authorized_topics(self._topics, request.scope)
         now = self._clock.time()
+        if self._recent is not None:
+            self._recent.update()
         state = {
             "title": self._title,
             "now": now,

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import http
 from codomyrmex.integrations.web import signals as process_signals
-from codomyrmex.integrations.web.clients import Client, end_when_disconnected, find_abort
+from codomyrmex.integrations.web.clients import (
+    HEARTBEAT,
+    Client,
+    end_when_disconnected,
+    find_abort,
+    frame_bytes,
+)
+from codomyrmex.integrations.web.durable_hub import DurableHub
 from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.streaming import (
     Clock,
@@ -26,8 +34,6 @@ from codomyrmex.streaming import (
     TopicError,
 )
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Timer
-from codomyrmex.streaming.encoding import to_json
-from codomyrmex.streaming.sse_format import wire_id
 from codomyrmex.streaming.topics import check_pattern
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,8 +42,8 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 Data = Literal["event", "payload"]
+_Batches = AsyncGenerator[list[Frame], None]
 
-_HEARTBEAT = b": hb\n"  # no blank line: some clients would dispatch an empty event
 _HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"x-accel-buffering", b"no"),  # nginx would buffer the stream
@@ -64,7 +70,8 @@ class EventStreamApp:
         data: the content of `data` fields: the whole `event` (`Event.to_dict`) or only its `payload`.
         authorize: a plain or async function that is called with the ASGI scope of each new client and returns
             the topics it may read: one or several patterns, or None for none. See `require_token`.
-        buffer_size: the number of recent events that can be replayed to reconnecting clients.
+        buffer_size: the number of recent events that can be replayed to reconnecting clients. Those of a
+            durable stream get all that they have missed; if the store does not have it any more, this many.
         queue_size: the number of events that can be queued for each client.
         overflow: what happens when the queue of a client is full. By default the client is disconnected and
             gets the missed events when it reconnects.
@@ -77,6 +84,8 @@ class EventStreamApp:
             those of this machine, or any if `authorize` is passed, a gate of `serve` has checked them, or
             every origin is allowed.
         reconnect_within: seconds over which clients spread their reconnects after a shutdown.
+        max_replay: the number of events of a durable stream that a client may have missed; one that has
+            missed more is not resumed. None for no limit.
         signals: whether SIGTERM and SIGINT close the application before the server handles them. That is
             possible in the main thread only; elsewhere await `aclose` before the server stops.
         clock: the clock; tests pass a `FakeClock`.
@@ -107,6 +116,7 @@ class EventStreamApp:
         allow_credentials: bool = False,
         allowed_hosts: Iterable[str] | None = None,
         reconnect_within: float = 5.0,
+        max_replay: int | None = None,
         signals: bool = True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -127,8 +137,16 @@ class EventStreamApp:
             raise ValueError('allow_credentials: allow_origins must name the origins, got "*"')
         # Queues, replay and encoded frames belong to the application: the stream may have other subscribers.
         self._make_hub = partial(
-            SSEStream, buffer_size, queue_size, overflow, heartbeat_interval, clock=clock
+            SSEStream,
+            queue_size=queue_size,
+            overflow=overflow,
+            heartbeat_interval=heartbeat_interval,
+            clock=clock,
         )
+        self._hub = self._make_hub(buffer_size)  # checks the values
+        self._buffer_size = buffer_size
+        self._log: DurableHub | None = None
+        self._log_options = (buffer_size, max_replay, heartbeat_interval, clock)
         self._stream = stream
         self._whole = data == "event"
         self._authorize = authorize
@@ -166,8 +184,12 @@ class EventStreamApp:
         Raises:
             StreamClosedError: the stream is closed.
         """
-        self._hub = self._make_hub()
-        self._subscription = self._stream.subscribe_nowait(self._hub.publish_nowait)
+        if isinstance(self._stream, DurableStream):
+            self._log = DurableHub(self._stream, partial(self._make_hub, 0), *self._log_options)
+            self._subscription = self._log.subscribe_end()
+        else:
+            self._hub = self._make_hub(self._buffer_size)
+            self._subscription = self._stream.subscribe_nowait(self._hub.publish_nowait)
         self._closing = False
         self._subscription.on_end(self._source_closed)
 
@@ -176,7 +198,7 @@ class EventStreamApp:
         self._closing = True
         process_signals.unwatch(self)
         self._subscription.cancel()
-        await self._hub.aclose()
+        await (self._hub if self._log is None else self._log).aclose()
         if self._clients:
             timer = self._clock.call_later(min(self._send_timeout, _DRAIN_TIMEOUT), self._drop_clients)
             try:
@@ -256,25 +278,31 @@ class EventStreamApp:
         requested_id = http.utf8_header(request.headers, "last-event-id") or query.get("last_event_id", "")
         abort = find_abort(receive, send)
         visible = None if allowed.everything else lambda event: allowed.allow(event.topic)
-        newest_id = self._hub.newest_id(visible) or ""  # a client without events can resume here
-        subscription = await self._hub.subscribe(
-            topic=query.get("topic") or "*",
-            filter_fn=visible,
-            last_event_id=requested_id or None,
-        )
-        task = asyncio.current_task()
+        topic, newest_id = query.get("topic") or "*", ""
+        if self._log is None:
+            newest_id = self._hub.newest_id(visible) or ""  # a client without events can resume here
+            subscription = await self._hub.subscribe(
+                topic=topic, filter_fn=visible, last_event_id=requested_id or None
+            )
+        else:  # it gets one with a queue when it has caught up
+            subscription = Subscription(None, topic, None, visible)
+        task, hub = asyncio.current_task(), self._hub
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         client = Client(subscription, task, abort, requested_id, requested_id or newest_id)
         listener = asyncio.create_task(end_when_disconnected(receive, client))
         try:
             self._add(client)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            if not requested_id:
+            if self._log is not None:
+                self._log.start()
+                await self._send_events(self._log.catch_up(client), client, send)
+                hub = self._log.queues
+            elif not requested_id:
                 client.sending_since = self._clock.monotonic()
-                body = _frame(newest_id, "connect", {"resumed": False, "replayed": 0})
+                body = frame_bytes(newest_id, "connect", {"resumed": False, "replayed": 0})
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 client.sending_since = math.inf
-            await self._send_events(client, send)
+            await self._send_events(hub.batches(client.subscription.id, _BATCH), client, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:  # the client disconnected
             pass
@@ -305,16 +333,16 @@ class EventStreamApp:
             process_signals.unwatch(self)
         client.subscription.cancel()
 
-    async def _send_events(self, client: Client, send: Send) -> None:
-        """Send events until the subscription ends, all that are queued in one write: the hot loop."""
+    async def _send_events(self, source: _Batches, client: Client, send: Send) -> None:
+        """Send events until their source ends, all that are ready in one write: the hot loop."""
         now, encode, singles = self._clock.monotonic, self._encode, 0
-        async with aclosing(self._hub.batches(client.subscription.id, _BATCH)) as batches:
+        async with aclosing(source) as batches:
             async for frames in batches:
                 last = frames[-1]
                 if not last.notice:
-                    client.last_id = last.event.id
+                    client.last_id = last.id
                 elif len(frames) > 1 and not frames[-2].notice:  # notices are first or last
-                    client.last_id = frames[-2].event.id
+                    client.last_id = frames[-2].id
                 if len(frames) == 1:
                     body = last.wire or encode(last, client)
                 else:
@@ -334,18 +362,18 @@ class EventStreamApp:
         event = frame.event
         if frame.notice:
             return self._encode_notice(frame, client)
-        frame.wire = _frame(event.id, event.type.value, event.to_dict() if self._whole else event.data)
+        frame.wire = frame_bytes(frame.id, event.type.value, event.to_dict() if self._whole else event.data)
         return frame.wire
 
     def _encode_notice(self, frame: Frame, client: Client) -> bytes:
         event = frame.event
         if event.type is EventType.HEARTBEAT:
-            return _HEARTBEAT
+            return HEARTBEAT if self._log is None else self._log.heartbeat(client)
         if event.type is EventType.CONNECT:
-            return _frame(client.requested_id if event.data["resumed"] else "", "connect", event.data)
+            return frame_bytes(client.requested_id if event.data["resumed"] else "", "connect", event.data)
         # Each client gets another delay, so that they do not all reconnect at once.
         retry = round(1000 * (0.5 + random.random() * self._reconnect_within))  # noqa: S311 - not a secret
-        return _frame(client.last_id, "disconnect", {"reason": "shutdown"}, f"retry: {retry}\n")
+        return frame_bytes(client.last_id, "disconnect", {"reason": "shutdown"}, f"retry: {retry}\n")
 
     # Clients that do not read
 
@@ -370,9 +398,3 @@ class EventStreamApp:
 
 
 event_stream = EventStreamApp
-
-
-def _frame(event_id: str, event_type: str, data: Any, retry: str = "") -> bytes:
-    last_id = wire_id(event_id)
-    id_line = f"id: {last_id}\n" if last_id else ""  # an empty id would reset the client's last event id
-    return f"{id_line}event: {event_type}\n{retry}data: {to_json(data)}\n\n".encode()

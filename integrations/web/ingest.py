@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.durable import EventTooLargeError, StoreUnavailableError
+from codomyrmex.integrations.durable import DurableStream, EventTooLargeError, StoreUnavailableError
 from codomyrmex.integrations.web import http
 from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.integrations.web.sender_rates import SenderRates, sender_of
@@ -37,7 +39,11 @@ class EventIngestApp:
     the ids in order and, for each invalid event, its index and the problem. Valid events are published even
     if others are invalid; if all are invalid, the status is 400. What is cleaned on the way in is described
     in `decode_external`. Status 202 means that the events were published: every handler and queue of the
-    stream has them, and no more than that.
+    stream has them, and no more than that. Those of a durable stream are in its store.
+
+    With status 503, the events in `ids` were published, and the others can be posted again. If the store of a
+    durable stream did not answer in time, some of the others may be stored all the same; the events that the
+    client has given ids can be recognised by them.
 
     Args:
         stream: the stream to publish to.
@@ -140,23 +146,43 @@ class EventIngestApp:
     async def _publish(self, values: list[Any], allowed: http.AllowedTopics) -> http.JsonResponse:
         ids: list[str] = []
         errors: list[dict[str, Any]] = []
+        events: dict[int, Event] = {}
         for index, value in enumerate(values):
             try:
-                event = _event(value, allowed)
-                await self._stream.publish(event)
-            except (EventDecodeError, EventTooLargeError, TopicError, _InvalidError) as error:
+                events[index] = _event(value, allowed)
+            except (EventDecodeError, TopicError, _InvalidError) as error:
                 errors.append({"index": index, "error": str(error)})
-            except Exception as error:  # noqa: BLE001 - any stream may fail in its own way
-                reason = "the stream is closed"
-                if not isinstance(error, StreamClosedError):
-                    reason = "an event could not be published"
-                    bug = None if isinstance(error, StoreUnavailableError) else error
-                    _log.warning("publish", "publishing failed: %s", type(error).__name__, error=bug)
-                content = {"ids": ids, "errors": errors, "error": f"{reason}; try again later"}
-                return http.JsonResponse(content, 503, {"retry-after": "5"})
-            else:
+        refusal = None
+        outcomes = await self._publish_events(list(events.values()))
+        for (index, event), outcome in zip(events.items(), outcomes, strict=False):
+            if outcome is None:
                 ids.append(event.id)
-        return http.JsonResponse({"ids": ids, "errors": errors}, 202 if ids or not errors else 400)
+            elif isinstance(outcome, TopicError | EventTooLargeError):
+                errors.append({"index": index, "error": str(outcome)})
+            else:
+                refusal = refusal or _refusal(outcome)
+        too_large = sum(isinstance(outcome, EventTooLargeError) for outcome in outcomes)
+        content: dict[str, Any] = {"ids": ids, "errors": sorted(errors, key=itemgetter("index"))}
+        if refusal is not None:
+            return http.JsonResponse({**content, "error": refusal}, 503, {"retry-after": "5"})
+        status = 202 if ids or not errors else 413 if too_large == len(errors) else 400
+        return http.JsonResponse(content, status)
+
+    async def _publish_events(self, events: list[Event]) -> list[BaseException | None]:
+        """Publish events up to the first failure; return the error of each, None for those published."""
+        if isinstance(self._stream, DurableStream):  # all at once, so that they are stored together
+            return await asyncio.gather(*map(self._stream.publish, events), return_exceptions=True)
+        outcomes: list[BaseException | None] = []
+        for event in events:
+            try:
+                await self._stream.publish(event)
+            except Exception as error:  # noqa: BLE001 - any stream may fail in its own way
+                outcomes.append(error)
+                if not isinstance(error, TopicError | EventTooLargeError):
+                    break
+            else:
+                outcomes.append(None)
+        return outcomes
 
 
 event_ingest = EventIngestApp
@@ -245,3 +271,14 @@ def _event(value: Any, allowed: http.AllowedTopics) -> Event:
     if not allowed.allow(event.topic):
         raise _InvalidError(f"topic: not authorized to publish to {event.topic!r}")
     return event
+
+
+def _refusal(error: BaseException) -> str:
+    """Return why events could not be published."""
+    if isinstance(error, StreamClosedError):
+        return "the stream is closed; try again later"
+    if isinstance(error, StoreUnavailableError):
+        _log.warning("store", "publishing failed: %s", error)
+        return "the store of the stream is not available; try again later"
+    _log.warning("publish", "publishing failed: %s", type(error).__name__, error=error)
+    return "an event could not be published; try again later"

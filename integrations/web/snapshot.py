@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import describe
+from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import paging
+from codomyrmex.integrations.web.recent import RecentEvents
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
 from codomyrmex.streaming.encoding import to_json
 
@@ -66,6 +68,7 @@ class Snapshots:
     """Snapshots of everything but events, shared by all pages that ask at about the same time.
 
     Args:
+        stream: provides its health if it is durable.
         attachment: provides the health of sinks.
         alerts: provides alerts, silences and the health of channels.
         board: provides the status of circuit breakers.
@@ -76,8 +79,14 @@ class Snapshots:
     """
 
     def __init__(
-        self, attachment: HasHealth | None, alerts: AlertSink | None, board: Board | None, clock: Clock
+        self,
+        stream: Stream,
+        attachment: HasHealth | None,
+        alerts: AlertSink | None,
+        board: Board | None,
+        clock: Clock,
     ) -> None:
+        self._stream = stream
         self._attachment = attachment
         self._alerts = alerts
         self._board = board
@@ -92,9 +101,14 @@ class Snapshots:
         self._explanations: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self.history = BreakerHistory()
         self._notifications: deque[Event] | None = None
+        self._recent: RecentEvents | None = None
 
     def watch(self, audit: Stream) -> Subscription:
         """Show the notifications on an audit stream; return the subscription to it."""
+        if isinstance(audit, DurableStream):
+            shown = self._notifications = deque(maxlen=_MAX_NOTIFICATIONS)
+            self._recent = RecentEvents(audit, 1_000, lambda event, _: shown.append(event), "alerts.*")
+            return self._recent.subscription
         recent = [e for e in recent_events(audit, 1_000) if (e.topic or "").startswith("alerts.")]
         self._notifications = deque(recent, _MAX_NOTIFICATIONS)
         return audit.subscribe_nowait(self._notifications.append, "alerts.*")
@@ -150,6 +164,7 @@ class Snapshots:
     async def _create(self) -> dict[str, Any]:
         problems: dict[str, str] = {}
         sources: dict[str, Callable[[], Awaitable[Any]]] = {
+            "store": self._store,
             "sinks": self._sinks,
             "breakers": self._breakers,
             "alerts": self._groups,
@@ -164,6 +179,12 @@ class Snapshots:
                 sections[name], problems[name] = [], describe(error)
         self._problems = problems
         return {**sections, "problems": problems}
+
+    async def _store(self) -> dict[str, Any] | None:
+        if not isinstance(self._stream, DurableStream):
+            return None
+        health = self._stream.health()
+        return {**health._asdict(), "problems": health.problems, "name": self._stream.name}
 
     async def _sinks(self) -> list[dict[str, Any]] | None:
         if self._attachment is None and self._alerts is None:
@@ -184,6 +205,8 @@ class Snapshots:
     async def _notified(self) -> list[dict[str, Any]] | None:
         if self._notifications is None:
             return None
+        if self._recent is not None:
+            self._recent.update()
         return paging.page(event.to_dict() for event in reversed(tuple(self._notifications)))
 
     async def _groups(self) -> dict[str, Any] | None:

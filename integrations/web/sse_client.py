@@ -45,6 +45,7 @@ _NOTICES = {  # the keys of the data of a server's own notices
     "disconnect": ({"reason"},),
 }
 _HEADER_ID = re.compile(r"[!-~\x80-\U0010ffff](?:[ -~\x80-\U0010ffff]*[!-~\x80-\U0010ffff])?")
+_CURSOR = re.compile(r"[0-9A-Za-z-]+:[0-9]+")  # the id of a frame of a durable stream
 _MAX_HEADER_ID = 1_000  # bytes; longer headers are refused by some servers
 
 
@@ -189,7 +190,8 @@ class EventSource:
             if value.get("resumed") is False and value.get("requested"):
                 self._on_status("missed", value)
             return None
-        if keys == _EVENT_KEYS and value["type"] == record.event and record.id == wire_id(str(value["id"])):
+        is_event = keys == _EVENT_KEYS and value["type"] == record.event
+        if is_event and (record.id == wire_id(str(value["id"])) or _CURSOR.fullmatch(record.id)):
             try:
                 return decode_external(value)
             except (EventDecodeError, TopicError):

@@ -175,7 +175,7 @@ async def test_an_event_that_the_store_refuses_is_counted_and_not_acknowledged(f
         assert response.status_code == 202
         assert [error["index"] for error in response.json()["errors"]] == [0]
         await until(folder.lines)
-        assert (await client.post(url, json=large)).status_code == 400
+        assert (await client.post(url, json=large)).status_code == 413
     report = pipeline.report()
     assert report.failed == {"spool": 2}
     assert not report.complete

@@ -11,6 +11,7 @@ import pytest
 from codomyrmex.integrations.web import sse_client
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
 from codomyrmex.streaming import Event, EventType, create_event
+from codomyrmex.streaming.encoding import to_json
 from helpers import in_time
 
 OPEN = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -368,3 +369,19 @@ def test_other_urls_than_http_are_rejected_and_not_shown(url):
     with pytest.raises(ValueError, match="must begin with http:// or https:// and a host") as caught:
         EventSource(url)
     assert url in {"", "http://"} or url not in str(caught.value)
+
+
+@in_time
+async def test_frames_of_a_durable_stream_are_events_with_their_own_ids():
+    first = create_event({"order": 1}, EventType.ERROR, topic="orders.created")
+    second = create_event({"order": 2})
+    frames = (
+        frame(to_json(first.to_dict()), id="0123abcd:7", event="error"),
+        frame("null", id="0123abcd:9", event="heartbeat"),
+        frame(to_json(second.to_dict()), id="0123abcd:10"),
+    )
+    async with serving(OPEN + frames[0] + frames[1], OPEN + frames[2], stays=True) as server:
+        source = EventSource(server.url)
+        async with source, aclosing(source.events()) as events:
+            assert [await anext(events), await anext(events)] == [first, second]
+    assert b"Last-Event-ID: 0123abcd:9" in server.requests[1]

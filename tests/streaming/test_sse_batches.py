@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from codomyrmex.streaming import Event, EventType, Frame, Overflow, SSEStream, create_event
+from codomyrmex.streaming import (
+    Event,
+    EventType,
+    Frame,
+    Overflow,
+    SSEStream,
+    StreamClosedError,
+    create_event,
+)
 from codomyrmex.streaming.testing import FakeClock
 from helpers import in_time, settle
 from hypothesis import given, settings
@@ -262,3 +270,29 @@ def test_a_frame_is_encoded_once():
     text = frame.encode()
     assert text == event.to_sse()
     assert frame.text is text
+
+
+@in_time
+async def test_a_frame_with_another_id_is_sent_and_resumed_from_with_that_id():
+    stream = SSEStream()
+    frames = [Frame(create_event(number), f"log:{number}") for number in range(4)]
+    subscription = await stream.subscribe()
+    for frame in frames:
+        stream.publish_frame(frame)
+    assert stream.newest_id() == "log:3"
+    assert await anext(stream.batches(subscription.id)) == frames
+    assert frames[0].encode() == "id: log:0\nevent: message\ndata: 0\n\n"
+    later = await stream.subscribe(last_event_id="log:1")
+    notice, *replayed = await anext(stream.batches(later.id))
+    assert (notice.event.data, replayed) == ({"resumed": True, "replayed": 2}, frames[2:])
+
+
+def test_a_frame_of_a_heartbeat_has_no_id_as_it_must_not_be_resumed_from():
+    assert Frame(Event(type=EventType.HEARTBEAT)).encode() == "event: heartbeat\ndata: null\n\n"
+
+
+async def test_a_closed_stream_accepts_no_frame():
+    stream = SSEStream()
+    await stream.aclose()
+    with pytest.raises(StreamClosedError):
+        stream.publish_frame(Frame(create_event(1)))

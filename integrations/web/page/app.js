@@ -4,7 +4,7 @@ import { showAlerts } from "./alerts.js";
 import { $, h, setText, sync } from "./dom.js";
 import { EventList } from "./event_list.js";
 import { Feed } from "./feed.js";
-import { recentRate, showBreakers, showNotifications, showSinks, showTopics } from "./sections.js";
+import { recentRate, showBreakers, showNotifications, showSinks, showStore, showTopics } from "./sections.js";
 import { get, token } from "./session.js";
 import { onChange, showSilences } from "./silences.js";
 import { momentOf, momentOfId, plural, rate, span } from "./words.js";
@@ -40,7 +40,8 @@ function showGap({ resumed, replayed, first_available: available, away, first })
     return;
   }
   const time = momentOfId(available);
-  const oldest = available ? `the oldest event on the server is ${time ? `from ${momentOf(time)}` : available}` : "the server has no earlier events";
+  const isCursor = /^[0-9a-z-]+:\d+$/i.test(available ?? "");
+  const oldest = isCursor ? "the server does not have all of them any more" : available ? `the oldest event on the server is ${time ? `from ${momentOf(time)}` : available}` : "the server has no earlier events";
   list.addGap(`${reconnected}: events may be missing here`);
   showNotice(`${reconnected}, but events may be missing: ${oldest}.`);
 }
@@ -85,6 +86,7 @@ function showState(state, form) {
   setText($("title"), state.title);
   const { problems } = state;
   showTopics(state.topics);
+  showStore(state.store, problems.store);
   showSinks(state.sinks, problems.sinks);
   showBreakers(state.breakers, problems.breakers, state.now);
   showAlerts(state.alerts, problems.alerts, state.may_act);
@@ -93,8 +95,11 @@ function showState(state, form) {
   showFigures(state);
 }
 
-function showFigures({ topics, alerts, breakers, sinks }) {
+function showFigures({ topics, alerts, breakers, sinks, store }) {
   const figures = [{ name: "events per second", value: rate(recentRate(topics.counts)), to: "topics" }];
+  if (store?.available === false) {
+    figures.push({ name: "without the store", value: span(store.unavailable_for), to: "store", bad: true });
+  }
   if (alerts?.groups) {
     const firing = alerts.groups.reduce((sum, group) => sum + group.firing, 0);
     figures.push({ name: firing === 1 ? "alert firing" : "alerts firing", value: String(firing), to: "alerts", bad: firing > 0 });
@@ -104,7 +109,7 @@ function showFigures({ topics, alerts, breakers, sinks }) {
     figures.push({ name: open === 1 ? "breaker open" : "breakers open", value: String(open), to: "breakers", bad: open > 0 });
   }
   if (sinks) {
-    const failing = sinks.filter(({ state }) => !["ok", "degraded", "closed"].includes(state)).length;
+    const failing = sinks.filter(({ state }) => !["ok", "standby", "degraded", "closed"].includes(state)).length;
     figures.push({ name: failing === 1 ? "sink failing" : "sinks failing", value: String(failing), to: "sinks", bad: failing > 0 });
   }
   sync($("figures"), figures, (figure) => figure.to, ({ name, value, to, bad }) =>

@@ -130,7 +130,7 @@ export class Feed {
         this.#connected(JSON.parse(frame.data));
       } else if (frame.event === "disconnect" && frame.retry !== null) {
         this.#retry = frame.retry;
-      } else {
+      } else if (frame.event !== "heartbeat" || frame.data !== "null") {
         events.push(frame);
       }
       if (frame.id !== null) this.#lastId = frame.id;

@@ -44,10 +44,36 @@ function topicRow({ topic, all }) {
   return { image, rate: number, element: h("li", all ? { class: "all" } : {}, name, image, number) };
 }
 
+// The store of a durable stream
+
+/** `store` is null for a stream in memory, and an empty list if its state is not available. */
+export function showStore(store, problem) {
+  $("store").hidden = store === null || store === undefined;
+  if ($("store").hidden) return;
+  const states = problem ? [] : [{ ...store, unavailable_for: 0 }];
+  announceChanges("store", states.map(({ available }) => ["store", available, available ? "The store is available" : "The store is not available"]));
+  sync($("store-state"), states, () => "store", storeRow);
+  showStatus($("store"), states.length, problem);
+}
+
+function storeRow({ available, problems, warnings, store, name, pending }) {
+  const state = available ? (problems.length ? "degraded" : "ok") : "failed";
+  const word = { ok: "ok", degraded: "lost events", failed: "not available" }[state];
+  const waiting = available && pending ? ` · ${plural(pending, "event")} being stored` : "";
+  return h(
+    "li",
+    {},
+    h("p", {}, badge(state, word), " ", h("strong", {}, name), h("span", { class: "muted" }, ` in ${store}${waiting}`)),
+    ...problems.map((text) => h("p", { class: "reason" }, text)),
+    ...warnings.map((text) => h("p", { class: "muted" }, text)),
+  );
+}
+
 // Sinks
 
 const SINK_WORDS = {
   ok: "ok",
+  standby: "standby",
   degraded: "lost events",
   losing: "losing events",
   retrying: "retrying",
@@ -73,7 +99,8 @@ function sinkBody(sink) {
   const total = dropped.reduce((sum, [, count]) => sum + count, 0);
   const of = sink.of === null ? null : h("span", { class: "muted" }, ` of ${sink.of}`);
   const queued = sink.queued + sink.in_flight;
-  const queue = sink.capacity ? `${number(queued)} / ${compact(sink.capacity)}` : "–";
+  // A sink of a durable stream has no queue of its own; what waits for it is in the store.
+  const queue = sink.capacity ? `${number(queued)} / ${compact(sink.capacity)}` : queued ? number(queued) : "–";
   const cells = [queue, ...[sink.delivered, sink.retried, total, sink.dead].map(number)];
   const bad = [false, false, sink.retried > 0, total > 0, sink.dead > 0];
   const name = h("th", { scope: "row", class: "name" }, badge(sink.state, SINK_WORDS[sink.state]), " ", h("span", {}, sink.name), of);
