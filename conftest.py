@@ -1,6 +1,7 @@
 """Run the code blocks of README.md and docs/ as tests, and keep reports printable."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -11,8 +12,17 @@ pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin", "durable.
 
 # tests/test_tutorial.py and tests/test_contributing.py run the code of these pages.
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["*.md"], excludes=["CONTRIBUTING.md", "docs/tutorial.md"]
+    parsers=[PythonCodeBlockParser()],
+    patterns=["*.md"],
+    excludes=["CONTRIBUTING.md", "docs/tutorial.md"],
+    fixtures=["own_folder"],
 ).pytest()
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a code block in a folder of its own, for the files that it writes."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ PUBLIC = [
     "codomyrmex.streaming.testing",
     "codomyrmex.integrations",
     "codomyrmex.integrations.configuration",
+    "codomyrmex.integrations.durable",
     "codomyrmex.integrations.logging_monitoring",
     "codomyrmex.integrations.notification",
     "codomyrmex.integrations.pipelines",

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,10 @@ def test_real_logs_have_the_exact_counts(name, failures):
 
 
 @contextmanager
-def serving(example: str, *arguments: str) -> Iterator[tuple[httpx.Client, list[str]]]:
-    """Run an application; afterwards the list holds the lines that it printed."""
+def serving(
+    example: str | Path, *arguments: str, end: int = signal.SIGTERM
+) -> Iterator[tuple[httpx.Client, list[str]]]:
+    """Run an application and end it by a signal; afterwards the list holds the lines that it printed."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -163,13 +165,13 @@ def serving(example: str, *arguments: str) -> Iterator[tuple[httpx.Client, list[
                     assert time.monotonic() < deadline
                     time.sleep(0.05)
             yield client, printed
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(end)
             output, _ = process.communicate(timeout=20)
         finally:
             process.kill()
         printed += output.splitlines()
         assert "Traceback" not in output
-        assert process.returncode in (0, -signal.SIGTERM)  # uvicorn ends itself by the signal it got
+        assert process.returncode in (0, -end)  # uvicorn ends itself by the signal it got
 
 
 def order(client: httpx.Client, **body: Any) -> str:
@@ -263,3 +265,89 @@ def test_alerts_arrive_at_their_receivers():
     ]
     assert "3 FIRING" in done.stdout
     assert done.stdout.count("alerts.notified") == 3
+
+
+# The durable shop, as the guide changes it for each store
+
+SHOP = EXAMPLES / "durable_shop" / "shop.py"
+GUIDE = ROOT / "docs" / "guides" / "durable-streams.md"
+STORES = {"memory": 0, "sqlite": 1, "postgres": 2}  # and how many changes of the guide lead to it
+
+
+def apply_diff(text: str, diff: str) -> str:
+    """Apply a diff whose parts are separated by lines of three dots."""
+    for part in diff.split("...\n"):
+        lines = part.splitlines(keepends=True)
+        before = "".join(line[1:] for line in lines if line[0] in " -")
+        assert text.count(before) == 1, before
+        text = text.replace(before, "".join(line[1:] for line in lines if line[0] in " +"))
+    return text
+
+
+@pytest.fixture(params=STORES)
+def shop(request, tmp_path, monkeypatch):
+    """Give the kind of store, and the shop that uses it in a folder of its own."""
+    text = SHOP.read_text(encoding="utf-8")
+    diffs = re.findall(r"^```diff\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for diff in diffs[: STORES[request.param]]:
+        assert len(re.findall(r"^\+", diff, re.MULTILINE)) <= 3
+        text = apply_diff(text, diff)
+    if request.param != "memory":  # another process takes over after a second instead of ten
+        text, changes = re.subn(r"^stream = (.*)\)$", r"stream = \1, lease=1.0)", text, flags=re.MULTILINE)
+        assert changes == 1
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_server").fresh_url()
+        text, changes = re.subn(r'PostgresStore\(".*?"\)', f"PostgresStore({url!r})", text)
+        assert changes == 1
+    path = tmp_path / "shop.py"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return request.param, path
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def archived(path: Path) -> list[dict[str, Any]]:
+    archive = path.with_name("orders.jsonl")
+    return [json.loads(line) for line in archive.read_text().splitlines()] if archive.exists() else []
+
+
+def paid(path: Path) -> list[str]:
+    return [event["data"]["order"] for event in archived(path) if event["metadata"]["topic"] == "orders.paid"]
+
+
+def test_the_durable_shop_charges_orders_and_shows_them_live_on_each_store(shop):
+    _, path = shop
+    with serving(path) as (client, printed), client.stream("GET", "/events/?topic=orders.>") as live:
+        lines = live.iter_lines()
+        assert next(line for line in lines if line.startswith("event:")) == "event: connect"
+        first = order(client, item="tea", price=4)
+        order(client, item="nothing", price="free")  # is given up, and holds up no other
+        last = order(client, item="cake", price=5)
+        wait_until(lambda: paid(path) == [first, last])
+        shown = (json.loads(line[5:]) for line in lines if line.startswith("data:") and "orders." in line)
+        topics = [next(shown)["metadata"]["topic"] for _ in range(5)]
+        assert sorted(topics) == ["orders.created"] * 3 + ["orders.paid"] * 2
+        assert client.get("/health").json() == {"structlog": "ok", "charge": "losing", "archive": "ok"}
+    assert sum("orders.paid" in line for line in printed) == 2
+
+
+def test_the_durable_shop_charges_after_a_kill_what_it_has_answered_with_201(shop):
+    kind, path = shop
+    with serving(path, end=signal.SIGKILL) as (client, printed):
+        client.put("/payments", json={"available": False})
+        ids = [order(client, item="tea", price=4) for _ in range(5)]
+        wait_until(lambda: client.get("/health").json()["charge"] != "ok")
+    assert any("circuit_breaker.pybreaker.payments" in line for line in printed)
+    assert paid(path) == []
+    with serving(path) as (client, printed):
+        if kind == "memory":
+            assert client.get("/health").json()["charge"] == "ok"
+        else:
+            wait_until(lambda: len(paid(path)) == len(ids))
+    assert paid(path) == ([] if kind == "memory" else ids)

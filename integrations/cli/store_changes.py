@@ -72,7 +72,7 @@ def seek(
     name: Name = None,
     yes: Yes = False,
 ) -> None:
-    """Let a group continue behind a cursor. A process that reads it follows within seconds."""
+    """Let a group continue after a cursor. A process that reads it follows within seconds."""
 
     async def change() -> str:
         async with selected(ctx, name) as stream:
@@ -85,7 +85,7 @@ def seek(
                 consequence = f"it will not receive the next {plural(skipped, 'event')}"
             else:
                 consequence = f"it will receive {plural(-skipped, 'event')} again"
-            confirm(f"Let group {group} continue behind {cursor}? ({consequence})", yes=yes)
+            confirm(f"Let group {group} continue after {cursor}? ({consequence})", yes=yes)
             await stream.seek(group, after, owner())
             return consequence
 

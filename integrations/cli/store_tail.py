@@ -28,7 +28,7 @@ def tail(
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option(metavar="CURSOR", help="Begin behind this cursor; `earliest` is the oldest event."),
+        typer.Option(metavar="CURSOR", help="Begin after this cursor; `earliest` is the oldest event."),
     ] = None,
     limit: Annotated[
         int | None,

@@ -116,7 +116,7 @@ class StreamAdmin:
                 f"after: {after} is not a position of this log; it was replaced or has lost its end"
             )
         if position < bounds.first - 1:
-            raise CursorError(f"after: the events behind {after} are not kept any more; use 'earliest'")
+            raise CursorError(f"after: the events after {after} are no longer kept; use 'earliest'")
         return position
 
     async def read(self, after: str | None, limit: int) -> list[Record]:
@@ -142,7 +142,7 @@ class StreamAdmin:
         return await load_groups(self.store, self.name)
 
     async def groups(self) -> list[GroupInfo]:
-        """Return the groups, with their holders and how far they are behind."""
+        """Return the groups, with their holders and their lag."""
         bounds = await self._bounds()
         groups = await self.saved_groups()
         dead = dict.fromkeys([group.name for group in groups], 0)
@@ -181,7 +181,7 @@ class StreamAdmin:
         )
 
     async def seek(self, name: str, after: str | None, owner: str) -> None:
-        """Let a group continue behind a cursor, `"earliest"`, or None for the end.
+        """Let a group continue after a cursor, `"earliest"`, or None for the end.
 
         A process that reads the group does so within a third of its lease.
 
@@ -327,7 +327,7 @@ class StreamAdmin:
         bounds = await self._bounds()
         for group in await self.saved_groups():
             problems += [
-                f"group {group.name}: its place {place.position} is behind the end of the log, {bounds.last}"
+                f"group {group.name}: its position {place.position} is beyond the end, {bounds.last}"
                 for place in group.places
                 if place.epoch == bounds.epoch and place.position > bounds.last
             ]

@@ -29,7 +29,7 @@ _BACKOFF_INITIAL, _BACKOFF_MAX = 0.05, 1.0  # seconds
 _log = Diagnostics(__name__)
 
 
-# An entry, who awaits that it is appended, and when it was put.
+# An entry, the future of who waits until it is appended, and when it was put.
 _Pending = tuple[bytes, asyncio.Future[int] | None, float]
 
 
@@ -106,7 +106,7 @@ class Appender:
         """Add an entry; the future has its position once it is in the log. From any event loop.
 
         Raises:
-            StoreUnavailableError: it was not within the timeout. It may be in the log all the same if it was
+            StoreUnavailableError: it was not within the timeout. It may be in the log even so if it was
                 being appended.
             StoreError: the store refuses it.
         """
@@ -221,7 +221,7 @@ class Appender:
         _, future, _ = pending
         if future is None:
             self.refused += 1
-            _log.warning("refused", "%s: an event was dropped: it was refused", self._log, error=error)
+            _log.warning("refused", "%s: an event was dropped: the store refused it", self._log, error=error)
         else:
             _fail(future, error)
 

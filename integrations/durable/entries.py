@@ -29,10 +29,10 @@ class CursorError(StoreError, ValueError):
 
 
 class Record(NamedTuple):
-    """An event and its place in a durable stream.
+    """An event and its position in a durable stream.
 
     Attributes:
-        cursor: names the position of the event; pass it as `after` to continue behind it.
+        cursor: names the position of the event; pass it as `after` to continue after it.
         event: the event, with what JSON keeps of its payload.
     """
 

@@ -332,7 +332,7 @@ class GroupInfo(NamedTuple):
         shards: how many parts it has.
         holders: the processes that read it.
         position: the cursor up to which its events were delivered, the lowest of all shards.
-        lag: the number of events behind that position, those of other topics included.
+        lag: the number of events after that position, those of other topics included.
         lag_seconds: the age of the oldest of them, 0 if there is none.
         missed: the number of events that were removed before it read them.
         dead: the number of dead letters that were neither replayed nor dropped.

@@ -128,11 +128,11 @@ class NatsLeases(Store):
 
     def _losses(self, link: Link, info: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            "a power failure can take what was acknowledged in the last minutes, unless the server's "
+            "a power failure can lose what was acknowledged in the last minutes, unless the server's "
             "sync_interval is 'always' (its default is 2m; a client cannot see it)"
         )
         if info["config"]["storage"] == "memory":
-            yield f"the stream {self._state} is in memory: it is lost when the server ends"
+            yield f"the stream {self._state} is in memory: it is lost when the server stops"
         if "name" in info.get("cluster", {}) and self._single:
             yield "this cluster keeps one copy of the data; ?replicas=3 keeps three"
         if link.client.max_payload < _LARGEST_ENTRY + HEADROOM:

@@ -218,7 +218,7 @@ class Link:
         """
         client = self.client
         if client.is_closed or client.pending_data_size > _UNSENT:
-            raise StoreUnavailableError(f"{self._url}: the connection is lost or stands still")
+            raise StoreUnavailableError(f"{self._url}: the connection is lost or stalled")
         self._calls += 1
         inbox = f"{self._inbox}.{self._calls}"
         future: asyncio.Future[list[Msg]] = asyncio.get_running_loop().create_future()

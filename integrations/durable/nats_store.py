@@ -210,7 +210,7 @@ class NatsStore(NatsLeases):
         size = 0
         for found in await (await self._connected()).page(self._stream(log), limit, max_bytes, seq=after + 1):
             size += len(found.payload)
-            # A gap in the middle: these entries were trimmed meanwhile; the next call begins behind it.
+            # A gap in the middle: these entries were trimmed meanwhile; the next call begins after it.
             if entries and (size > max_bytes or found.sequence != entries[-1].position + 1):
                 break
             entries.append(Stored(found.sequence, found.time, found.payload))

@@ -47,7 +47,7 @@ def parse_url(text: str) -> Place:
     query = {"prefix": "codomyrmex", "replicas": "1", **dict(pairs)}
     if unknown := sorted(query.keys() - {"prefix", "replicas"}):
         raise StoreConfigError(
-            f"{url}: unknown parameter {', '.join(unknown)}; known are prefix and replicas"
+            f"{url}: unknown parameter {', '.join(unknown)}; the only ones are prefix and replicas"
         )
     if len({name for name, _ in pairs}) != len(pairs):
         raise StoreConfigError(f"{url}: each parameter can be used once")

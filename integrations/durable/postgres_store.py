@@ -45,7 +45,7 @@ _CONNECTIONS = 4  # and one more for the doorbell
 _MAX_BATCH = 256 * 1024 * 1024  # bytes; PostgreSQL takes less than 1 GiB in a message
 _TRIMMED = 10_000  # entries removed in one statement, which must end within the timeout
 _VACUUM = 50_000  # entries removed before their space is reclaimed; autovacuum comes once a minute at most
-_POLL = 1.0  # seconds between looks behind the doorbell
+_POLL = 1.0  # seconds between looks, in case the doorbell is broken
 _FIRST_POLL, _LAST_POLL = 0.01, 0.1  # seconds between looks without a doorbell
 
 # SQLSTATE: what is wrong until somebody changes something, and what may be over at the next try.
@@ -171,7 +171,7 @@ class PostgresStore(Store):
             )
         if server["replica"]:  # later, it may be a failover that is not complete yet
             kind = StoreUnavailableError if self._opened else StoreConfigError
-            raise kind(f"{self._url}: the server is a replica, which cannot be written to; name the primary")
+            raise kind(f"{self._url}: the server is a replica, which cannot be written to; use the primary")
         if server["isolation"] != "read committed" and not server["direct"]:
             raise StoreConfigError(
                 f"{self._url}: the isolation level must be read committed, got {server['isolation']};"

@@ -71,7 +71,7 @@ def parse_url(url: str) -> PostgresURL:
         raise StoreConfigError(f"{shown}: unknown parameters: {', '.join(unknown)}; remove them")
     schema = parameters.pop("schema", "codomyrmex")
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", schema):
-        raise StoreConfigError(f"{shown}: schema: must be of a-z, 0-9 and _, got {schema!r}")
+        raise StoreConfigError(f"{shown}: schema: must consist of a-z, 0-9 and _, got {schema!r}")
     if schema != "codomyrmex":
         shown += f"?schema={schema}"
     query = urlencode({"application_name": "codomyrmex-streaming", **parameters})

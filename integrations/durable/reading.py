@@ -42,7 +42,7 @@ class LogReader(ABC):
 
     @abstractmethod
     def owner(self, purpose: str) -> str:
-        """Return who holds a lease: the process, and what for."""
+        """Return the owner of a lease: this process and the purpose."""
 
     async def read_entries(self, after: int, limit: int, max_bytes: int = READ_BYTES) -> list[Stored]:
         """Return the entries after a position from the store, as `Store.read` does."""
@@ -81,12 +81,12 @@ class LogReader(ABC):
         return await self.call(self.admin.bounds())
 
     async def groups(self) -> list[GroupInfo]:
-        """Return the groups, with their holders and how far they are behind."""
+        """Return the groups, with their holders and their lag."""
         await self.open()
         return await self.call(self.admin.groups())
 
     async def seek(self, group: str, cursor: str | None) -> None:
-        """Let a group continue behind a cursor, `"earliest"`, or None for the end.
+        """Let a group continue after a cursor, `"earliest"`, or None for the end.
 
         Raises:
             GroupError: there is no such group.
@@ -96,7 +96,7 @@ class LogReader(ABC):
         await self.call(self.admin.seek(group, cursor, self.owner("seek")))
 
     async def delete_group(self, group: str) -> None:
-        """Delete a group, with its place and the count of its dead letters.
+        """Delete a group, with its position and the count of its dead letters.
 
         Raises:
             GroupError: there is no such group, or a process reads it.

@@ -51,7 +51,7 @@ class Connections:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, without any connection."""
+        """Start over, without any connection."""
         self.opened = False
         self._connected: set[Connection] = set()
         self._idle: list[Connection] = []
@@ -232,7 +232,7 @@ class Connections:
                 f"{self.url}: the server did not accept the user or the password ({text}); correct the URL"
             )
         if isinstance(error, exceptions.BusyLoadingError):
-            return StoreUnavailableError(f"{self.url}: the server has just started and loads its data")
+            return StoreUnavailableError(f"{self.url}: the server has just started and is loading its data")
         if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
             return StoreUnavailableError(
                 f"{self.url}: there was no answer within {self.timeout:g} s; is the server overloaded?"
@@ -280,7 +280,7 @@ def _parse(url: str) -> tuple[str, str, dict[str, Any]]:
         or not re.fullmatch(r"/?|/\d{1,5}", parts.path)
     ):
         raise StoreConfigError(
-            f"store: the URL is malformed, {example}; special characters in a password are written as %40"
+            f"store: the URL is malformed, {example}; write special characters in a password like @ as %40"
         )
     if not parts.hostname or "," in parts.hostname:
         raise StoreConfigError(f"store: the URL must name one host, {example}")
@@ -290,7 +290,7 @@ def _parse(url: str) -> tuple[str, str, dict[str, Any]]:
     if unknown := sorted({name for name, _ in query} - {"prefix"}):
         raise StoreConfigError(f"{shown}: unknown parameters {', '.join(unknown)}; the only one is prefix")
     if len(query) > 1:
-        raise StoreConfigError(f"{shown}: prefix: must be there once, got {len(query)} of them")
+        raise StoreConfigError(f"{shown}: prefix: can be used once, got it {len(query)} times")
     prefix = dict(query).get("prefix", _PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_./:-]{1,100}", prefix):
         raise StoreConfigError(

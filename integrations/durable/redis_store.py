@@ -253,7 +253,7 @@ class RedisStore(Store):
             async with self._connections.borrow(None) as connection:
                 while self._waiters:
                     await self._listen_once(connection)
-                self._listener = None  # whoever waits from now on begins anew
+                self._listener = None  # the next call that waits starts another
         except StoreError as error:
             self._listener = None
             self._wake({}, error)

@@ -96,7 +96,7 @@ class Runtime:
         self._start_afresh()
 
     def owner(self, purpose: str) -> str:
-        """Return who holds a lease: the process, and what for."""
+        """Return the owner of a lease: this process and the purpose."""
         return f"{process_name()}#{self._id}.{purpose}"
 
     def call_when_used(self, function: Callable[[], None]) -> None:

@@ -48,8 +48,8 @@ class SQLiteStore(Store):
     Args:
         path: the file, which is created with the mode 0600, or a URL: `sqlite:///relative.db`,
             `sqlite:////absolute.db`, with `?durability=power` if wanted. Not on a network file system.
-        durability: what a committed entry survives: `"process"` means that the process is killed, `"power"`
-            also that the machine loses its power, for about five times the cost of a single append.
+        durability: what a committed entry survives: `"process"` means a kill of the process, `"power"`
+            also a power failure of the machine, at about five times the cost of a single append.
         timeout: seconds to wait for another process that is writing.
         clock: measures the leases of other owners.
 
@@ -71,7 +71,7 @@ class SQLiteStore(Store):
         if level not in {"process", "power"}:
             raise StoreConfigError(f"durability: must be 'process' or 'power', got {level!r}")
         if not text or text == ":memory:" or text.endswith("/"):
-            raise StoreConfigError(f"sqlite: the path must be that of a file, got {text!r}")
+            raise StoreConfigError(f"sqlite: the path must name a file, got {text!r}")
         self._thread = SQLiteThread(Path(text), level, timeout)
         self._connection, self._begin = self._thread.connection, self._thread.begin
         self._call = self._thread.call

@@ -1,4 +1,4 @@
-"""`SQLiteThread`: the thread that has the connection to a SQLite file, and who waits for changes."""
+"""`SQLiteThread`: the thread that has the connection to a SQLite file, and waits for changes."""
 
 from __future__ import annotations
 

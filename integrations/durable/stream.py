@@ -134,7 +134,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         return await self.runtime.call(coroutine)
 
     def owner(self, purpose: str) -> str:
-        """Return who holds a lease: the process, and what for."""
+        """Return the owner of a lease: this process and the purpose."""
         return self.runtime.owner(purpose)
 
     async def aclose(self) -> None:
@@ -155,7 +155,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             await self.runtime.aclose()
 
     def after_fork(self) -> None:
-        """Connect anew in a child process when it first uses the stream."""
+        """Make new connections in a child process when it first uses the stream."""
         super().after_fork()
         if hasattr(self, "_subscribers"):  # it is not just being created
             self.runtime.after_fork()
@@ -169,9 +169,9 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Publish an event, and wait until it is in the store.
 
         Raises:
-            StoreUnavailableError: the store did not answer within `publish_timeout`; the event may be stored
-                all the same if the message says so.
-            EventTooLargeError: encoded the event is larger than 1 MiB.
+            StoreUnavailableError: the store did not answer within `publish_timeout`; the message says
+                whether the event may be stored later.
+            EventTooLargeError: the encoded event is larger than 1 MiB.
             StreamClosedError: the stream is closed.
         """
         entry = self._prepare(event)
@@ -198,7 +198,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             self._count_published()
         else:
             self._dropped.tick()
-            _log.warning("full", "%s: events are dropped: too many wait to be stored", self.store.url)
+            _log.warning("full", "%s: events are dropped: too many are waiting to be stored", self.store.url)
 
     def _prepare(self, event: Event) -> bytes | None:
         """Return the entry of an event, after interceptors and inline sinks; None if it is dropped."""
@@ -247,7 +247,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             filter_fn: a plain function; only the events that it returns true for are delivered.
             after: a cursor, `"earliest"` for everything that is kept, or None for the end of the log.
             group: the name of a group of consumers. Each of its events is delivered in one process only, from
-                the place up to which the group's events were delivered; `after` says where a new group
+                the position up to which the group's events were delivered; `after` says where a new group
                 begins. A handler that raises is called again by the policy, and then the event becomes a dead
                 letter.
             shards: the number of parts of the group, each of which one process at a time delivers.

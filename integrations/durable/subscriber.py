@@ -81,7 +81,7 @@ class Subscriber:
         )
 
     def end_at(self, position: int) -> None:
-        """End behind a position, once the handler has been called with the events up to it."""
+        """End after a position, once the handler has been called with the events up to it."""
         self._end = position
         self._tail.bell.ring()
 

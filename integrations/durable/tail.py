@@ -102,6 +102,7 @@ class Tail:
     Attributes:
         epoch: the epoch of the log.
         last: the position up to which the log has been read; None until the tail is open.
+        opened_at: the end of the log when the tail was opened.
         generation: grows when the end of the log went back, to `restart` at that time.
         restart: the position up to which all readers have read what is in the log now.
         bell: rings when there are new entries, and when the generation changes.
@@ -110,6 +111,7 @@ class Tail:
     def __init__(self, store: Store, log: str) -> None:
         self.epoch = ""
         self.last: int | None = None
+        self.opened_at = 0
         self.generation = 0
         self.restart = 0
         self.bell = Bell()
@@ -126,7 +128,7 @@ class Tail:
             StoreError: as for `Store.create_log`.
         """
         bounds = await self._store.create_log(self._log)
-        last = bounds.last
+        last = self.opened_at = bounds.last
         start = max(bounds.first - 1, last - _AT_OPEN)
         items: list[Item] = []
         while start < last and (part := await self._store.read(self._log, start, READ_LIMIT)):
@@ -186,7 +188,7 @@ class Tail:
         return len(self._items)
 
     def restart_place(self) -> Place:
-        """Return the place up to which everything was delivered before the end of the log went back."""
+        """Return the position up to which everything was delivered before the end of the log went back."""
         return Place(self.epoch, self.restart)
 
     async def follow(self) -> None:
@@ -204,7 +206,7 @@ class Tail:
         """Return whether the end of the log went back while the connection was lost.
 
         Then a part of it was lost, or a backup was restored. The log gets a new epoch, and readers continue
-        behind the last entry that is still there.
+        after the last entry that is still there.
         """
         if self.last is None:
             return False

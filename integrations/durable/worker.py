@@ -1,4 +1,4 @@
-"""`GroupWorker`: sends a sink the events of its group, from the place up to which they were delivered."""
+"""`GroupWorker`: sends a sink the events of its group, from the position up to which they were delivered."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class GroupWorker(SendingWorker):
         self._letters = Letters(self.group)
         self._saving: asyncio.Task[bool] | None = None
         self._generation = 0
+        self._since = math.inf  # the end of the log when it was started, if it could not be opened then
         self._end = math.inf  # the position at which the drain ends
-        self._flush_to = 0
-        self._left = 0
+        self._flush_to = self._left = 0
 
     def handle(self, event: Event) -> object:
         """Do nothing: the worker reads the events from the stream."""
@@ -89,14 +89,11 @@ class GroupWorker(SendingWorker):
 
     def visible_state(self) -> SinkState:
         state = super().visible_state()
-        if (
-            state is SinkState.OK
-            and self._task is not None
-            and self._group is not None
-            and not self._group.held
-        ):
-            return SinkState.STANDBY
-        return state
+        if state is not SinkState.OK or self._task is None:
+            return state
+        if self._group is None:
+            return SinkState.NOT_OPEN
+        return SinkState.OK if self._group.held else SinkState.STANDBY
 
     # From start to stop
 
@@ -106,6 +103,7 @@ class GroupWorker(SendingWorker):
         except StoreUnavailableError as error:
             if not (retry or self._policy.open == "retry"):
                 raise
+            self._since = self._stream.tail.last or 0
             self.warn("sink %s: its store is not available, and will be opened later", error=error)
         try:
             await super().start(retry=retry)
@@ -117,6 +115,8 @@ class GroupWorker(SendingWorker):
         stream = self._stream
         await stream.open()
         position = await stream.resolve(self._after)
+        if self._after is None:  # one that is opened late gets what was published meanwhile
+            position = int(min(position, max(self._since, stream.tail.opened_at)))
         group = stream.make_group(self.group, self._definition, stream.tail.bell.ring)
         await stream.call(group.open(Place(stream.tail.epoch, position)))
         self._group = group
@@ -328,7 +328,7 @@ class GroupWorker(SendingWorker):
             await self._save(shard)
 
     async def _send_batch(self, shard: ShardReader) -> bool:
-        """Deliver a batch, and save the place behind it; return False when the time is over."""
+        """Deliver a batch, and save the position after it; return False when the time is over."""
         now = self._now()
         requested = self._not_before - now
         pause = max(requested, self._breaker.wait(now))
@@ -368,7 +368,7 @@ class GroupWorker(SendingWorker):
             self._letters.put(describe(failure.error), attempts, encode_event(failure.item[0]))
 
     async def _append_letters(self) -> bool:
-        """Append the dead letters to their log, before the place behind them is saved."""
+        """Append the dead letters to their log, before the position after them is saved."""
         group, failures = self._group, 0
         while group is not None and not self._aborted:
             try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 from codomyrmex.integrations import Binding, DeliveryPolicy, PermanentError, Sink, SinkState, attach
@@ -16,6 +17,7 @@ from codomyrmex.integrations.durable import (
     Retention,
     SQLiteStore,
     StoreConfigError,
+    StoreUnavailableError,
 )
 from codomyrmex.integrations.durable.store import Batch
 from codomyrmex.streaming import StreamClosedError, create_event
@@ -306,7 +308,7 @@ async def test_a_cursor_of_another_log_beyond_the_end_or_no_longer_kept_is_not_t
         with pytest.raises(CursorError, match="is not a position of this log"):
             await stream.subscribe(print, after=f"{epoch}:11")
         assert await stream.call(store.trim("events", Retention(max_events=3), 10)) == 7
-        with pytest.raises(CursorError, match="are not kept any more"):
+        with pytest.raises(CursorError, match="are no longer kept"):
             await stream.read(after=f"{epoch}:6")
         assert [record.event.data for record in await stream.read(after=f"{epoch}:7")] == [7, 8, 9]
 
@@ -379,6 +381,26 @@ async def test_a_new_group_starts_at_the_end_or_where_it_is_told(streams):
         assert await attachment.flush(10)
     assert (new.seen, early.seen, behind.seen) == ([4], [1, 2, 3, 4], [3, 4])
     assert [group.name for group in await stream.groups()] == ["another name", "early", "new"]
+
+
+async def test_a_sink_whose_store_was_away_says_so_and_gets_what_was_published_meanwhile(tmp_path):
+    path = tmp_path / "events.db"
+    sink = Recorder()
+    policy = DeliveryPolicy(open="retry", batch_age=0, backoff_initial=0.01, backoff_max=0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        stream = DurableStream(SQLiteStore(path, timeout=0.05), publish_timeout=0.2)
+        with pytest.raises(StoreUnavailableError, match=r"^sqlite:///.*: another process has been writing"):
+            await stream.open()
+        attachment = attach(stream, sink, policy=policy)
+        await attachment.start()
+        assert attachment.health()["recorder"].state is SinkState.NOT_OPEN
+        stream.publish_nowait(create_event(1))
+        other.rollback()
+        await eventually(lambda: sink.seen == [1])
+        assert attachment.health()["recorder"].state is SinkState.OK
+    await attachment.aclose()
+    await stream.aclose()
 
 
 async def test_a_group_keeps_its_definition(streams):

@@ -72,8 +72,8 @@ def test_a_url_is_shown_without_credentials(url, shown):
     ("url", "message"),
     [
         ("postgresql://host/db?pool=5&password=secret", "unknown parameters: password, pool; remove them"),
-        ("postgresql://host/db?schema=My-Schema", "schema: must be of a-z, 0-9 and _, got 'My-Schema'"),
-        ("postgresql://host/db?schema=" + "x" * 64, "schema: must be of a-z"),
+        ("postgresql://host/db?schema=My-Schema", "schema: must consist of a-z, 0-9 and _, got 'My-Schema'"),
+        ("postgresql://host/db?schema=" + "x" * 64, "schema: must consist of a-z"),
         ("postgresql://host:0/db", "port: must be from 1 to 65535, got 0"),
         ("postgresql://host:5432,other:99999/db", "port: must be from 1 to 65535, got 5432, 99999"),
         ("postgresql:///db?host=/tmp&port=secret", "port: must be from 1 to 65535"),
@@ -265,7 +265,7 @@ async def test_a_replica_is_refused_at_open_and_waited_for_in_a_failover():
         signal = server.data / "standby.signal"
         signal.touch()
         server.start()
-        with pytest.raises(StoreConfigError, match="a replica, which cannot be written to; name the primary"):
+        with pytest.raises(StoreConfigError, match="a replica, which cannot be written to; use the primary"):
             await PostgresStore(server.fresh_url()).open()
         with pytest.raises(StoreUnavailableError, match="is a replica"):
             await store.append("log", Batch("p", 1, [b"x"]))

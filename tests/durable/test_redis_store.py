@@ -94,7 +94,7 @@ def test_a_url_is_shown_without_credentials(url, shown):
     ("url", "problem"),
     [
         ("redis://localhost/0?prefix=a&timeout=3&ssl=1", "unknown parameters ssl, timeout"),
-        ("redis://localhost?prefix=a&prefix=b", "prefix: must be there once, got 2"),
+        ("redis://localhost?prefix=a&prefix=b", "prefix: can be used once, got it 2 times"),
         ("redis://localhost?prefix={a}", "prefix: must be"),
         ("redis://localhost?prefix=", "prefix: must be"),
         ("redis://one,two", "must name one host"),
@@ -208,7 +208,7 @@ async def test_a_server_that_is_too_old_is_refused(fake_server):
 
 
 async def test_a_server_that_has_just_started_is_unavailable(fake_server):
-    with pytest.raises(StoreUnavailableError, match="the server has just started and loads its data"):
+    with pytest.raises(StoreUnavailableError, match="the server has just started and is loading its data"):
         await RedisStore(f"{fake_server}/2").open()
 
 

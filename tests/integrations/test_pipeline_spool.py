@@ -380,7 +380,7 @@ def test_the_spool_may_be_a_url_or_a_mapping_with_variables(folder: Folder) -> N
         ("ftp://host/x", 8, "the URL must start with sqlite://"),
         ("sqlite:///x.db?mode=ro", 8, "unknown parameter 'mode'"),
         ("sqlite:///x.db?durability=none", 8, "durability: must be 'process' or 'power'"),
-        ("sqlite:///", 8, "the path must be that of a file"),
+        ("sqlite:///", 8, "the path must name a file"),
         ("${NOT_SET}", 8, "the environment variable NOT_SET is not set"),
         ("[sqlite:///x.db]", 8, "expected a URL or a mapping, got list"),
         ("{url: 'ftp://host/x'}", 14, "the URL must start with sqlite://"),
