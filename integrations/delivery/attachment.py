@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -14,25 +13,21 @@ from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.forks import keep_in_children
 from codomyrmex.integrations.delivery.groups import GroupStream
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
-from codomyrmex.integrations.delivery.inline import InlineWorker
+from codomyrmex.integrations.delivery.members import Member, make_member
 from codomyrmex.integrations.delivery.observers import AttemptObserver, Observers, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.queued import QueuedWorker
 from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import (
     AttachOptions,
     Binding,
     InlineSink,
     Sink,
-    check_sink,
     check_type,
 )
-from codomyrmex.integrations.delivery.worker import GRACE, Worker, done_within
-from codomyrmex.streaming import Clock, FilterFunction, Stream, Subscription
+from codomyrmex.integrations.delivery.worker import GRACE, done_within
+from codomyrmex.streaming import Clock, FilterFunction, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.forks import renew_in_children
-from codomyrmex.streaming.subscriptions import is_plain_function
-from codomyrmex.streaming.topics import check_pattern
 
 _logger = logging.getLogger(__name__)
 _log = Diagnostics(__name__)
@@ -86,20 +81,6 @@ def attach(
     return attachment
 
 
-@dataclass
-class _Member:
-    """A sink of the attachment: its worker, and its subscription until it is removed."""
-
-    worker: Worker
-    topic: str
-    filter_fn: FilterFunction | None
-    subscription: Subscription | None = None
-
-    def unsubscribe(self) -> None:
-        if self.subscription is not None:
-            self.subscription.cancel()
-
-
 class Attachment:
     """Sinks that are attached to a stream; returned by `attach`."""
 
@@ -109,7 +90,7 @@ class Attachment:
         check_type("stream", stream, Stream)
         self._stream = stream
         self._options = options
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
         self._removed: dict[str, SinkReport] = {}
         self._observers = Observers(options.dead_letters, options.health_stream)
         self._started = False
@@ -118,7 +99,7 @@ class Attachment:
         self._drain_task: asyncio.Task[None] | None = None
         self._resuming: asyncio.Task[None] | None = None
         for member in [self._enter(sink) for sink in sinks]:
-            self._subscribe(member)
+            member.subscribe(self._stream)
 
     def report(self) -> DrainReport:
         """Return the balance of each sink up to now; queued events count as lost until they are delivered."""
@@ -190,7 +171,7 @@ class Attachment:
             raise RuntimeError("attachment: it is closed; attach again")
         member = self._enter(sink)
         try:
-            self._subscribe(member)
+            member.subscribe(self._stream)
             if self._started:
                 await self._begin(member)
         except BaseException:
@@ -333,41 +314,18 @@ class Attachment:
         for member in tuple(self._members.values()):
             member.unsubscribe()
 
-    def _enter(self, sink: InlineSink | Sink | Binding) -> _Member:
-        binding = sink if isinstance(sink, Binding) else Binding(sink)
-        topic = check_pattern(self._options.topic if binding.topic is None else binding.topic)
-        filter_fn = self._options.filter_fn if binding.filter_fn is None else binding.filter_fn
-        if filter_fn is not None and not is_plain_function(filter_fn):
-            raise TypeError(f"filter_fn: must be a plain function of one event, got {filter_fn!r}")
-        member = _Member(self._worker(binding, topic, filter_fn), topic, filter_fn)
+    def _enter(self, sink: InlineSink | Sink | Binding) -> Member:
+        member = make_member(self._stream, sink, self._options, self._observers)
         name = member.worker.name
         if name in self._members:
             raise ValueError(f"sink {name!r}: the name is taken by another sink; rename one of them")
+        group = member.worker.group
+        if group and group in {other.worker.group for other in self._members.values()}:
+            raise ValueError(f"sink {name!r}: the group {group!r} is that of another sink; use another name")
         self._members[name] = member
         return member
 
-    def _worker(self, binding: Binding, topic: str, filter_fn: FilterFunction | None) -> Worker:
-        sink = binding.sink
-        check_sink(sink)
-        check_type("policy", binding.policy, DeliveryPolicy, None)
-        policy = binding.policy or self._options.policy or DeliveryPolicy()
-        groups = self._stream if isinstance(self._stream, GroupStream) else None
-        if binding.needs_groups and (groups is None or isinstance(sink, InlineSink)):
-            raise TypeError(
-                f"group: {sink.name!r} cannot have group, shards, shard_by or after: "
-                "they need a durable stream and a sink that is not inline"
-            )
-        if isinstance(sink, InlineSink):
-            if binding.policy is not None:
-                raise TypeError(f"policy: {sink.name!r} is an inline sink, which has no queue; omit it")
-            return InlineWorker(sink, policy, self._options.clock)
-        if groups is not None:
-            return groups.group_worker(
-                binding, topic, filter_fn, policy, self._options.clock, self._observers
-            )
-        return QueuedWorker(sink, policy, self._options.clock, self._observers)
-
-    async def _begin(self, member: _Member) -> None:
+    async def _begin(self, member: Member) -> None:
         worker = member.worker
         await worker.start()
         try:
@@ -379,14 +337,7 @@ class Attachment:
             await worker.stop(0)
             raise
 
-    def _subscribe(self, member: _Member) -> None:
-        handle = member.worker.handler(member.filter_fn)
-        if not isinstance(self._stream, GroupStream):
-            member.subscription = self._stream.subscribe_nowait(handle, member.topic)
-        elif isinstance(member.worker, InlineWorker):
-            member.subscription = self._stream.subscribe_inline(handle, member.topic)
-
-    def _forget(self, member: _Member) -> bool:
+    def _forget(self, member: Member) -> bool:
         """Remove a member; False if it was removed before."""
         name = member.worker.name
         if self._members.get(name) is not member:

@@ -18,6 +18,7 @@ from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, Sin
 from codomyrmex.integrations.delivery.loop_thread import LoopThread, call_at_exit
 from codomyrmex.integrations.delivery.observers import AttemptObserver, SendHook
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
+from codomyrmex.integrations.delivery.queued import QueuedWorker
 from codomyrmex.integrations.delivery.sink import AttachOptions, Binding, InlineSink, Sink
 from codomyrmex.integrations.delivery.worker import GRACE
 from codomyrmex.streaming import FilterFunction, Stream
@@ -51,7 +52,8 @@ def attach_blocking(
     publishes.
 
     After a fork, the child process has its own queues and opens the sinks again when it publishes its first
-    event. Events that the parent has queued are sent by the parent only; the child logs this once.
+    event. Events that the parent has queued are sent by the parent only; the child logs this once. On a
+    durable stream, parent and children share the events, and one of them at a time delivers to a sink.
 
     Args:
         stream: where the events come from.
@@ -86,13 +88,16 @@ class _ThreadedAttachment(Attachment):
         """Accept no more events and no more sinks."""
         self._unsubscribe()
 
-    def restart_after_fork(self, start: Callable[[], None]) -> int:
+    def restart_after_fork(self, start: Callable[[], None]) -> int | None:
         """Begin again in a child process; the first event calls `start`.
 
         Returns:
-            How many events are queued in the parent process, which delivers them.
+            How many events are queued in the parent process, which delivers them; None if there are no
+            queues, because the events are in a durable stream.
         """
-        queued = sum(member.worker.report().lost for member in self._members.values())
+        workers = [member.worker for member in self._members.values()]
+        queues = [worker for worker in workers if isinstance(worker, QueuedWorker)]
+        queued = sum(worker.report().lost for worker in queues) if queues else None
         self._removed = {}
         self._drain_task = None
         for member in self._members.values():
@@ -122,7 +127,7 @@ class BlockingAttachment:
         self._closing = threading.Lock()
         self._thread: LoopThread | None = None
         self._running = False
-        self._queued_in_parent = 0
+        self._queued_in_parent: int | None = None
 
     def start(self) -> Self:
         """Start the thread, open the sinks and begin to deliver; errors as for `Attachment.start`.
@@ -279,11 +284,12 @@ class BlockingAttachment:
             except Exception as error:  # noqa: BLE001 - such as too many open files; health has it
                 self._attachment.fail_to_resume(error)
                 return
-        _logger.warning(
-            "this process was forked while sinks were attached: it has its own, empty queues; the %d events "
-            "that were queued are sent by the parent process",
-            self._queued_in_parent,
-        )
+        if self._queued_in_parent is not None:
+            _logger.warning(
+                "this process was forked while sinks were attached: it has its own, empty queues; the %d "
+                "events that were queued are sent by the parent process",
+                self._queued_in_parent,
+            )
         thread.submit(self._attachment.resume())
         processes = sys.modules.get("multiprocessing.util")
         if processes is not None:  # its children exit without calling `atexit` functions

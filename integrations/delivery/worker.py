@@ -42,12 +42,17 @@ class Worker(ABC):
     `handle`, `drop`, `report` and `health` may be called from any thread, everything else on the event loop
     of the delivery.
 
+    Attributes:
+        group: on a durable stream, the group of consumers that reads the events; elsewhere empty.
+
     Args:
         sink: where the events go.
         drain_timeout: seconds that `stop` takes at most by default.
         policy: how it is opened, among others.
         clock: the source of time.
     """
+
+    group = ""
 
     def __init__(
         self, sink: InlineSink | Sink, drain_timeout: float, policy: DeliveryPolicy, clock: Clock

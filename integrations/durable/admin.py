@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import msgspec
+from codomyrmex.integrations.delivery.sink import check_type
 from codomyrmex.integrations.durable.entries import (
     CursorError,
     Place,
@@ -20,13 +21,8 @@ from codomyrmex.integrations.durable.entries import (
     is_json,
     parse_cursor,
 )
-from codomyrmex.integrations.durable.group import (
-    GroupError,
-    GroupInfo,
-    Names,
-    SavedGroup,
-    load_groups,
-)
+from codomyrmex.integrations.durable.group import GroupError, GroupInfo, SavedGroup, load_groups
+from codomyrmex.integrations.durable.names import Names
 from codomyrmex.integrations.durable.store import (
     Batch,
     Bounds,
@@ -121,6 +117,7 @@ class StreamAdmin:
 
     async def read(self, after: str | None, limit: int) -> list[Record]:
         """Return the events after a position, oldest first, at most `limit`; errors as for `resolve`."""
+        check_type("limit", limit, int)
         bounds = await self._bounds()
         position = await self.resolve(after)
         records: list[Record] = []

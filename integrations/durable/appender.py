@@ -39,7 +39,6 @@ class Appender:
     Args:
         store: the store.
         log: the name of the log.
-        loop: where the store is used.
         linger: seconds that an entry of `put_nowait` waits for others.
         timeout: seconds after which `put` raises an error if the entry is not in the log.
         on_append: called on the loop with the position of the first entry, the time, and the entries.
@@ -57,7 +56,6 @@ class Appender:
         self,
         store: Store,
         log: str,
-        loop: asyncio.AbstractEventLoop,
         linger: float,
         timeout: float,
         on_append: Callable[[int, float, Sequence[bytes]], None],
@@ -67,7 +65,7 @@ class Appender:
         self.rejected = self.refused = self.unconfirmed = 0
         self._store = store
         self._log = log
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._linger = linger
         self._timeout = timeout
         self._on_append = on_append
@@ -81,6 +79,7 @@ class Appender:
         self._waiter: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sweeping = False
+        self._closed = False
         self.gate = asyncio.Event()
 
     def waiting(self) -> int:
@@ -97,9 +96,11 @@ class Appender:
         # An entry is added before the flag is read, and `run` clears the flag before it looks for entries.
         if not self._awake:
             self._awake = True
-            self._loop.call_soon_threadsafe(self._wake_later)
+            self._call_soon(self._wake_later)
         elif len(buffer) == _MAX_BATCH:
-            self._loop.call_soon_threadsafe(self._wake)
+            self._call_soon(self._wake)
+        if self._closed:
+            self.close()
         return True
 
     def put(self, entry: bytes) -> asyncio.Future[int]:
@@ -114,9 +115,11 @@ class Appender:
         self._buffer.append((entry, future, self._now()))
         self._awake = True
         if self._waiter is not None:
-            self._loop.call_soon_threadsafe(self._wake)
+            self._call_soon(self._wake)
         if not self._sweeping:
-            self._loop.call_soon_threadsafe(self._sweep_later)
+            self._call_soon(self._sweep_later)
+        if self._closed:
+            self.close()
         return future
 
     async def flush(self) -> None:
@@ -124,11 +127,21 @@ class Appender:
         while self.waiting():
             self._wake()
             if self._idle is None or self._idle.done():
-                self._idle = self._loop.create_future()
+                self._idle = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._idle})
 
+    def _call_soon(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop; before there is one, `run` will find the entries."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, and so is the stream
+                self._loop.call_soon_threadsafe(function)
+
+    def _set_idle(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
     def _wake_later(self) -> None:
-        self._loop.call_later(self._linger, self._wake)
+        asyncio.get_running_loop().call_later(self._linger, self._wake)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -136,7 +149,9 @@ class Appender:
             waiter.set_result(None)
 
     async def run(self) -> None:
-        """Append what is put, until cancelled."""
+        """Append what is put, until cancelled; the loop that runs this is where the store is used."""
+        loop = self._loop = asyncio.get_running_loop()
+        self._sweep_later()
         await self.gate.wait()
         while True:
             batch = self._take()
@@ -147,10 +162,9 @@ class Appender:
                 if len(batch) > 1:  # those who awaited it have perhaps more to publish
                     await asyncio.sleep(0)
                 continue
-            if self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
+            self._set_idle()
             self._awake = False
-            waiter = self._waiter = self._loop.create_future()
+            waiter = self._waiter = loop.create_future()
             if self._buffer:
                 self._waiter = None
             else:
@@ -212,6 +226,17 @@ class Appender:
                     self._on_state(None)
                 return first
 
+    def close(self) -> int:
+        """Give up what is not in the log, and what is put later; return how many entries that were."""
+        self._closed = True
+        lost = self.waiting()
+        self._buffer.extendleft(reversed(self._in_flight))
+        self._in_flight = []
+        message = f"{self._store.url}: the stream was closed before an event was stored; it may be stored"
+        self.refuse_all(StoreUnavailableError(message))
+        self._call_soon(self._set_idle)
+        return lost
+
     def refuse_all(self, error: StoreError) -> None:
         """Drop everything that is not being appended, and raise an error in each `put`."""
         while self._buffer:
@@ -230,7 +255,7 @@ class Appender:
     def _sweep_later(self) -> None:
         if not self._sweeping:
             self._sweeping = True
-            self._loop.call_later(min(_SWEEP, self._timeout / 4), self._sweep)
+            asyncio.get_running_loop().call_later(min(_SWEEP, self._timeout / 4), self._sweep)
 
     def _sweep(self) -> None:
         """Raise an error in each `put` that has waited too long."""

@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
 import msgspec
 from codomyrmex.integrations.durable.entries import Place
+from codomyrmex.integrations.durable.names import Names, decode_name, groups_prefix, quote_name
 from codomyrmex.integrations.durable.store import (
     Batch,
     Lease,
@@ -75,37 +75,10 @@ class Held(NamedTuple):
     place: Place
 
 
-class Names:
-    """The names that a stream's group has in a store."""
-
-    def __init__(self, stream: str, group: str) -> None:
-        self.prefix = f"{groups_prefix(stream)}{encode_name(group)}"
-        self.definition = f"{self.prefix}/definition"
-        self.admin = f"{self.prefix}/admin"
-        self.seek = f"{self.prefix}/seek"
-        self.dead = f"{self.prefix}/dead"
-        self.members = f"{self.prefix}/member/"
-        self.shards = f"{self.prefix}/shard/"
-        self.places = f"{self.prefix}/place/"
-
-
-def groups_prefix(stream: str) -> str:
-    """Return how the names of all groups of a stream begin."""
-    return f"{stream}/group/"
-
-
-def encode_name(text: str) -> str:
-    """Return a name as a store accepts it, without a slash."""
-    return quote(text, safe="").replace("%", "@").replace("~", "@7E")
-
-
-def decode_name(name: str) -> str:
-    """Return the text of an encoded name."""
-    return unquote(name.replace("@", "%"))
-
-
 class Group:
     """This process's part of a group. It is used on the stream's own loop; `held` may be read anywhere.
+
+    It is created on the event loop of those who read, and holds nothing while that does not run.
 
     Args:
         store: the store.
@@ -143,6 +116,7 @@ class Group:
         self._clock = clock
         self._on_change = on_change
         self._restart = restart
+        self._loop = asyncio.get_running_loop()  # of those who read
         self._member: tuple[Lease, float] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -168,14 +142,17 @@ class Group:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
+        with suppress(StoreError):
+            await self._release()
+
+    async def _release(self) -> None:
         leases = [held.lease for held in self.held.values()]
         if self._member is not None:
             leases.append(self._member[0])
         self.held = {}
         self._member = None
-        with suppress(StoreError):
-            for lease in leases:
-                await self._store.release(lease)
+        for lease in leases:
+            await self._store.release(lease)
 
     async def save(self, shard: int, place: Place) -> bool:
         """Save up to where the events of a shard were delivered; False if the lease was lost."""
@@ -217,9 +194,14 @@ class Group:
     async def _step(self) -> None:
         store, names = self._store, self._names
         self._expire()
+        if not self._loop.is_running():  # it was closed or stopped: others can deliver meanwhile
+            await self._release()
+            return
         now = self._clock.monotonic()
         if self._member is None or self._member[1] - now < self._seconds * 2 / 3:
-            member = await store.acquire(f"{names.members}{self._owner}", self._owner, self._seconds)
+            member = await store.acquire(
+                f"{names.members}{quote_name(self._owner)}", self._owner, self._seconds
+            )
             self._member = None if member is None else (member, now + self._seconds)
         for shard, held in tuple(self.held.items()):
             if held.until - self._clock.monotonic() < self._seconds * 2 / 3:

@@ -10,7 +10,14 @@ from inspect import isawaitable
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.durable.worker import GroupWorker
-from codomyrmex.streaming import Event, Handler, Subscription
+from codomyrmex.streaming import Event, FilterFunction, Handler, Subscription
+
+
+def make_subscription(handler: Handler | None, topic: str, filter_fn: FilterFunction | None) -> Subscription:
+    """Return the subscription of a handler; errors as for `Stream.subscribe`."""
+    if handler is None:
+        raise TypeError("handler: must be a function of one event, got None")
+    return Subscription(None, topic, handler, filter_fn)
 
 
 class HandlerSink(Sink):

@@ -84,6 +84,7 @@ class NatsLeases(Store):
         lock = self._opening
         async with lock:
             if self._opened:
+                self._check_loop()
                 return
             try:
                 await self._inspect(await self._connect())
@@ -93,6 +94,7 @@ class NatsLeases(Store):
                     await link.close()
                 raise
             self._opened = lock is self._opening  # unless it was closed meanwhile
+            self._loop = asyncio.get_running_loop()
 
     async def _inspect(self, link: Link) -> None:
         version = link.client.connected_server_version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from codomyrmex.integrations.durable.store import Store, StoreConfigError
+from codomyrmex.streaming.errors import shorten
 
 STORES = {
     "sqlite": ("sqlite_store", "SQLiteStore"),
@@ -30,9 +31,12 @@ def open_store(url: str, *, must_exist: bool = False) -> Store:
         must_exist: whether opening it raises a `StoreConfigError` where there is no store yet.
 
     Raises:
+        TypeError: it is not a string.
         StoreConfigError: the URL is malformed, or its scheme is unknown.
         MissingExtraError: the package of the store is not installed.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"store: must be the URL of a store, got {shorten(url)}")
     scheme, separator, _ = url.partition("://")
     kind = {"postgres": "postgresql", "rediss": "redis", "tls": "nats"}.get(scheme.lower(), scheme.lower())
     if not separator or kind not in STORES:

@@ -114,6 +114,7 @@ class PostgresStore(Store):
     async def open(self) -> None:
         async with self._opening:
             if self._opened:
+                self._check_loop()
                 return
             async with self._limit():
                 self._listener = await self._listen()
@@ -122,7 +123,7 @@ class PostgresStore(Store):
                 except BaseException:
                     self._drop(self._listener)
                     raise
-            self._opened = True
+            self._opened, self._loop = True, asyncio.get_running_loop()
 
     async def close(self) -> None:
         self._wake()

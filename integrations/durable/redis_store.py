@@ -77,6 +77,7 @@ class RedisStore(Store):
 
     async def open(self) -> None:
         if self._connections.opened:
+            self._check_loop()
             return
         try:
             async with self._connections.borrow(self._timeout) as connection:
@@ -84,7 +85,7 @@ class RedisStore(Store):
         except BaseException:
             await self._connections.drop_idle()
             raise
-        self._connections.opened = True
+        self._connections.opened, self._loop = True, asyncio.get_running_loop()
 
     async def _prepare(self, connection: Connection) -> list[str]:
         arguments = (str(_SCHEMA), str(_COMPATIBLE_SINCE), str(int(self.must_exist)))

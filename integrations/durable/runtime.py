@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from codomyrmex.integrations.durable.appender import Appender
 from codomyrmex.integrations.durable.retention import Trimmer
 from codomyrmex.integrations.durable.store import Retention, StoreError, StoreUnavailableError
 from codomyrmex.integrations.durable.tail import Tail
+from codomyrmex.integrations.durable.threads import forget_thread, thread_of
 from codomyrmex.streaming.clock import Clock
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -81,7 +83,6 @@ class Runtime:
         self.unavailable_since: float | None = None
         self.last_error: str | None = None
         self._thread: LoopThread | None = None
-        self._borrowed = False  # the thread is that of the store
         self._handlers: LoopThread | None = None
         self._opened: Future[None] = Future()
         self._when_used: tuple[Callable[[], None], ...] = ()
@@ -93,6 +94,7 @@ class Runtime:
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""
         self._store.abandon()
+        forget_thread(self._store)
         self._start_afresh()
 
     def owner(self, purpose: str) -> str:
@@ -106,33 +108,39 @@ class Runtime:
     def start(self) -> Appender:
         """Start the thread, unless it runs."""
         appender = self.appender
-        if appender is not None and not self._when_used:
+        if appender is not None and self._thread is not None and not self._when_used:
             return appender
         with self._lock:
             appender = self.appender
             if appender is None:
-                thread = self._store.join_thread()
-                self._borrowed = thread is not None
-                if thread is None:
-                    thread = LoopThread(f"codomyrmex {self._admin.name}")
-                    keep_in_children(thread.loop)
-                self._thread = thread
                 appender = Appender(
                     self._store,
                     self._admin.name,
-                    thread.loop,
                     self._linger,
                     self._timeout,
                     self._appended,
                     self._set_state,
                     self._clock,
                 )
-                thread.loop.call_soon_threadsafe(self._start_tasks, appender)
-                self.appender = appender
+                # From here on, a signal handler that interrupts this thread uses the appender.
+                if self.appender is None:
+                    self.appender = appender
+                    self._start_thread(appender)
+                else:
+                    appender = self.appender
             when_used, self._when_used = self._when_used, ()
         for function in when_used:
             function()
         return appender
+
+    def _start_thread(self, appender: Appender) -> None:
+        try:
+            thread = thread_of(self._store).join(self._store)
+        except BaseException:
+            self.appender = None
+            raise
+        self._thread = thread
+        thread.loop.call_soon_threadsafe(self._start_tasks, appender)
 
     def run_handler(self, coroutine: Coroutine[None, None, T]) -> Future[T]:
         """Run a coroutine on another thread, which is for handlers that were subscribed without a loop."""
@@ -177,7 +185,7 @@ class Runtime:
 
     async def flush(self) -> None:
         """Wait until everything that was published is in the store."""
-        if self.appender is not None:
+        if self.appender is not None and self._thread is not None:
             await self.call(self.appender.flush())
 
     async def aclose(self) -> None:
@@ -185,18 +193,15 @@ class Runtime:
         thread, appender = self._thread, self.appender
         if thread is None or appender is None:
             return
+        users = thread_of(self._store)
+        last = users.leave()
         with suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                await self.call(self._stop_tasks())
-        if lost := appender.waiting():
-            _log.warning("lost", "%s: %d events were not stored", self._store.url, lost)
+            async with asyncio.timeout(2 * self._timeout):
+                await self.call(self._stop_tasks(appender, close=last))
         self._thread = None
         if self._handlers is not None:
             await asyncio.to_thread(self._handlers.stop, _THREAD_GRACE)
-        if self._borrowed:
-            await asyncio.to_thread(self._store.leave_thread)
-        else:
-            await asyncio.to_thread(thread.stop, _THREAD_GRACE)
+        await asyncio.to_thread(users.stop, self._store)
 
     def flush_at_exit(self) -> None:
         """Store what was published when the program ends without closing the stream."""
@@ -214,11 +219,18 @@ class Runtime:
         runs = (appender.run(), self._follow(appender), trimmer.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
 
-    async def _stop_tasks(self) -> None:
+    async def _stop_tasks(self, appender: Appender, *, close: bool) -> None:
+        if self.unavailable_since is None:  # other threads may have published until just now
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await appender.flush()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        await self._store.close()
+        if lost := appender.close():
+            _log.warning("lost", "%s: %d events were not stored", self._store.url, lost)
+        if close:  # no other stream uses it
+            await self._store.close()
 
     async def _follow(self, appender: Appender) -> None:
         """Open the store and read what is appended; connect again when the store was not available."""
@@ -306,3 +318,6 @@ def _flush_at_exit() -> None:
 
 
 call_at_exit(_flush_at_exit)
+atexit.register(
+    _flush_at_exit
+)  # what other such functions, and threads that outlive the main thread, publish

@@ -8,15 +8,21 @@ from typing import Any, Protocol, TypeVar
 
 from codomyrmex.integrations.delivery.policy import Item
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable.entries import decode_event
+from codomyrmex.integrations.delivery.sink import Binding
+from codomyrmex.integrations.durable.entries import decode_event, parse_cursor
 from codomyrmex.integrations.durable.group import Definition, Group, Held
+from codomyrmex.integrations.durable.names import encode_name
 from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.store import Stored
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.integrations.durable.tail import Item as LogItem
 from codomyrmex.streaming import Event, FilterFunction, Subscription
+from codomyrmex.streaming.errors import shorten
 from codomyrmex.streaming.provenance import origin_of
 from codomyrmex.streaming.topics import EVERYTHING, matches
+
+MAX_SHARDS = 1_000
+"""Each shard has a lease, which is renewed all the time."""
 
 T = TypeVar("T")
 
@@ -51,6 +57,27 @@ class GroupSource(Protocol):
 
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
+
+
+def define_group(binding: Binding, topic: str) -> tuple[str, Definition]:
+    """Return the name and the definition of the group that reads for a sink.
+
+    Raises:
+        TypeError: an option of the binding has the wrong type.
+        ValueError: one is out of range.
+    """
+    name = binding.sink.name if binding.group is None else binding.group
+    encode_name(name)  # checks it
+    shards, shard_by = binding.shards, binding.shard_by
+    if isinstance(shards, bool) or not isinstance(shards, int):
+        raise TypeError(f"shards: must be an int, got {shorten(shards)}")
+    if not 1 <= shards <= MAX_SHARDS:
+        raise ValueError(f"shards: must be from 1 to {MAX_SHARDS}, got {shards}")
+    if not isinstance(shard_by, str) or not shard_by:
+        raise TypeError(f"shard_by: must be 'topic' or a key of the metadata, got {shorten(shard_by)}")
+    if binding.after is not None and binding.after != "earliest":
+        parse_cursor(binding.after)
+    return name, Definition(str(topic), shards, shard_by)
 
 
 class Selection:

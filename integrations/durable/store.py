@@ -7,6 +7,7 @@ holder of a lease can write.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,15 @@ class Store(ABC):
 
     warnings: tuple[str, ...] = ()
     must_exist = False
+    _loop: asyncio.AbstractEventLoop | None = None  # on which a store without a thread was opened
+
+    def _check_loop(self) -> None:
+        """Raise a `StoreConfigError` unless the store was opened on the running event loop."""
+        if self._loop is not asyncio.get_running_loop():
+            raise StoreConfigError(
+                f"{self.url}: this store object was opened on another event loop; close it there first, or "
+                "use another object"
+            )
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.groups import GroupStream
 from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
-from codomyrmex.integrations.delivery.sink import Binding
+from codomyrmex.integrations.delivery.sink import Binding, check_type
 from codomyrmex.integrations.delivery.worker import Worker
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.entries import (
@@ -23,7 +23,12 @@ from codomyrmex.integrations.durable.entries import (
     format_cursor,
 )
 from codomyrmex.integrations.durable.group import Definition, Group
-from codomyrmex.integrations.durable.handler import HANDLER_POLICY, GroupHandlers, HandlerSink
+from codomyrmex.integrations.durable.handler import (
+    HANDLER_POLICY,
+    GroupHandlers,
+    HandlerSink,
+    make_subscription,
+)
 from codomyrmex.integrations.durable.health import StreamHealth
 from codomyrmex.integrations.durable.reading import LogReader
 from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
@@ -83,9 +88,11 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         on_error: ErrorHandler | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        check_seconds("linger", linger, zero=True)
-        check_seconds("lease", lease)
-        check_seconds("publish_timeout", publish_timeout)
+        check_seconds("linger", linger, zero=True, finite=True)
+        check_seconds("lease", lease, finite=True)
+        check_seconds("publish_timeout", publish_timeout, finite=True)
+        check_type("retention", retention, Retention, None)
+        check_type("unread_limit", unread_limit, Retention)
         self.admin = StreamAdmin(store, name)
         self.store, self.name, self.dead_log = store, name, self.admin.dead_log
         self._lease = lease
@@ -263,11 +270,12 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         if group is None:
             if (shards, shard_by, policy) != (1, "topic", None):
                 raise TypeError("group: shards, shard_by and policy need the name of a group")
-            Subscription(None, topic, handler, filter_fn)  # checks the arguments
+            make_subscription(handler, topic, filter_fn)  # checks the arguments
             await self.open()
             position = await self.resolve(after)
             return self._subscribe(handler, topic, filter_fn, position)
-        subscription = Subscription(None, topic, handler, filter_fn)
+        subscription = make_subscription(handler, topic, filter_fn)
+        check_type("policy", policy, DeliveryPolicy, None)
         binding = Binding(
             HandlerSink(group, handler), topic, filter_fn, policy, group, shards, shard_by, after
         )
@@ -282,8 +290,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         self, handler: Handler, topic: str = EVERYTHING, filter_fn: FilterFunction | None = None
     ) -> Subscription:
         """Subscribe from code that cannot await; the handler is called with the events from now on."""
-        if handler is None:
-            raise TypeError("handler: must be a function of one event, got None")
         return self._subscribe(handler, topic, filter_fn, self.tail.last)
 
     def subscribe_records(
@@ -310,7 +316,7 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         records: bool = False,
     ) -> Subscription:
         self._check_open()
-        subscription = Subscription(None, topic, handler, filter_fn)
+        subscription = make_subscription(handler, topic, filter_fn)
         subscription.on_drop = self._count_drop
         self._subscribers.add(subscription, handler, position, records=records)
         return subscription

@@ -69,7 +69,8 @@ class Bell:
 
     def forget(self, future: asyncio.Future[None]) -> None:
         """Remove a future that is not awaited."""
-        future.cancel()
+        with suppress(RuntimeError):  # its loop is closed
+            future.cancel()
         with self._lock:
             futures = self._waiting.get(future.get_loop())
             if futures is not None:

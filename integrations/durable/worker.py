@@ -17,9 +17,9 @@ from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within
 from codomyrmex.integrations.durable.entries import Place, encode_event
-from codomyrmex.integrations.durable.group import Definition, Group
+from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.letters import Letters
-from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader
+from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader, define_group
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.streaming import Clock, Event, FilterFunction
 from codomyrmex.streaming.provenance import LOGS, cause, origin_of, stems_from_logs
@@ -45,8 +45,7 @@ class GroupWorker(SendingWorker):
     ) -> None:
         assert isinstance(binding.sink, Sink)  # noqa: S101 - `attach` has checked it
         self._stream = stream
-        self.group = binding.group or binding.sink.name
-        self._definition = Definition(str(topic), binding.shards, binding.shard_by)
+        self.group, self._definition = define_group(binding, topic)
         self._selection = Selection(self.group, binding.sink.name, self._definition, filter_fn)
         self._after = binding.after
         self._group: Group | None = None

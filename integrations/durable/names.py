@@ -1,0 +1,52 @@
+"""The names of groups, and those that a group has in a store."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+from codomyrmex.streaming.errors import shorten
+
+_LONGEST_NAME = 200
+
+
+class Names:
+    """The names that a stream's group has in a store."""
+
+    def __init__(self, stream: str, group: str) -> None:
+        self.prefix = f"{groups_prefix(stream)}{encode_name(group)}"
+        self.definition = f"{self.prefix}/definition"
+        self.admin = f"{self.prefix}/admin"
+        self.seek = f"{self.prefix}/seek"
+        self.dead = f"{self.prefix}/dead"
+        self.members = f"{self.prefix}/member/"
+        self.shards = f"{self.prefix}/shard/"
+        self.places = f"{self.prefix}/place/"
+
+
+def groups_prefix(stream: str) -> str:
+    """Return how the names of all groups of a stream begin."""
+    return f"{stream}/group/"
+
+
+def encode_name(text: str) -> str:
+    """Return a name as a store accepts it, without a slash.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is empty, too long, or not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"group: must be a string, got {shorten(text)}")
+    if not 1 <= len(text) <= _LONGEST_NAME or not text.isprintable():
+        raise ValueError(f"group: must be 1 to {_LONGEST_NAME} printable characters, got {shorten(text)}")
+    return quote_name(text)
+
+
+def quote_name(text: str) -> str:
+    """Return any text as a part of a name."""
+    return quote(text, safe="").replace("%", "@").replace("~", "@7E")
+
+
+def decode_name(name: str) -> str:
+    """Return the text of an encoded name."""
+    return unquote(name.replace("@", "%"))
