@@ -18,7 +18,7 @@ class Result(NamedTuple):
     Attributes:
         work: what was measured.
         against: the baseline.
-        ratio: candidate to baseline; time, or rate where `rate` is set.
+        ratio: candidate to baseline; time, or rate where `rate` is set. NaN if it could not be measured.
         bar: the limit to keep, or None where the figure is only for information.
         rate: the ratio is of rates, so that more is better.
         detail: the absolute figures of this run.

@@ -5,6 +5,7 @@ python benchmarks/run.py [--no-write] [--strict] [GROUP ...], such as `alerts`; 
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import alerts
 import breakers
+import durable
 import pipelines
 import sinks
 import streams
@@ -24,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers, alerts, web, pipelines)
+GROUPS = (streams, sinks, breakers, alerts, web, pipelines, durable)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 
@@ -32,7 +34,8 @@ def cells(result: Result) -> tuple[str, ...]:
     better = "≥" if result.rate else "≤"
     bar = "" if result.bar is None else f"{better} {result.bar:.2f} x"
     mark = "" if result.bar is None else "kept" if result.kept else "MISSED"
-    return result.work, result.against, f"{result.ratio:.2f} x", bar, mark, result.detail
+    ratio = "" if math.isnan(result.ratio) else f"{result.ratio:.2f} x"
+    return result.work, result.against, ratio, bar, mark, result.detail
 
 
 def markdown(results: Sequence[Result], seconds: float) -> str:

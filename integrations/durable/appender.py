@@ -76,6 +76,7 @@ class Appender:
         self._buffer: deque[_Pending] = deque()  # its methods are atomic
         self._in_flight: list[_Pending] = []
         self._awake = False  # the task has been, or will soon be, woken
+        self._waking = False  # a publisher's loop will soon wake the task
         self._waiter: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sweeping = False
@@ -85,6 +86,10 @@ class Appender:
     def waiting(self) -> int:
         """Return the number of entries that are not in the log yet: what a kill would lose."""
         return len(self._buffer) + len(self._in_flight)
+
+    def is_appending(self) -> bool:
+        """Return whether entries are being appended."""
+        return bool(self._in_flight)
 
     def put_nowait(self, entry: bytes) -> bool:
         """Add an entry, from any thread; return False if there is no room for it."""
@@ -111,11 +116,14 @@ class Appender:
                 being appended.
             StoreError: the store refuses it.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
         self._buffer.append((entry, future, self._now()))
         self._awake = True
-        if self._waiter is not None:
-            self._call_soon(self._wake)
+        # The first one wakes the task once the others that are ready to run have put theirs.
+        if not self._waking and self._waiter is not None:
+            self._waking = True
+            loop.call_soon(self._call_soon, self._wake)
         if not self._sweeping:
             self._call_soon(self._sweep_later)
         if self._closed:
@@ -159,29 +167,25 @@ class Appender:
                 self._in_flight = batch
                 await self._append(batch)
                 self._in_flight = []
-                if len(batch) > 1:  # those who awaited it have perhaps more to publish
+                if self._buffer:  # others have their turn, as a store whose driver blocks does not suspend
                     await asyncio.sleep(0)
                 continue
             self._set_idle()
-            self._awake = False
+            self._awake = self._waking = False
             waiter = self._waiter = loop.create_future()
             if self._buffer:
                 self._waiter = None
             else:
                 await waiter
-                # The publisher that wakes this thread has often more to publish: give it the time for that.
-                await asyncio.sleep(0)
 
     def _take(self) -> list[_Pending]:
         """Remove and return the oldest entries."""
         buffer = self._buffer
-        batch: list[_Pending] = []
-        size = 0
-        for _ in range(min(len(buffer), _MAX_BATCH)):
-            size += len(buffer[0][0])
-            if size > _MAX_BATCH_BYTES and batch:
-                break
-            batch.append(buffer.popleft())
+        batch = [buffer.popleft() for _ in range(min(len(buffer), _MAX_BATCH))]
+        size = sum([len(entry) for entry, _, _ in batch])
+        while size > _MAX_BATCH_BYTES and len(batch) > 1:
+            size -= len(batch[-1][0])
+            buffer.appendleft(batch.pop())
         return batch
 
     async def _append(self, batch: list[_Pending]) -> None:
@@ -275,27 +279,20 @@ class Appender:
                 _fail(pending[1], StoreUnavailableError(f"{message}; it was not stored"))
         self._buffer.extendleft(reversed(kept))
         if self.waiting():
+            self._wake()  # a loop that was to do so may have stopped before
             self._sweep_later()
 
 
 def _complete(batch: list[_Pending], first: int) -> None:
     """Complete the futures of a batch, with one call for each event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], int]]] = {}
-    loop, results = None, []
-    for position, (_, future, _) in enumerate(batch, first):
-        if future is not None:
-            if future.get_loop() is not loop:
-                loop = future.get_loop()
-                results = loops.setdefault(loop, [])
-            results.append((future, position))
-    for loop, results in loops.items():
+    for loop in {future.get_loop() for _, future, _ in batch if future is not None}:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_set_results, results)
+            loop.call_soon_threadsafe(_set_results, loop, batch, first)
 
 
-def _set_results(results: list[tuple[asyncio.Future[int], int]]) -> None:
-    for future, position in results:
-        if not future.done():
+def _set_results(loop: asyncio.AbstractEventLoop, batch: list[_Pending], first: int) -> None:
+    for position, (_, future, _) in enumerate(batch, first):
+        if future is not None and future.get_loop() is loop and not future.done():
             future.set_result(position)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 from codomyrmex.integrations.durable.store import StoreError
 from codomyrmex.streaming import Event
-from codomyrmex.streaming.encoding import to_json_bytes
+from codomyrmex.streaming.encoding import encode_usual, to_json_bytes
 from codomyrmex.streaming.errors import shorten
 
 MAX_ENTRY_SIZE = 1024 * 1024
 """The size of an encoded event at most, in bytes."""
 
-_FOR = b'{"for":'  # how an entry begins that is for one group only
+FOR = b'{"for":'
+"""How an entry begins that is for one group only."""
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_letter = msgspec.json.Decoder(dict[str, Any]).decode
@@ -75,7 +76,10 @@ def encode_event(event: Event) -> bytes:
     Raises:
         EventTooLargeError: it is larger than 1 MiB.
     """
-    entry = to_json_bytes(event)
+    try:
+        entry = encode_usual(event)
+    except Exception:  # noqa: BLE001 - it can be encoded in another way
+        entry = to_json_bytes(event)
     if len(entry) > MAX_ENTRY_SIZE:
         raise EventTooLargeError(
             f"event {shorten(event.id)}: encoded it has {len(entry)} bytes, the limit is {MAX_ENTRY_SIZE}"
@@ -95,28 +99,41 @@ def decode_event(entry: bytes) -> Event:
         raise ValueError(f"not an event: {error}") from None
 
 
+def decode_or_none(entry: bytes) -> Event | None:
+    """Return the event of an entry, or None if it is not one."""
+    try:
+        return _decode_event(entry)
+    except (msgspec.MsgspecError, TypeError):
+        return None
+
+
 def address_entry(entry: bytes, group: str) -> bytes:
     """Return a copy of an entry that is for one group only."""
     head = to_json_bytes({"for": group})
-    return head[:-1] + b"," + entry[1:] if not entry.startswith(_FOR) else entry
+    return head[:-1] + b"," + entry[1:] if not entry.startswith(FOR) else entry
 
 
-def decode_events(entries: Iterable[tuple[int, float, bytes]]) -> list[tuple[int, Event]]:
-    """Return the positions and events of entries, without those that are for one group only.
+def decode_events(entries: Iterable[tuple[int, float, bytes]]) -> Iterator[tuple[int, Event | None]]:
+    """Yield the positions and events of entries, without those that are for one group only.
 
-    Raises:
-        ValueError: one of them is not an event.
+    None stands for an entry that is not an event. Each is decoded when it is needed: events that live only as
+    long as the handler runs cost half of what those of a whole page do.
     """
     decode = _decode_event
-    try:
-        return [(position, decode(entry)) for position, _, entry in entries if not entry.startswith(_FOR)]
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise ValueError(f"not an event: {error}") from None
+    for position, _, entry in entries:
+        if entry.startswith(FOR):
+            continue
+        try:
+            event = decode(entry)
+        except (msgspec.MsgspecError, TypeError):
+            yield position, None
+        else:
+            yield position, event
 
 
 def addressee(entry: bytes) -> str | None:
     """Return the group that an entry is for, or None if it is for everyone."""
-    if not entry.startswith(_FOR):
+    if not entry.startswith(FOR):
         return None
     try:
         return str(_decode_letter(entry)["for"])

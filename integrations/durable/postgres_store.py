@@ -356,11 +356,12 @@ class PostgresStore(Store):
             if self._listener.is_closed():
                 self._drop(self._listener)
                 self._listener = await self._listen()
+            listener = self._listener  # None once the store is closed
             try:
                 names = list({name for name, _ in self._waiters.values()})
-                found = await self._listener.fetch(sql.LASTS.format(self._schema), names)
+                found = await listener.fetch(sql.LASTS.format(self._schema), names)
             except BaseException:
-                self._drop(self._listener)
+                self._drop(listener)
                 raise
         return sum(self._wake(name, last) for name, last in found)
 

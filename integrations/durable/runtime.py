@@ -244,7 +244,7 @@ class Runtime:
                     await self._admin.note_rewind(self.tail.epoch, self.tail.restart, self.owner("rewind"))
                 self._set_state(None)
                 wait = _RECONNECT_INITIAL
-                await self._follow_tail()
+                await self._follow_tail(appender)
                 continue
             except StoreUnavailableError as error:
                 self._set_state(error)
@@ -256,9 +256,9 @@ class Runtime:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _RECONNECT_MAX)
 
-    async def _follow_tail(self) -> None:
+    async def _follow_tail(self, appender: Appender) -> None:
         """Read what is appended, until there is an error or the log has to be checked."""
-        following = self._following = asyncio.create_task(self.tail.follow())
+        following = self._following = asyncio.create_task(self.tail.follow(appender.is_appending))
         try:
             await asyncio.wait({following})
         finally:

@@ -18,7 +18,7 @@ from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.integrations.durable.tail import Item as LogItem
 from codomyrmex.streaming import Event, FilterFunction, Subscription
 from codomyrmex.streaming.errors import shorten
-from codomyrmex.streaming.provenance import origin_of
+from codomyrmex.streaming.provenance import ORIGIN, origin_of
 from codomyrmex.streaming.topics import EVERYTHING, matches
 
 MAX_SHARDS = 1_000
@@ -105,7 +105,8 @@ class Selection:
             ValueError: the entry is not an event.
             Exception: raised by the filter.
         """
-        if item.group is not None and item.group != self._group:
+        group = item.group
+        if group is not None and group != self._group:
             return None
         event = item.event()
         if event is None:
@@ -114,8 +115,8 @@ class Selection:
         topic = self._definition.topic
         if (
             (topic != EVERYTHING and not matches(topic, event.topic))
-            or self._definition.shard_of(event) != shard
-            or self._is_about_itself(event)
+            or (self._definition.shards > 1 and self._definition.shard_of(event) != shard)
+            or (ORIGIN in event.metadata and self._is_about_itself(event))
         ):
             return None
         return event if self._filter is None or self._filter.passes(event) else None

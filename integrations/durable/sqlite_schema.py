@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -183,19 +184,15 @@ def insert_rows(
     The number of rows of each statement is a power of two: a statement for all rows gives up the GIL once
     rather than for each row, and few statements need to be compiled.
     """
-    start, size = 0, 0
-    rows = _ROWS
+    start, rows = 0, _ROWS
     while start < len(entries):
         while rows > len(entries) - start:
             rows //= 2
-        values: list[object] = []
-        for value in entries[start : start + rows]:
-            values += (log, position, now, value)
-            position += 1
-            size += len(value)
-        connection.execute(_insert(rows), values)
+        part = entries[start : start + rows]
+        values = zip(repeat(log), count(position + start), repeat(now), part)
+        connection.execute(_insert(rows), list(chain.from_iterable(values)))
         start += rows
-    return size
+    return sum(map(len, entries))
 
 
 def convert_error(error: sqlite3.Error, place: str, timeout: float) -> StoreError:

@@ -69,7 +69,7 @@ class SQLiteThread:
         self._version = 0  # changes when another connection has committed
         self._waiters: list[_Waiter] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._last_change = 0.0
+        self._last_change = 0.0  # when somebody was woken; leases of other processes change the file as well
 
     def start(self) -> LoopThread:
         """Return the thread, and start it if it does not run."""
@@ -221,10 +221,10 @@ class SQLiteThread:
 
     def ring(self, log: str, last: int) -> None:
         """Wake those who wait for a log whose last entry has this position."""
-        self._last_change = time.monotonic()
         for waiter in self._waiters:
             if waiter.log == log and waiter.after < last and not waiter.future.done():
                 waiter.future.set_result(None)
+                self._last_change = time.monotonic()
 
     def _look(self) -> None:
         """Wake those who wait for a log that has grown, here or in another process; look again later."""
@@ -249,14 +249,11 @@ class SQLiteThread:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return
-        if self._version != -1:
-            self._last_change = time.monotonic()
         self._version = version
         for log in {waiter.log for waiter in self._waiters}:
             row = connection.execute("SELECT last FROM logs WHERE name = ?", (log,)).fetchone()
-            for waiter in self._waiters:
-                if waiter.log == log and row is not None and waiter.after < row[0]:
-                    waiter.future.set_result(None)
+            if row is not None:
+                self.ring(log, row[0])
 
 
 _threads: WeakSet[SQLiteThread] = WeakSet()

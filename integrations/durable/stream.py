@@ -209,14 +209,15 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     def _prepare(self, event: Event) -> bytes | None:
         """Return the entry of an event, after interceptors and inline sinks; None if it is dropped."""
-        checked = self._intercept(event)
-        if checked is None:
-            return None
-        if self._entries:
+        if self._interceptors or self._entries or self._closed or event.__class__ is not Event:
+            checked = self._intercept(event)
+            if checked is None:
+                return None
+            event = checked
             with self._lock:
-                route = self._index.route(checked.topic)
-            self._go_on(checked, iter(route))
-        return encode_event(checked)
+                route = self._index.route(event.topic)
+            self._go_on(event, iter(route))
+        return encode_event(event)
 
     async def flush(self) -> None:
         """Wait until everything that was published in this process is in the store."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
 from codomyrmex.integrations.durable.entries import decode_events
 from codomyrmex.integrations.durable.store import Stored
-from codomyrmex.integrations.durable.tail import READ_LIMIT, Item, Tail
+from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.streaming import Event, Subscription
 from codomyrmex.streaming.errors import MUST_PASS
 from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of
@@ -26,14 +26,15 @@ class Page(NamedTuple):
     Attributes:
         first: the position of the first one.
         last: the position of the last one.
-        events: the positions and events of those that are for everyone; None for what is not an event.
+        events: yields the positions and events of those that are for everyone; None for what is not an event.
     """
 
     first: int
     last: int
-    events: Sequence[tuple[int, Event | None]]
+    events: Iterator[tuple[int, Event | None]]
 
 
+_REPLAY_LIMIT = 1_000  # entries read from the store at once, as each time takes two changes of threads
 _RETRY = 0.5  # seconds until the store is read again after an error
 
 
@@ -113,15 +114,18 @@ class Subscriber:
         if self.position is None:
             return None
         items = tail.get(self.position, READ_LIMIT)
-        if items is not None:
-            return _page_of(items)
+        if items is not None:  # decoded once for all subscribers
+            events = ((item.position, item.event()) for item in items if item.group is None)
+            return Page(items[0].position, items[-1].position, events) if items else None
         while True:
             try:
-                entries = await self._read(self.position, READ_LIMIT)
+                entries = await self._read(self.position, _REPLAY_LIMIT)
             except Exception:  # noqa: BLE001 - the stream reports that the store is not available
                 await asyncio.sleep(_RETRY)
             else:
-                return _decode_page(entries)
+                if not entries:
+                    return None
+                return Page(entries[0].position, entries[-1].position, decode_events(entries))
 
     async def _deliver(self, page: Page) -> None:
         """Call the handler with the events of a page: the loop behind every event that is received."""
@@ -173,22 +177,3 @@ class Subscriber:
             if task is not None and task.cancelling() > cancelling:
                 close_awaitable(result)
                 raise
-
-
-def _page_of(items: list[Item]) -> Page | None:
-    """Return a page of the tail, whose events are decoded once for all subscribers."""
-    if not items:
-        return None
-    events = [(item.position, item.event()) for item in items if item.group is None]
-    return Page(items[0].position, items[-1].position, events)
-
-
-def _decode_page(entries: list[Stored]) -> Page | None:
-    """Return a page of the store, whose events are not kept."""
-    if not entries:
-        return None
-    try:
-        events: Sequence[tuple[int, Event | None]] = decode_events(entries)
-    except ValueError:  # one by one, as one of them is not an event
-        return _page_of([Item(*stored) for stored in entries])
-    return Page(entries[0].position, entries[-1].position, events)

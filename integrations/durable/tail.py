@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count as counting
+from itertools import repeat
 
-from codomyrmex.integrations.durable.entries import Place, addressee, decode_event
+import msgspec
+from codomyrmex.integrations.durable.entries import FOR, Place, addressee, decode_or_none
 from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.diagnostics import Diagnostics
@@ -15,6 +18,7 @@ from codomyrmex.streaming.diagnostics import Diagnostics
 READ_LIMIT = 500  # entries read at once
 
 _MAX_ITEMS, _MAX_BYTES = 10_000, 2 * READ_BYTES
+_FEWER = 9  # tenths of these that are kept when there are too many
 _AT_OPEN = 1_000  # entries read when the tail is opened
 _PAUSE = 0.002  # seconds between looks for entries of other processes while this one appends
 _WAIT = 30.0  # seconds; a wait that was missed costs at most this
@@ -22,7 +26,7 @@ _WAIT = 30.0  # seconds; a wait that was missed costs at most this
 _log = Diagnostics(__name__)
 
 
-class Item:
+class Item(msgspec.Struct, eq=False, gc=False):
     """An entry of the log, decoded at most once.
 
     Attributes:
@@ -31,24 +35,20 @@ class Item:
         entry: the entry.
     """
 
-    __slots__ = ("_event", "entry", "position", "time")
-
-    def __init__(self, position: int, time: float, entry: bytes) -> None:
-        self.position = position
-        self.time = time
-        self.entry = entry
-        self._event: Event | None = None
+    position: int
+    time: float
+    entry: bytes
+    _event: Event | None = None
 
     @property
     def group(self) -> str | None:
         """The only group that it is for, or None."""
-        return addressee(self.entry)
+        return addressee(self.entry) if self.entry.startswith(FOR) else None
 
     def event(self) -> Event | None:
         """Return the event, or None if the entry is not one."""
         if self._event is None:
-            with suppress(ValueError):
-                self._event = decode_event(self.entry)
+            self._event = decode_or_none(self.entry)
         return self._event
 
 
@@ -118,8 +118,9 @@ class Tail:
         self.bell = Bell()
         self._store = store
         self._log = log
-        self._items: dict[int, Item] = {}
-        self._first = 1  # the position of the oldest item, the next one if there is none
+        # The items, and the position of the first one. Other threads read them: a list is extended, and items
+        # are removed by replacing the tuple.
+        self._kept: tuple[int, list[Item]] = 1, []
         self._size = 0
 
     async def open(self) -> None:
@@ -136,8 +137,9 @@ class Tail:
             items += [Item(*stored) for stored in part]
             start = part[-1].position
         self.epoch = bounds.epoch
-        self._first = items[0].position if items else last + 1
-        self.last = self._first - 1
+        first = items[0].position if items else last + 1
+        self._kept = first, []
+        self.last = first - 1
         self.add(items)
 
     def add(self, items: list[Item]) -> None:
@@ -150,8 +152,8 @@ class Tail:
             if not items:
                 return
         if items[0].position != last + 1:  # the ones between were removed
-            self._items, self._size, self._first = {}, 0, items[0].position
-        self._items.update([(item.position, item) for item in items])
+            self._kept, self._size = (items[0].position, []), 0
+        self._kept[1].extend(items)
         self._size += sum([len(item.entry) for item in items])
         self.last = items[-1].position
         self._evict()
@@ -160,46 +162,50 @@ class Tail:
     def extend(self, first: int, time: float, values: Sequence[bytes]) -> None:
         """Add entries that this process has appended, if no others are missing before them."""
         if self.last is not None and first == self.last + 1:
-            self.add([Item(position, time, value) for position, value in enumerate(values, first)])
+            self.add(list(map(Item, counting(first), repeat(time), values)))
 
     def conflicts(self, position: int, entry: bytes) -> bool:
         """Return whether another entry has been read at a position: then the end of the log went back."""
-        item = self._items.get(position)
+        item = self._item(position)
         return item is not None and item.entry != entry
+
+    def _item(self, position: int) -> Item | None:
+        first, items = self._kept
+        return items[position - first] if first <= position < first + len(items) else None
 
     def get(self, after: int, limit: int) -> list[Item] | None:
         """Return the items after a position, or None if they have to be read from the store."""
         last = self.last
         if last is None or after >= last:
             return []
-        if after + 1 < self._first:
-            return None
-        items = self._items
-        try:
-            return [items[position] for position in range(after + 1, min(after + limit, last) + 1)]
-        except KeyError:  # evicted meanwhile
-            return None
+        first, items = self._kept
+        start = after + 1 - first
+        return None if start < 0 else items[start : start + limit]
 
     def newest(self, count: int) -> list[Item]:
         """Return the newest `count` items, oldest first."""
-        last = self.last
-        return (last is not None and count > 0 and self.get(max(last - count, self._first - 1), count)) or []
+        return self._kept[1][-count:] if count > 0 else []
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._kept[1])
 
     def restart_place(self) -> Place:
         """Return the position up to which everything was delivered before the end of the log went back."""
         return Place(self.epoch, self.restart)
 
-    async def follow(self) -> None:
-        """Read what is appended, until a `StoreError` occurs."""
+    async def follow(self, appending: Callable[[], bool]) -> None:
+        """Read what is appended, until a `StoreError` occurs.
+
+        Args:
+            appending: says whether this process is appending; then it will add the entries itself, of which
+                a store may give notice before it answers.
+        """
         while True:
             after = self.last or 0
             await self._store.wait(self._log, after, _WAIT)
-            if self.last != after:  # this process has appended, and added the entries itself
+            if self.last != after or appending():
                 await asyncio.sleep(_PAUSE)
-            else:
+            if self.last == after:
                 entries = await self._store.read(self._log, after, READ_LIMIT)
                 self.add([Item(*stored) for stored in entries])
 
@@ -226,9 +232,10 @@ class Tail:
             common,
         )
         self.epoch = bounds.epoch
-        for position in [position for position in self._items if position > common]:
-            self._size -= len(self._items.pop(position).entry)
-        self._first = min(self._first, common + 1)
+        first, items = self._kept
+        kept = items[: max(common + 1 - first, 0)]
+        self._kept = min(first, common + 1), kept
+        self._size = sum(len(item.entry) for item in kept)
         self.restart = self.last = common
         self.generation += 1
         self.bell.ring()
@@ -236,20 +243,27 @@ class Tail:
 
     async def _last_in_common(self, bounds: Bounds) -> int:
         """Return the position of the newest item that the log still has, 0 if there is none."""
-        if self.last == 0 or (self.last is not None and not self._items and bounds.last >= self.last):
+        first, items = self._kept
+        if self.last == 0 or (self.last is not None and not items and bounds.last >= self.last):
             return self.last
-        common = min(self._first - 1, bounds.last) if bounds.epoch == self.epoch else 0
-        after = max(self._first, bounds.first) - 1
+        common = min(first - 1, bounds.last) if bounds.epoch == self.epoch else 0
+        after = max(first, bounds.first) - 1
         while entries := await self._store.read(self._log, after, READ_LIMIT):
             for position, _, value in entries:
-                item = self._items.get(position)
+                item = self._item(position)
                 if item is None or item.entry != value:
                     return common
                 common = after = position
         return common
 
     def _evict(self) -> None:
-        """Remove the oldest items beyond the limits."""
-        while len(self._items) > _MAX_ITEMS or (self._size > _MAX_BYTES and len(self._items) > 1):
-            self._size -= len(self._items.pop(self._first).entry)
-            self._first += 1
+        """Remove the oldest items if there are too many, and some more, so that it is not often necessary."""
+        first, items = self._kept
+        if len(items) <= _MAX_ITEMS and self._size <= _MAX_BYTES:
+            return
+        removed = max(len(items) - _FEWER * _MAX_ITEMS // 10, 0)
+        self._size -= sum([len(item.entry) for item in items[:removed]])
+        while self._size > _FEWER * _MAX_BYTES // 10 and removed < len(items) - 1:
+            self._size -= len(items[removed].entry)
+            removed += 1
+        self._kept = first + removed, items[removed:]

@@ -6,7 +6,8 @@ in it that nothing else uses. Other settings than the usual ones take a server o
 
     with RedisServer(appendonly="no") as server: ...
 
-By hand, `python tests/durable/servers.py postgres` runs a server until its standard input ends.
+By hand, `python tests/durable/servers.py redis appendfsync=everysec` runs a server until its standard input
+ends.
 """
 
 from __future__ import annotations
@@ -466,6 +467,6 @@ def nats_server(servers: Servers) -> Server:
 
 
 if __name__ == "__main__":
-    with SERVERS[sys.argv[1]]() as server:
+    with SERVERS[sys.argv[1]](**dict(setting.split("=", 1) for setting in sys.argv[2:])) as server:
         print(server.url, flush=True)
         sys.stdin.read()

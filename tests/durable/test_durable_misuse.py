@@ -66,7 +66,11 @@ def test_options_of_a_stream_are_checked(options, message, store):
         DurableStream(store, **options)
 
 
-@pytest.mark.parametrize("store", ["sqlite:///events.db", None, SQLiteStore, InMemoryStream()], ids=str)
+@pytest.mark.parametrize(
+    "store",
+    ["sqlite:///events.db", None, SQLiteStore, InMemoryStream()],
+    ids=["URL", "None", "class", "stream"],
+)
 def test_a_stream_needs_a_store_and_no_url(store):
     with pytest.raises(TypeError, match=r"store: must be a Store, got .*; open_store\(url\) returns one"):
         DurableStream(store)

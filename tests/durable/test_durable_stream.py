@@ -134,6 +134,20 @@ async def test_publish_nowait_works_in_any_thread_and_close_stores_what_is_waiti
         assert [count for sender, count in data if sender == number] == list(range(100))
 
 
+async def test_a_loop_that_stops_while_it_publishes_does_not_hold_up_the_others(streams):
+    stream = await streams()
+    await publish(stream, 1)
+    stopped = asyncio.new_event_loop()
+    first = stopped.create_task(stream.publish(create_event(2)))
+    stopped.call_soon(stopped.stop)  # in the turn in which it publishes
+    await asyncio.to_thread(stopped.run_forever)
+    async with asyncio.timeout(2):
+        await publish(stream, 3)
+        await asyncio.to_thread(stopped.run_until_complete, first)
+    stopped.close()
+    assert [record.event.data for record in await stream.read()] == [1, 2, 3]
+
+
 async def test_topics_and_filters_select_and_a_failing_handler_is_reported_and_affects_no_other(place):
     errors = []
     stream = DurableStream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import socket
 import subprocess
@@ -548,6 +549,20 @@ async def test_calls_that_meet_a_close_end_with_an_answer_or_as_unavailable(post
         for number, outcome in zip(numbers, outcomes, strict=True):
             assert b"%d" % number in stored or not isinstance(outcome, int)
     await store.close()
+
+
+async def test_a_close_while_the_store_looks_for_entries_leaves_no_error(postgres_server, caplog):
+    store = PostgresStore(postgres_server.fresh_url())
+    for turns in range(10):
+        await store.open()
+        waiting = asyncio.create_task(store.wait("log", 0, LONG))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.close()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    gc.collect()  # asyncio reports what no one has retrieved
+    assert not caplog.records
 
 
 async def test_a_log_that_does_not_exist_has_no_epoch_to_renew(postgres_server):
