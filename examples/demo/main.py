@@ -40,6 +40,7 @@ The live page:  {url}
   Silences          can be added with the token  {token}
 
 In another terminal:  codomyrmex-streaming tail {url}api/events
+For Kubernetes and Prometheus:  {url}readyz and {url}metrics
 Below are the log and the notifications of pager and chat. Press Ctrl-C to end the demo.
 """
 

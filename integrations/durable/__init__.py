@@ -9,6 +9,7 @@ from codomyrmex.integrations._extras import lazy_exports
 if TYPE_CHECKING:
     from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
     from codomyrmex.integrations.durable.entries import CursorError, EventTooLargeError, Record, StoredLetter
+    from codomyrmex.integrations.durable.feed_runner import FeedHealth, FeedRunner, FeedState, run_once
     from codomyrmex.integrations.durable.group import GroupError, GroupInfo
     from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.nats_store import NatsStore
@@ -31,6 +32,9 @@ __all__ = [
     "CursorError",
     "DurableStream",
     "EventTooLargeError",
+    "FeedHealth",
+    "FeedRunner",
+    "FeedState",
     "GroupError",
     "GroupInfo",
     "LeaseLostError",
@@ -50,6 +54,7 @@ __all__ = [
     "StreamHealth",
     "UnconfirmedError",
     "open_store",
+    "run_once",
 ]
 
 __getattr__ = lazy_exports(
@@ -58,6 +63,9 @@ __getattr__ = lazy_exports(
         "CursorError": "entries",
         "DurableStream": "stream",
         "EventTooLargeError": "entries",
+        "FeedHealth": "feed_runner",
+        "FeedRunner": "feed_runner",
+        "FeedState": "feed_runner",
         "GroupError": "group",
         "GroupInfo": "group",
         "LeaseLostError": "store",
@@ -77,5 +85,6 @@ __getattr__ = lazy_exports(
         "StreamHealth": "health",
         "UnconfirmedError": "store",
         "open_store": "opening",
+        "run_once": "feed_runner",
     },
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from inspect import isawaitable
 
+from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Sink
+from codomyrmex.integrations.durable.health import free_name
 from codomyrmex.integrations.durable.worker import GroupWorker
 from codomyrmex.streaming import Event, FilterFunction, Handler, Subscription
 
@@ -48,6 +50,13 @@ class GroupHandlers:
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    def health(self) -> Mapping[str, SinkHealth]:
+        """Return the health of each, by the name of its group; from any thread."""
+        groups: dict[str, SinkHealth] = {}
+        for worker in tuple(self._workers.values()):
+            groups[free_name(worker.group, groups)] = worker.health()
+        return groups
 
     def add(self, subscription: Subscription, worker: GroupWorker) -> None:
         """Add a group, which stops when its subscription is cancelled."""

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
+
+from codomyrmex.integrations.delivery.health import SinkHealth
+from codomyrmex.streaming import Stream
+
+_NONE: Mapping[str, SinkHealth] = MappingProxyType({})
 
 
 class StreamHealth(NamedTuple):
@@ -19,6 +26,8 @@ class StreamHealth(NamedTuple):
         missed: events that the retention removed before a subscription of this process received them.
         undecodable: entries of the log that are not events.
         warnings: what the engine, as it is configured, will not preserve.
+        groups: the health of the handlers of this process that belong to a group, by the name of the group;
+            attached sinks are not among them.
     """
 
     store: str
@@ -31,6 +40,7 @@ class StreamHealth(NamedTuple):
     missed: int
     undecodable: int
     warnings: tuple[str, ...]
+    groups: Mapping[str, SinkHealth] = _NONE
 
     @property
     def ok(self) -> bool:
@@ -59,3 +69,27 @@ class StreamHealth(NamedTuple):
 
 def _events(number: int) -> str:
     return "1 event" if number == 1 else f"{number:,} events"
+
+
+def health_of(stream: Stream | None) -> StreamHealth | None:
+    """Return the health of a stream, None if it is not a durable one."""
+    read = getattr(stream, "health", None)
+    health = read() if callable(read) else None
+    return health if isinstance(health, StreamHealth) else None
+
+
+def with_groups(sinks: Mapping[str, SinkHealth], stream: StreamHealth | None) -> dict[str, SinkHealth]:
+    """Return the health of sinks together with that of the groups of a stream; equal names get a number."""
+    together = dict(sinks)
+    for name, health in (_NONE if stream is None else stream.groups).items():
+        together[free_name(name, together)] = health
+    return together
+
+
+def free_name(name: str, taken: Mapping[str, object]) -> str:
+    """Return a name, with a number if it is taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free

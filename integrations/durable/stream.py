@@ -396,4 +396,5 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             missed=missed,
             undecodable=undecodable,
             warnings=self.store.warnings,
+            groups=self._group_handlers.health(),
         )

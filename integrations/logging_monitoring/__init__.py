@@ -6,6 +6,7 @@ from codomyrmex.integrations._extras import lazy_exports
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.delivery.secrets import DEFAULT_PATTERNS
+    from codomyrmex.integrations.logging_monitoring.delivery_collector import DeliveryCollector
     from codomyrmex.integrations.logging_monitoring.delivery_metrics import meter_delivery
     from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
     from codomyrmex.integrations.logging_monitoring.log_feeds import PublishLogs, StreamLogHandler
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_KEYS",
     "DEFAULT_PATTERNS",
+    "DeliveryCollector",
     "JsonlSink",
     "LogLines",
     "OpenTelemetrySink",
@@ -49,6 +51,7 @@ __getattr__ = lazy_exports(
     {
         "DEFAULT_KEYS": "redaction",
         "DEFAULT_PATTERNS": "redaction",
+        "DeliveryCollector": "delivery_collector",
         "JsonlSink": "jsonl_sink",
         "LogLines": "log_lines",
         "OpenTelemetrySink": "opentelemetry_sink",

@@ -314,12 +314,13 @@ class Server:
         app: the application; its `aclose` is called first at the end.
         address: where to listen.
         token: required from each client; None only on a loopback address.
+        context: provides what `/livez`, `/readyz` and `/metrics` say, which are served beside it.
 
     Raises:
         FieldError: the address is public and there is no token.
     """
 
-    def __init__(self, app: Callable[[], Any], address: Address, token: str | None) -> None:
+    def __init__(self, app: Callable[[], Any], address: Address, token: str | None, context: Context) -> None:
         from codomyrmex.integrations.web.serve import check_address
 
         try:
@@ -329,6 +330,7 @@ class Server:
         self._app = app
         self._address = address
         self._token = token
+        self._context = context
         self._stack = AsyncExitStack()
         self.url = ""
 
@@ -338,9 +340,11 @@ class Server:
         Raises:
             OSError: the address is in use, or is not one of this host.
         """
+        from codomyrmex.integrations.web.monitoring import Monitored
         from codomyrmex.integrations.web.serve import serving
 
-        server = serving(self._app(), self._address.host, self._address.port, self._token)
+        app = Monitored(self._app(), self._context.attachment, self._context.stream)
+        server = serving(app, self._address.host, self._address.port, self._token)
         try:
             self.url = await self._stack.enter_async_context(server)
         except OSError as error:

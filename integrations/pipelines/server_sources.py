@@ -67,7 +67,7 @@ class HttpSource(Source):
         self.keeps = context.spool is not None
         self._timeout = None if context.spool is None else _STORE_TIMEOUT
         app = event_ingest(_Posted(self._receive), max_bytes=config.max_bytes, rate=config.rate)
-        self.server = Server(lambda: app, config.listen, config.token)
+        self.server = Server(lambda: app, config.listen, config.token, context)
         self._push: asyncio.Future[Push] | None = None
 
     async def open(self) -> None:

@@ -95,16 +95,23 @@ class ServerSink(InlineSink):
         app: returns the application that serves the stream; called when the sink is opened.
         address: where to listen.
         token: required from each client.
+        context: as for `Server`.
     """
 
     drain_timeout = 10.0
 
     def __init__(
-        self, name: str, stream: InMemoryStream, app: Callable[[], Any], address: Address, token: str | None
+        self,
+        name: str,
+        stream: InMemoryStream,
+        app: Callable[[], Any],
+        address: Address,
+        token: str | None,
+        context: Context,
     ) -> None:
         self.name = name
         self._stream = stream
-        self.server = Server(app, address, token)
+        self.server = Server(app, address, token, context)
 
     async def open(self) -> None:
         await self.server.open()
@@ -144,7 +151,7 @@ class Dashboard(SinkConfig, frozen=True):
                 signals=False,
             )
 
-        return ServerSink(name, stream, app, self.listen, self.token)
+        return ServerSink(name, stream, app, self.listen, self.token, context)
 
 
 class SseServer(SinkConfig, frozen=True):
@@ -156,7 +163,7 @@ class SseServer(SinkConfig, frozen=True):
     buffer_size: int = 1_000
     allow_origins: list[str] = []
 
-    def build(self, name: str, _: Context) -> InlineSink:
+    def build(self, name: str, context: Context) -> InlineSink:
         from codomyrmex.integrations.web.event_stream import event_stream
 
         stream = InMemoryStream(buffer_size=1)
@@ -167,4 +174,4 @@ class SseServer(SinkConfig, frozen=True):
             allow_origins=self.allow_origins,
             signals=False,
         )
-        return ServerSink(name, stream, lambda: app, self.listen, self.token)
+        return ServerSink(name, stream, lambda: app, self.listen, self.token, context)

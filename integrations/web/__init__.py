@@ -12,19 +12,25 @@ except ImportError as error:
 # Imported at once: a lazy import would bind `event_stream` to the module instead of the function.
 from codomyrmex.integrations.web.dashboard import DashboardApp, dashboard
 from codomyrmex.integrations.web.event_stream import EventStreamApp, event_stream
+from codomyrmex.integrations.web.health import HealthApp, health_app
 from codomyrmex.integrations.web.http import require_token
 from codomyrmex.integrations.web.ingest import EventIngestApp, event_ingest
+from codomyrmex.integrations.web.metrics import MetricsApp, metrics_app
 from codomyrmex.integrations.web.serve import PublicAddressError, check_address, serve, serving
 
 __all__ = [
     "DashboardApp",
     "EventIngestApp",
     "EventStreamApp",
+    "HealthApp",
+    "MetricsApp",
     "PublicAddressError",
     "check_address",
     "dashboard",
     "event_ingest",
     "event_stream",
+    "health_app",
+    "metrics_app",
     "require_token",
     "serve",
     "serving",

@@ -15,6 +15,7 @@ from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import http, snapshot
 from codomyrmex.integrations.web.event_stream import event_stream
 from codomyrmex.integrations.web.gates import SiteGate
+from codomyrmex.integrations.web.monitoring import OPEN_PATHS, Monitoring
 from codomyrmex.integrations.web.recent import RecentEvents
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence, text_fields
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream
@@ -62,6 +63,7 @@ class DashboardApp:
     shows events and their rate per topic, the state of a durable stream's store, and, if their sources are
     passed, sinks, circuit breakers, alerts and how they are routed, notifications, and silences. It makes no
     requests to other hosts, and it is read-only unless `allow_actions` is passed.
+    Beside it are `livez`, `readyz` and `metrics`, as `health_app` and `metrics_app` serve them.
 
     Args:
         stream: the stream whose events are shown.
@@ -87,6 +89,8 @@ class DashboardApp:
         TypeError: an argument has the wrong type.
         ValueError: a number is out of range, or the token is empty.
     """
+
+    open_paths = OPEN_PATHS
 
     def __init__(
         self,
@@ -127,6 +131,8 @@ class DashboardApp:
         self._token = None if allow_actions is None else allow_actions.strip()
         self._authorize = authorize
         self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
+        may_read = None if authorize is None else self._topics
+        self._monitoring = Monitoring(attachment, stream, authorize=may_read, allowed_hosts=allowed_hosts)
         self._forms = http.BodyReader(_MAX_FORM_BYTES, _FORM_TIMEOUT, _MAX_FORMS, clock)
         self._title = title
         self._clock = clock
@@ -178,12 +184,15 @@ class DashboardApp:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _as_mounted(scope)
+        if (endpoint := self._monitoring.find(scope)) is not None:
+            await endpoint(scope, receive, send)
+            return
         try:
             self._gate.check(Request(scope))
         except HTTPException as refusal:
             await _error_response(Request(scope), refusal)(scope, receive, send)
             return
-        scope = _as_mounted(scope)
         redirect = _slash_redirect(scope)
         await (redirect or self._app)(scope, receive, send)
 

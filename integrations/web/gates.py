@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _GATED = "codomyrmex.gated"  # in the scope of a request that has passed a gate
+UNGATED = "codomyrmex.ungated"  # in the scope of a request without a token for a path that needs none
 _PARAMETER = "access_token"
 
 
@@ -30,13 +31,23 @@ class SiteGate:
             this machine, or any if requests are authorized or every origin may read.
         origins: other origins whose pages are allowed, as browsers send them; `"*"` allows any.
         authorized: whether requests are authorized in another way too.
+        addresses: whether requests for any IP address are allowed, as monitoring systems send them; nobody
+            can make an address resolve to another machine.
     """
 
-    def __init__(self, hosts: Iterable[str] | None, origins: Iterable[str], *, authorized: bool) -> None:
+    def __init__(
+        self,
+        hosts: Iterable[str] | None,
+        origins: Iterable[str],
+        *,
+        authorized: bool,
+        addresses: bool = False,
+    ) -> None:
         self.origins = [origin.rstrip("/") for origin in _texts("allow_origins", origins)]
         listed = _texts("allowed_hosts", hosts or ())
         self._hosts = frozenset(host.lower() for host in listed)
         self._any_host = "*" in self._hosts or (hosts is None and (authorized or "*" in self.origins))
+        self._addresses = addresses
 
     def check(self, request: Request) -> None:
         """Raise an HTTPException if the request is for another host or from a page of another origin."""
@@ -44,6 +55,8 @@ class SiteGate:
         gated = self._any_host or _GATED in request.scope
         # Every browser sends the header, so a request without it (HTTP/1.0) is not from a page. Granian shows
         # a header that is absent as an empty one.
+        if self._addresses and host and _is_address(_host_name(host)):
+            gated = True
         if not gated and host and not _names_this(host, self._hosts):
             name = ascii(_host_name(host))[1:-1][:100]
             raise HTTPException(421, f"this server is not {name}; name the hosts it serves in allowed_hosts")
@@ -87,7 +100,7 @@ class TokenGate:
     A browser gets the cookie from `/?access_token=...` and is redirected to the URL without the token, which
     would otherwise end up in bookmarks. The cookie is derived from the token and hidden from scripts. Where
     no cookie can come, as in the requests of scripts, the parameter is enough. CORS preflights, which have
-    neither, are left to the application.
+    neither, are left to the application, and so are requests without a token for its `open_paths`.
 
     Args:
         app: the application to protect; pages of its `allow_origins`, if it has such an attribute, can read
@@ -120,6 +133,8 @@ class TokenGate:
                 return
         if may_pass or _is_preflight(request):
             await self._app({**scope, _GATED: True}, receive, send)
+        elif request.method in {"GET", "HEAD"} and scope["path"] in getattr(self._app, "open_paths", ()):
+            await self._app({**scope, UNGATED: True}, receive, send)
         else:
             await self._refuse(scope, receive, send)
 
@@ -182,6 +197,14 @@ def _host_name(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_preflight(request: Request) -> bool:

@@ -942,3 +942,50 @@ async def test_lines_about_bad_requests_are_limited_and_show_no_secret(caplog):
     assert caplog.text.count("Exception in ASGI application") == 1
     assert "https://[redacted]@db.example.org/" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+# Health and metrics
+
+
+@pytest.mark.parametrize("root_path", ["", "/live"])
+async def test_the_page_serves_health_and_metrics(root_path):
+    async with (
+        alerting(authorize=lambda scope: "*" if b"cookie" in dict(scope["headers"]) else None) as (
+            _,
+            app,
+        ),
+        client(app, root_path) as page,
+    ):
+        page.base_url = "http://10.1.2.3:8000"  # as a probe sends it
+        assert (await page.get(f"{root_path}/livez")).json() == {"status": "live"}
+        assert (await page.get(f"{root_path}/readyz")).json() == {"status": "ready"}
+        assert (await page.get(f"{root_path}/metrics")).status_code == 401
+        metrics = await page.get(f"{root_path}/metrics", headers={"cookie": "a=b"})
+        assert 'codomyrmex_sink_delivered_events_total{sink="alerts"} 1.0' in metrics.text
+
+
+async def test_the_health_of_a_page_needs_no_token_and_its_metrics_do():
+    app = dashboard(InMemoryStream())
+    async with serving(app, port=0, token=TOKEN) as url, httpx.AsyncClient(base_url=url) as page:
+        assert (await page.get("/readyz")).json() == {"status": "ready"}
+        assert (await page.get("/metrics")).status_code == 401
+        assert (await page.get("/metrics", headers=BEARER)).status_code == 200
+        assert (await page.get("/api/state")).status_code == 401
+
+
+async def test_a_page_whose_sinks_are_no_attachment_has_the_metrics_of_its_stream(monkeypatch):
+    class Sinks:
+        def health(self):
+            return {}
+
+    async with client(dashboard(InMemoryStream(), Sinks())) as page:
+        assert "codomyrmex_stream_published_events_total 0.0" in (await page.get("/metrics")).text
+    module = "codomyrmex.integrations.logging_monitoring.delivery_collector"
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("codomyrmex.integrations.logging_monitoring.delivery_collector")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    async with client(dashboard(InMemoryStream(), Sinks())) as page:
+        missing = await page.get("/metrics")
+        assert missing.status_code == 501
+        assert "pip install 'codomyrmex-streaming[metrics]'" in missing.text
+        assert (await page.get("/readyz")).status_code == 200

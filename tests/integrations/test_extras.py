@@ -45,6 +45,7 @@ from codomyrmex.integrations.service_mesh import CircuitBoard
 from codomyrmex.streaming import InMemoryStream
 CircuitBoard(InMemoryStream()).render()
 """
+METRICS = "from codomyrmex.integrations.logging_monitoring import DeliveryCollector"
 MESH = "from codomyrmex.integrations.service_mesh import "
 DURABLE = "from codomyrmex.integrations.durable import "
 USES = {
@@ -59,6 +60,7 @@ USES = {
     # hidden module: (what is used, its name in the message, the extra)
     "structlog": (STRUCTLOG, "StructlogSink", "structlog"),
     "opentelemetry": (OTEL, "OpenTelemetrySink", "otel"),
+    "prometheus_client": (METRICS, "DeliveryCollector", "metrics"),
     "pybreaker": (PYBREAKER, "attach_pybreaker", "pybreaker"),
     "apprise": (APPRISE, "AppriseChannel", "apprise"),
     "starlette": ("from codomyrmex.integrations.web import dashboard", "codomyrmex.integrations.web", "web"),
@@ -93,7 +95,7 @@ except ImportError as error:
     assert f"pip install 'codomyrmex-streaming[{extra}]'" in sentence
     assert "\n" not in sentence
     assert "s3cret" not in sentence
-    assert name.startswith(hidden)
+    assert name.replace("-", "_").startswith(hidden)
 
 
 @EACH

@@ -578,6 +578,30 @@ async def test_alerts_are_routed_to_receivers(folder):
 
 
 @in_time
+async def test_every_server_of_a_pipeline_serves_health_and_metrics(folder):
+    text = """
+        sources: [{type: http, listen: '127.0.0.1:0'}]
+        sinks:
+          - {type: dashboard, listen: '127.0.0.1:0', token: t0ps3cr3t}
+          - {type: sse, listen: '127.0.0.1:0'}
+          - {type: jsonl, path: out.jsonl, name: file}
+        """
+    async with folder.running(text) as pipeline, httpx.AsyncClient() as client:
+        urls = pipeline.urls()
+        assert len(urls) == 3
+        assert (await client.post(urls["http[0]"], json={"data": 1})).status_code == 202
+        await until(lambda: pipeline.health().sinks["file"].delivered)
+        for url in urls.values():
+            assert (await client.get(f"{url}livez")).json() == {"status": "live"}
+            assert (await client.get(f"{url}readyz")).json() == {"status": "ready"}
+            bearer = {"authorization": "Bearer t0ps3cr3t"}
+            metrics = (await client.get(f"{url}metrics", headers=bearer)).text
+            assert 'codomyrmex_sink_delivered_events_total{sink="file"} 1.0' in metrics
+            assert "codomyrmex_stream_published_events_total 1.0" in metrics
+        assert (await client.get(f"{urls['dashboard[0]']}metrics")).status_code == 401
+
+
+@in_time
 async def test_a_page_shows_the_alerts_of_a_sink_below_it_and_of_its_replacement(folder):
     folder.append("route: {receiver: a}\nreceivers: [{name: a}]\n", "alerts.yaml")
     text = f"""

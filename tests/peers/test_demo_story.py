@@ -46,6 +46,12 @@ def test_it_shows_a_failure_from_the_first_order_that_fails_to_the_all_clear():
             headers = {"authorization": f"Bearer {given}", "origin": url.rstrip("/")}
             assert httpx.post(f"{url}api/silences", json=form, headers=headers).status_code == status
 
+        assert httpx.get(f"{url}readyz").json() == {"status": "ready"}
+        assert (
+            'codomyrmex_sink_state{codomyrmex_sink_state="ok",sink="alerts"} 1.0'
+            in httpx.get(f"{url}metrics").text
+        )
+
         demo.wait_for(r"from_state=half_open to_state=closed")
         demo.wait_for(r"===> the pager gets: RESOLVED CircuitBreakerOpen\n")
         assert demo.end(signal.SIGINT) == 0

@@ -21,7 +21,9 @@ from codomyrmex.integrations import (
     attach,
     attach_blocking,
 )
+from codomyrmex.integrations.durable import DurableStream, FeedRunner, FeedState, Store, run_once
 from codomyrmex.integrations.logging_monitoring import (
+    DeliveryCollector,
     OpenTelemetrySink,
     PublishLogs,
     RedactionStatistics,
@@ -44,6 +46,8 @@ from codomyrmex.integrations.notification import (
     load_alert_config,
     parse_matchers,
 )
+from codomyrmex.integrations.service_mesh import EnvoyAdmin
+from codomyrmex.integrations.web import HealthApp, MetricsApp, health_app, metrics_app, require_token
 from codomyrmex.streaming import (
     Event,
     EventType,
@@ -229,3 +233,14 @@ async def alerts(stream: Stream, sink: AlertSink) -> None:
     assert_type(engine.next_deadline(), float | None)
     async with attach(stream, sink):
         assert_type(await sink.explain({"severity": "critical"}), Explanation)
+
+
+async def monitoring(stream: DurableStream, store: Store, envoy: EnvoyAdmin) -> None:
+    async with attach(stream) as attachment:
+        assert_type(health_app(attachment, stream, sinks=["pager"]), HealthApp)
+        DeliveryCollector(attachment, stream)
+        assert_type(metrics_app(attachment, authorize=require_token("t0ken")), MetricsApp)
+    async with run_once(stream, "envoy", lambda: envoy, lease=5.0) as runner:
+        assert_type(runner, FeedRunner)
+        assert_type(runner.health().state, FeedState)
+    run_once(store, "envoy")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
