@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from codomyrmex.integrations.durable.store import (
     Store,
     Stored,
     StoreError,
+    StoreUnavailableError,
 )
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Item
 from codomyrmex.streaming.errors import shorten
@@ -38,6 +40,7 @@ from uuid_utils import uuid7
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LEASE = 5.0  # seconds
+_PAUSE = 0.05  # seconds between two attempts to acquire a lease
 
 
 class StreamBounds(NamedTuple):
@@ -216,7 +219,7 @@ class StreamAdmin:
         """Save values under a lease that is held for no longer than that.
 
         Raises:
-            StoreError: another process holds the lease.
+            StoreUnavailableError: another process has held the lease for longer than it takes.
         """
         lease = await self._acquire(lease_name, owner)
         try:
@@ -225,9 +228,12 @@ class StreamAdmin:
             await self.store.release(lease)
 
     async def _acquire(self, name: str, owner: str) -> Lease:
-        lease = await self.store.acquire(name, owner, _LEASE)
-        if lease is None:
-            raise StoreError(f"{self.store.url}: another process is changing {name}; try again in a moment")
+        deadline = time.monotonic() + _LEASE
+        while (lease := await self.store.acquire(name, owner, _LEASE)) is None:
+            if time.monotonic() > deadline:
+                problem = f"another process is changing {name}; try again in a moment"
+                raise StoreUnavailableError(f"{self.store.url}: {problem}")
+            await asyncio.sleep(_PAUSE)
         return lease
 
     # Dead letters

@@ -80,12 +80,13 @@ class Appender:
         self._waiter: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sweeping = False
+        self._aside = 0  # entries that `_sweep` has taken out of the buffer and puts back
         self._closed = False
         self.gate = asyncio.Event()
 
     def waiting(self) -> int:
         """Return the number of entries that are not in the log yet: what a kill would lose."""
-        return len(self._buffer) + len(self._in_flight)
+        return len(self._buffer) + self._aside + len(self._in_flight)
 
     def is_appending(self) -> bool:
         """Return whether entries are being appended."""
@@ -94,7 +95,7 @@ class Appender:
     def put_nowait(self, entry: bytes) -> bool:
         """Add an entry, from any thread; return False if there is no room for it."""
         buffer = self._buffer
-        if len(buffer) >= BUFFER_SIZE:
+        if len(buffer) + self._aside >= BUFFER_SIZE:
             self.rejected += 1
             return False
         buffer.append((entry, None, 0.0))
@@ -238,13 +239,13 @@ class Appender:
         self._in_flight = []
         message = f"{self._store.url}: the stream was closed before an event was stored; it may be stored"
         self.refuse_all(StoreUnavailableError(message))
-        self._call_soon(self._set_idle)
         return lost
 
     def refuse_all(self, error: StoreError) -> None:
         """Drop everything that is not being appended, and raise an error in each `put`."""
         while self._buffer:
             self._refuse(self._buffer.popleft(), error)
+        self._call_soon(self._set_idle)
 
     def _refuse(self, pending: _Pending, error: StoreError) -> None:
         _, future, _ = pending
@@ -272,12 +273,15 @@ class Appender:
                 _fail(future, UnconfirmedError(f"{message}; it may be stored later"))
         kept: list[_Pending] = []  # entries of `put_nowait`, which do not expire
         while self._buffer and (self._buffer[0][1] is None or self._buffer[0][2] <= limit):
+            self._aside += 1
             pending = self._buffer.popleft()
             if pending[1] is None:
                 kept.append(pending)
             else:
+                self._aside -= 1
                 _fail(pending[1], StoreUnavailableError(f"{message}; it was not stored"))
         self._buffer.extendleft(reversed(kept))
+        self._aside = 0
         if self.waiting():
             self._wake()  # a loop that was to do so may have stopped before
             self._sweep_later()

@@ -120,10 +120,10 @@ class Group:
         self._member: tuple[Lease, float] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def is_held(self, shard: int) -> bool:
-        """Return whether the lease of a shard has not expired, as far as this process knows."""
+    def is_held(self, shard: int, token: int) -> bool:
+        """Return whether a lease of a shard has not expired, as far as this process knows."""
         held = self.held.get(shard)
-        return held is not None and self._clock.monotonic() < held.until
+        return held is not None and held.lease.token == token and self._clock.monotonic() < held.until
 
     async def open(self, place: Place) -> None:
         """Create the group at a place if it does not exist, and acquire the shards that nobody reads.
@@ -154,10 +154,10 @@ class Group:
         for lease in leases:
             await self._store.release(lease)
 
-    async def save(self, shard: int, place: Place) -> bool:
-        """Save up to where the events of a shard were delivered; False if the lease was lost."""
+    async def save(self, shard: int, token: int, place: Place) -> bool:
+        """Save up to where the events of a shard were delivered under a lease; False if it was lost."""
         held = self.held.get(shard)
-        if held is None:
+        if held is None or held.lease.token != token:
             return False
         try:
             await self._store.save(held.lease, {f"{self._names.places}{shard}": msgspec.json.encode(place)})
@@ -227,7 +227,10 @@ class Group:
         except LeaseLostError:
             self._lose(shard)
         else:
-            self.held[shard] = held._replace(until=now + self._seconds)
+            if self.is_held(shard, held.lease.token):
+                self.held[shard] = held._replace(until=now + self._seconds)
+            else:  # it had expired before; it is acquired again with its place as it is now
+                self._lose(shard)
 
     async def _acquire(self, shard: int) -> None:
         now = self._clock.monotonic()
@@ -249,8 +252,8 @@ class Group:
 
     def _expire(self) -> None:
         """Give up the shards whose leases could not be renewed in time."""
-        for shard in tuple(self.held):
-            if not self.is_held(shard):
+        for shard, held in tuple(self.held.items()):
+            if not self.is_held(shard, held.lease.token):
                 self._lose(shard)
 
     def _lose(self, shard: int) -> None:

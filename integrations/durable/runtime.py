@@ -88,6 +88,7 @@ class Runtime:
         self._when_used: tuple[Callable[[], None], ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
+        self._rewound = False  # the end of the log went back, and the groups are not told yet
         self._id = uuid4().hex[:6]
         self._lock = threading.RLock()
 
@@ -240,8 +241,10 @@ class Runtime:
                 await self._store.open()
                 if self.tail.last is None:
                     await self._open_tail(appender)
-                elif await self.tail.check():
+                elif await self.tail.check() or self._rewound:
+                    self._rewound = True
                     await self._admin.note_rewind(self.tail.epoch, self.tail.restart, self.owner("rewind"))
+                    self._rewound = False
                 self._set_state(None)
                 wait = _RECONNECT_INITIAL
                 await self._follow_tail(appender)

@@ -139,6 +139,7 @@ class ShardReader:
         saved: the position that was saved last, at the time `saved_at`.
         removed: how many entries were removed before they were read.
         refused: entries that cannot be delivered, with the reason.
+        retry_at: when the log is read again after an error, in seconds of the clock.
     """
 
     def __init__(self, number: int, held: Held, stream: GroupSource, selection: Selection) -> None:
@@ -147,9 +148,11 @@ class ShardReader:
         position = held.place.position if held.place.epoch == stream.tail.epoch else 0
         self.delivered = self.scanned = self.saved = position
         self.saved_at = -math.inf
+        self.retry_at = math.inf
         self.batch: list[Item] = []
         self.removed = 0
         self.refused: list[tuple[bytes, str]] = []
+        self._rest: list[LogItem] = []  # of what was read last
         self._stream = stream
         self._selection = selection
 
@@ -157,7 +160,7 @@ class ShardReader:
         """Continue from a position."""
         self.delivered = self.scanned = position
         self.saved = -1
-        self.batch = []
+        self.batch, self._rest = [], []
 
     async def collect(self, size: int, now: Callable[[], float]) -> None:
         """Read entries until the batch has a size, or there are no more.
@@ -167,17 +170,21 @@ class ShardReader:
         """
         tail = self._stream.tail
         while len(self.batch) < size:
-            items = tail.get(self.scanned, READ_LIMIT)
+            items = self._rest or tail.get(self.scanned, READ_LIMIT)
+            self._rest = []
             if items is None:
                 entries = await self._stream.read_entries(self.scanned, READ_LIMIT)
                 items = [LogItem(*stored) for stored in entries]
             if not items:
-                if tail.last is not None and self.scanned > tail.last:  # the log has another end than before
-                    self.restart(tail.last)
+                if tail.last is not None and self.scanned > tail.last:
+                    # Either the tail has not been read up to here yet, or the log has lost its end.
+                    end = await self._stream.resolve(None)
+                    if self.scanned > end:
+                        self.restart(end)
                 return
             self.removed += items[0].position - self.scanned - 1
             moment = now()
-            for item in items:
+            for number, item in enumerate(items, 1):
                 self.scanned = item.position
                 try:
                     event = self._selection.event_for(self.number, item)
@@ -187,4 +194,5 @@ class ShardReader:
                 if event is not None:
                     self.batch.append((event, moment))
                     if len(self.batch) >= size:
+                        self._rest = items[number:]
                         return

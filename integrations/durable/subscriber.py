@@ -117,7 +117,7 @@ class Subscriber:
         if items is not None:  # decoded once for all subscribers
             events = ((item.position, item.event()) for item in items if item.group is None)
             return Page(items[0].position, items[-1].position, events) if items else None
-        while True:
+        while self.subscription.active:
             try:
                 entries = await self._read(self.position, _REPLAY_LIMIT)
             except Exception:  # noqa: BLE001 - the stream reports that the store is not available
@@ -126,6 +126,7 @@ class Subscriber:
                 if not entries:
                     return None
                 return Page(entries[0].position, entries[-1].position, decode_events(entries))
+        return None
 
     async def _deliver(self, page: Page) -> None:
         """Call the handler with the events of a page: the loop behind every event that is received."""

@@ -215,11 +215,13 @@ class Tail:
         Then a part of it was lost, or a backup was restored. The log gets a new epoch, and readers continue
         after the last entry that is still there.
         """
-        if self.last is None:
+        last, (first, items) = self.last, self._kept
+        if last is None:
             return False
+        known = {item.position: item for item in items}  # others are added meanwhile
         bounds = await self._store.create_log(self._log)
-        common = await self._last_in_common(bounds)
-        if bounds.epoch == self.epoch and common == self.last:
+        common = await self._last_in_common(bounds, last, first, known)
+        if bounds.epoch == self.epoch and common == last:
             return False
         if bounds.epoch == self.epoch:
             bounds = await self._store.renew_epoch(self._log, self.epoch)
@@ -228,7 +230,7 @@ class Tail:
             "%s: the end of log %s went back from %d to %d: a part of it was lost, or a backup was restored",
             self._store.url,
             self._log,
-            self.last,
+            last,
             common,
         )
         self.epoch = bounds.epoch
@@ -241,16 +243,18 @@ class Tail:
         self.bell.ring()
         return True
 
-    async def _last_in_common(self, bounds: Bounds) -> int:
-        """Return the position of the newest item that the log still has, 0 if there is none."""
-        first, items = self._kept
-        if self.last == 0 or (self.last is not None and not items and bounds.last >= self.last):
-            return self.last
-        common = min(first - 1, bounds.last) if bounds.epoch == self.epoch else 0
+    async def _last_in_common(self, bounds: Bounds, last: int, first: int, items: dict[int, Item]) -> int:
+        """Return the position of the newest item that the log still has, 0 if there is none.
+
+        Entries that the retention has removed cannot be compared; those of the same epoch count as the same.
+        """
+        if last == 0 or (not items and bounds.last >= last):
+            return last
         after = max(first, bounds.first) - 1
-        while entries := await self._store.read(self._log, after, READ_LIMIT):
+        common = min(after, last, bounds.last) if bounds.epoch == self.epoch else 0
+        while common < last and (entries := await self._store.read(self._log, after, READ_LIMIT)):
             for position, _, value in entries:
-                item = self._item(position)
+                item = items.get(position)
                 if item is None or item.entry != value:
                     return common
                 common = after = position

@@ -19,12 +19,14 @@ from codomyrmex.integrations.delivery.worker import GRACE, done_within
 from codomyrmex.integrations.durable.entries import Place, encode_event
 from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.letters import Letters
+from codomyrmex.integrations.durable.places import PlaceSaver
 from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader, define_group
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.streaming import Clock, Event, FilterFunction
 from codomyrmex.streaming.provenance import LOGS, cause, origin_of, stems_from_logs
 
 _SAVE_INTERVAL = 1.0  # seconds between saves while only events of others pass by
+_RETRY = 0.5  # seconds until the log is read again after an error
 
 
 class GroupWorker(SendingWorker):
@@ -57,7 +59,9 @@ class GroupWorker(SendingWorker):
         self._current: ShardReader | None = None
         self._lease_lost = False
         self._letters = Letters(self.group)
-        self._saving: asyncio.Task[bool] | None = None
+        self._places = PlaceSaver(
+            self._stream, self._now, lambda message, error: self.warn(message, error=error)
+        )
         self._generation = 0
         self._since = math.inf  # the end of the log when it was started, if it could not be opened then
         self._end = math.inf  # the position at which the drain ends
@@ -163,23 +167,19 @@ class GroupWorker(SendingWorker):
 
     def abort(self) -> None:
         super().abort()
+        self._places.end()
         self._stream.tail.bell.ring()
 
     async def _close(self) -> None:
         if self._task is not None:
-            await self._finish_saving(*self._shards.values())
+            if self._group is not None:
+                await self._places.finish(self._group, tuple(self._shards.values()))
             self._left = self.report().left
         self._task = None
         self._in_flight = []
         await self._close_group()
         await self.close_sink(GRACE if self._deadline is None else self._deadline - self._now())
         self._set_state(SinkState.CLOSED)
-
-    async def _finish_saving(self, *shards: ShardReader) -> None:
-        for shard in shards:
-            await self._save(shard)
-        if self._saving is not None:
-            await asyncio.wait({self._saving}, timeout=GRACE)
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """Return the event loop that it runs on, None if it does not run."""
@@ -249,6 +249,8 @@ class GroupWorker(SendingWorker):
             if self._group is not None and shard.number in self._group.leaving:
                 await self._leave(self._group, shard)
                 continue
+            if not self._is_held(shard):
+                continue
             await self._collect(shard)
             seconds = self._due_in(shard)
             if shard.batch and seconds <= 0 and not await self._send_batch(shard):
@@ -259,9 +261,12 @@ class GroupWorker(SendingWorker):
     async def _leave(self, group: Group, shard: ShardReader) -> None:
         """Let another process read a shard, from the place that is saved first."""
         del self._shards[shard.number]
-        await self._finish_saving(shard)
+        await self._places.save(group, shard, wait=True)
         with suppress(StoreError):  # then it expires
             await self._stream.call(group.release(shard.number))
+
+    def _is_held(self, shard: ShardReader) -> bool:
+        return self._group is not None and self._group.is_held(shard.number, shard.token)
 
     def _update_shards(self) -> None:
         """Begin with the shards that were acquired, and forget those that were lost."""
@@ -294,7 +299,9 @@ class GroupWorker(SendingWorker):
             await shard.collect(self._policy.batch_size, self._now)
         except StoreError as error:
             self.warn("sink %s: its events could not be read", error=error)
+            shard.retry_at = self._now() + _RETRY
             return
+        shard.retry_at = math.inf
         removed, shard.removed = shard.removed, 0
         for _ in range(removed):
             self.drop(REMOVED)
@@ -312,7 +319,8 @@ class GroupWorker(SendingWorker):
         """Return the seconds until a batch has to be sent, or a place to be saved."""
         now = self._now()
         if not shard.batch:
-            return math.inf if shard.saved == shard.delivered else shard.saved_at + _SAVE_INTERVAL - now
+            save_at = math.inf if shard.saved == shard.delivered else shard.saved_at + _SAVE_INTERVAL
+            return min(save_at, shard.retry_at) - now
         full = len(shard.batch) >= self._policy.batch_size
         if full or self._deadline is not None or shard.delivered < self._flush_to:
             return 0.0
@@ -344,7 +352,7 @@ class GroupWorker(SendingWorker):
         if self._lease_lost:  # another process delivers the events
             self._in_flight = []
             self._letters.clear()
-            self._shards.pop(shard.number, None)
+            shard.restart(shard.delivered)
             return True
         if self._in_flight:
             return False
@@ -355,11 +363,10 @@ class GroupWorker(SendingWorker):
         return True
 
     async def _attempt(self) -> Outcome:
-        shard, group = self._current, self._group
-        if shard is not None and group is not None and group.is_held(shard.number):
-            return await super()._attempt()
-        self._lease_lost = True
-        return Outcome([], [], None)
+        if self._current is None or not self._is_held(self._current):
+            self._lease_lost = True
+            return Outcome([], [], None)
+        return await super()._attempt()
 
     def _give_up(self, failures: list[Failure], attempts: int, first_attempt: datetime) -> None:
         super()._give_up(failures, attempts, first_attempt)
@@ -383,18 +390,5 @@ class GroupWorker(SendingWorker):
         return False
 
     async def _save(self, shard: ShardReader) -> None:
-        """Save a place, while the next batch is being sent: one save is under way at a time."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
-        if self._group is not None and shard.saved != shard.delivered:
-            shard.saved, shard.saved_at = shard.delivered, self._now()
-            self._saving = asyncio.create_task(self._save_place(self._group, shard))
-
-    async def _save_place(self, group: Group, shard: ShardReader) -> bool:
-        place = Place(self._stream.tail.epoch, shard.delivered)
-        try:
-            return await self._stream.call(group.save(shard.number, place))
-        except StoreError as error:
-            shard.saved = -1
-            self.warn("sink %s: its place could not be saved", error=error)
-            return False
+        if self._group is not None:
+            await self._places.save(self._group, shard)
