@@ -35,10 +35,10 @@ import nats
 import redis.asyncio
 from codomyrmex.integrations import Attachment, attach
 from codomyrmex.integrations.durable import DurableStream, Retention, open_store
-from codomyrmex.integrations.durable import postgres_sql as postgres
-from codomyrmex.integrations.durable import redis_scripts as scripts
 from codomyrmex.integrations.durable.entries import encode_event
 from codomyrmex.integrations.durable.store import Batch
+from codomyrmex.integrations.durable.stores import postgres_sql as postgres
+from codomyrmex.integrations.durable.stores import redis_scripts as scripts
 from codomyrmex.streaming import Event, InMemoryStream, Stream, create_event
 from measure import Result
 from sinks import ROOMY, NoOp

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.feed_runner import FeedHealth, FeedRunner, FeedState, run_once
     from codomyrmex.integrations.durable.group import GroupError, GroupInfo
     from codomyrmex.integrations.durable.health import StreamHealth
-    from codomyrmex.integrations.durable.nats_store import NatsStore
     from codomyrmex.integrations.durable.opening import open_store
-    from codomyrmex.integrations.durable.postgres_store import PostgresStore
-    from codomyrmex.integrations.durable.redis_store import RedisStore
-    from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
         Retention,
@@ -26,6 +22,10 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UnconfirmedError,
     )
+    from codomyrmex.integrations.durable.stores.nats_store import NatsStore
+    from codomyrmex.integrations.durable.stores.postgres_store import PostgresStore
+    from codomyrmex.integrations.durable.stores.redis_store import RedisStore
+    from codomyrmex.integrations.durable.stores.sqlite_store import SQLiteStore
     from codomyrmex.integrations.durable.stream import DurableStream
 
 __all__ = [
@@ -69,12 +69,12 @@ __getattr__ = lazy_exports(
         "GroupError": "group",
         "GroupInfo": "group",
         "LeaseLostError": "store",
-        "NatsStore": "nats_store",
-        "PostgresStore": "postgres_store",
+        "NatsStore": "stores.nats_store",
+        "PostgresStore": "stores.postgres_store",
         "Record": "entries",
-        "RedisStore": "redis_store",
+        "RedisStore": "stores.redis_store",
         "Retention": "store",
-        "SQLiteStore": "sqlite_store",
+        "SQLiteStore": "stores.sqlite_store",
         "Store": "store",
         "StoreConfigError": "store",
         "StoreError": "store",

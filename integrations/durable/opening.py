@@ -43,6 +43,6 @@ def open_store(url: str, *, must_exist: bool = False) -> Store:
         known = " or ".join(f"{name}://" for name in STORES)
         raise StoreConfigError(f"store: the URL must start with {known}; for example sqlite:///events.db")
     module, name = STORES[kind]
-    store: Store = getattr(import_module(f"codomyrmex.integrations.durable.{module}"), name)(url)
+    store: Store = getattr(import_module(f"codomyrmex.integrations.durable.stores.{module}"), name)(url)
     store.must_exist = must_exist
     return store

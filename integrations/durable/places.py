@@ -77,7 +77,7 @@ class PlaceSaver:
             try:
                 await self._stream.call(group.save(shard.number, shard.token, place))
             except StoreError as error:
-                self._warn("sink %s: its place could not be saved", error)
+                self._warn("sink %s: its position could not be saved", error)
                 if not isinstance(error, StoreUnavailableError):
                     break
             else:

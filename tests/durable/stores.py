@@ -38,7 +38,7 @@ class Place(NamedTuple):
     def store(self, timeout: float = 5.0, url: str | None = None) -> Store:
         """Make a store that gives up after some seconds; `open_store` makes those of the usual ones."""
         module, name = STORES[(url or self.url).partition(":")[0]]
-        kind = getattr(import_module(f"codomyrmex.integrations.durable.{module}"), name)
+        kind = getattr(import_module(f"codomyrmex.integrations.durable.stores.{module}"), name)
         return kind(url or self.url, timeout=timeout)
 
 

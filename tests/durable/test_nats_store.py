@@ -99,10 +99,10 @@ def test_the_url_keeps_the_hosts_and_the_parameters():
 
 def test_without_the_driver_the_error_names_the_extra(monkeypatch):
     for name in ("nats_link", "nats_leases", "nats_store"):
-        monkeypatch.delitem(sys.modules, f"codomyrmex.integrations.durable.{name}")
+        monkeypatch.delitem(sys.modules, f"codomyrmex.integrations.durable.stores.{name}")
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
     with pytest.raises(MissingExtraError, match=r"NatsStore needs nats-py.*\[nats\]"):
-        __import__("codomyrmex.integrations.durable.nats_store")
+        __import__("codomyrmex.integrations.durable.stores.nats_store")
 
 
 async def test_a_server_that_is_too_old_is_refused():

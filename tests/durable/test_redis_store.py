@@ -143,7 +143,7 @@ async def test_all_keys_begin_with_the_prefix_and_are_in_one_hash_slot(redis_ser
 
 def test_a_missing_driver_is_an_error_with_the_command_that_installs_it(monkeypatch):
     for name in list(sys.modules):
-        if name.partition(".")[0] == "redis" or ".durable.redis_" in name:
+        if name.partition(".")[0] == "redis" or ".durable.stores.redis_" in name:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingExtraError, match=r"RedisStore needs redis.*\[redis\]"):

@@ -160,7 +160,7 @@ async def test_only_the_user_can_read_the_file(tmp_path):
 
 
 async def test_a_writer_that_holds_the_file_for_too_long_is_named_as_the_reason(tmp_path):
-    from codomyrmex.integrations.durable.sqlite_store import SQLiteStore
+    from codomyrmex.integrations.durable.stores.sqlite_store import SQLiteStore
 
     path = tmp_path / "store.db"
     await filled(path)

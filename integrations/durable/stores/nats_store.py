@@ -9,15 +9,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from codomyrmex.integrations.durable.nats_leases import DAY, NAME, PAGE, SCHEMA, WORD, NatsLeases
-from codomyrmex.integrations.durable.nats_link import (
-    CHANGED,
-    NO_STREAM,
-    ApiError,
-    Message,
-    NobodyAnswersError,
-    seconds_of,
-)
 from codomyrmex.integrations.durable.store import (
     READ_BYTES,
     Batch,
@@ -26,6 +17,15 @@ from codomyrmex.integrations.durable.store import (
     Stored,
     StoreError,
     StoreUnavailableError,
+)
+from codomyrmex.integrations.durable.stores.nats_leases import DAY, NAME, PAGE, SCHEMA, WORD, NatsLeases
+from codomyrmex.integrations.durable.stores.nats_link import (
+    CHANGED,
+    NO_STREAM,
+    ApiError,
+    Message,
+    NobodyAnswersError,
+    seconds_of,
 )
 
 _POLL = 2.0  # seconds after which a waiting process looks at a log, should it have missed a message

@@ -11,8 +11,6 @@ from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from codomyrmex.integrations.delivery.loop_thread import LoopThread
-from codomyrmex.integrations.durable.sqlite_schema import FORGET_AFTER, insert_rows, parse_url
-from codomyrmex.integrations.durable.sqlite_thread import SQLiteThread
 from codomyrmex.integrations.durable.store import (
     READ_BYTES,
     Batch,
@@ -25,6 +23,8 @@ from codomyrmex.integrations.durable.store import (
     Stored,
     StoreError,
 )
+from codomyrmex.integrations.durable.stores.sqlite_schema import FORGET_AFTER, insert_rows, parse_url
+from codomyrmex.integrations.durable.stores.sqlite_thread import SQLiteThread
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 
 _new_stored = partial(tuple.__new__, Stored)  # a third of the cost of `Stored._make`

@@ -19,8 +19,6 @@ from typing import Any
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable import postgres_sql as sql
-from codomyrmex.integrations.durable.postgres_url import parse_url
 from codomyrmex.integrations.durable.store import (
     READ_BYTES,
     Batch,
@@ -34,6 +32,8 @@ from codomyrmex.integrations.durable.store import (
     StoreError,
     StoreUnavailableError,
 )
+from codomyrmex.integrations.durable.stores import postgres_sql as sql
+from codomyrmex.integrations.durable.stores.postgres_url import parse_url
 
 try:
     import asyncpg  # type: ignore[import-untyped] # it has no type hints

@@ -17,8 +17,8 @@ from weakref import WeakSet
 
 from codomyrmex.integrations.delivery.forks import keep_in_children
 from codomyrmex.integrations.delivery.loop_thread import LoopThread
-from codomyrmex.integrations.durable.sqlite_schema import connect, convert_error
 from codomyrmex.integrations.durable.store import StoreConfigError, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.stores.sqlite_schema import connect, convert_error
 from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")

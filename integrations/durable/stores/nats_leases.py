@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
-from codomyrmex.integrations.durable.nats_link import (
+from codomyrmex.integrations.durable.store import (
+    READ_BYTES,
+    Lease,
+    LeaseLostError,
+    Store,
+    StoreConfigError,
+    StoreUnavailableError,
+)
+from codomyrmex.integrations.durable.stores.nats_link import (
     CHANGED,
     HEADROOM,
     NO_STREAM,
@@ -19,15 +27,7 @@ from codomyrmex.integrations.durable.nats_link import (
     Message,
     NobodyAnswersError,
 )
-from codomyrmex.integrations.durable.nats_url import parse_url
-from codomyrmex.integrations.durable.store import (
-    READ_BYTES,
-    Lease,
-    LeaseLostError,
-    Store,
-    StoreConfigError,
-    StoreUnavailableError,
-)
+from codomyrmex.integrations.durable.stores.nats_url import parse_url
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 
 SCHEMA = {"version": "1", "compatible_since": "1"}  # of streams and subjects, in their metadata

@@ -7,8 +7,6 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from codomyrmex.integrations.durable import redis_scripts as scripts
-from codomyrmex.integrations.durable.redis_connections import Connections, ask, run
 from codomyrmex.integrations.durable.store import (
     READ_BYTES,
     Batch,
@@ -22,6 +20,8 @@ from codomyrmex.integrations.durable.store import (
     StoreError,
     StoreUnavailableError,
 )
+from codomyrmex.integrations.durable.stores import redis_scripts as scripts
+from codomyrmex.integrations.durable.stores.redis_connections import Connections, ask, run
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import Connection

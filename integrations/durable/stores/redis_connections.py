@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable.redis_scripts import Script
 from codomyrmex.integrations.durable.store import StoreConfigError, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.stores.redis_scripts import Script
 
 try:
     from redis import exceptions

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable.nats_url import Place
 from codomyrmex.integrations.durable.store import StoreConfigError, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.stores.nats_url import Place
 
 try:
     from nats.aio.client import Client
