@@ -221,7 +221,9 @@ class Appender:
                         raise
                     await self._store.create_log(self._log)  # the engine has lost it
                     first = await self._store.append(self._log, batch)
-            except StoreUnavailableError as error:
+            except Exception as error:  # a bug in a store must not end the appending
+                if isinstance(error, StoreError) and not isinstance(error, StoreUnavailableError):
+                    raise
                 failed = True
                 self._on_state(error)
                 await asyncio.sleep(wait)
@@ -243,8 +245,9 @@ class Appender:
 
     def refuse_all(self, error: StoreError) -> None:
         """Drop everything that is not being appended, and raise an error in each `put`."""
-        while self._buffer:
-            self._refuse(self._buffer.popleft(), error)
+        with suppress(IndexError):  # it is empty; several threads may do this
+            while True:
+                self._refuse(self._buffer.popleft(), error)
         self._call_soon(self._set_idle)
 
     def _refuse(self, pending: _Pending, error: StoreError) -> None:

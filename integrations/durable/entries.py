@@ -17,6 +17,9 @@ MAX_ENTRY_SIZE = 1024 * 1024
 FOR = b'{"for":'
 """How an entry begins that is for one group only."""
 
+_UNREADABLE = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
+"""What msgspec raises for JSON that is not what is expected, not in UTF-8, or nested too deeply."""
+
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_letter = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -95,7 +98,7 @@ def decode_event(entry: bytes) -> Event:
     """
     try:
         return _decode_event(entry)
-    except (msgspec.MsgspecError, TypeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"not an event: {error}") from None
 
 
@@ -103,7 +106,7 @@ def decode_or_none(entry: bytes) -> Event | None:
     """Return the event of an entry, or None if it is not one."""
     try:
         return _decode_event(entry)
-    except (msgspec.MsgspecError, TypeError):
+    except _UNREADABLE:
         return None
 
 
@@ -125,7 +128,7 @@ def decode_events(entries: Iterable[tuple[int, float, bytes]]) -> Iterator[tuple
             continue
         try:
             event = decode(entry)
-        except (msgspec.MsgspecError, TypeError):
+        except _UNREADABLE:
             yield position, None
         else:
             yield position, event
@@ -137,7 +140,7 @@ def addressee(entry: bytes) -> str | None:
         return None
     try:
         return str(_decode_letter(entry)["for"])
-    except (msgspec.MsgspecError, KeyError):
+    except (*_UNREADABLE, KeyError):
         return ""
 
 
@@ -150,11 +153,17 @@ def encode_letter(group: str, reason: str, attempts: int, entry: bytes) -> bytes
         return to_json_bytes(letter)
 
 
+def without_event(letter: bytes) -> bytes:
+    """Return a dead letter that takes little space: it has only the group and the reason."""
+    found = _decode_stored_letter(letter)
+    return encode_letter(found.group, found.reason, found.attempts, b"")
+
+
 def is_json(entry: bytes) -> bool:
     """Return whether an entry is valid JSON, so that it can be part of another one."""
     try:
         msgspec.json.decode(entry)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return False
     return True
 
@@ -173,7 +182,7 @@ def decode_stored_letter(position: int, time: float, entry: bytes) -> StoredLett
     """Return a dead letter from its entry; one that cannot be decoded has the reason for that."""
     try:
         letter = _decode_stored_letter(entry)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         return StoredLetter(position, "", f"not a dead letter: {error}", 0, time, None, entry)
     raw = bytes(letter.event)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -188,7 +188,7 @@ class Group:
                 await self._step()
             except StoreUnavailableError:
                 self._expire()
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - such as a bug in a store; the leases expire
                 _log.warning(self.name, "group %s: its leases could not be read", self.name, error=error)
 
     async def _step(self) -> None:
@@ -302,6 +302,20 @@ class Group:
                     await self._store.save(lease, {names.definition: value})
             finally:
                 await self._store.release(lease)
+
+
+async def open_group(
+    group: Group,
+    place: Place,
+    call: Callable[[Coroutine[None, None, None]], Awaitable[None]],
+    call_soon: Callable[[Coroutine[None, None, None]], None],
+) -> None:
+    """Open a group where the store is used, and close it again if the caller is cancelled."""
+    try:
+        await call(group.open(place))
+    except BaseException:
+        call_soon(group.close())  # it may have been opened just now
+        raise
 
 
 def _describe(definition: Definition) -> str:

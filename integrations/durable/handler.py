@@ -69,7 +69,11 @@ class GroupHandlers:
         if worker is None:
             return False
         if worker.loop() is asyncio.get_running_loop():
-            await worker.stop(timeout)
+            try:
+                await worker.stop(timeout)
+            except BaseException:  # the caller is cancelled
+                self._stop_soon(worker)
+                raise
         else:
             self._stop_soon(worker)
         return True

@@ -6,7 +6,7 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING
 
-from codomyrmex.integrations.durable.store import Retention, StoreError, StoreUnavailableError
+from codomyrmex.integrations.durable.store import Retention, StoreUnavailableError
 from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -67,7 +67,7 @@ class Trimmer:
                     await self.trim()
             except StoreUnavailableError:
                 pass  # the stream reports that
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - a bug in a store must not end the trimming
                 _log.warning("trim", "%s: the log could not be trimmed", self._admin.name, error=error)
 
     async def _wait(self) -> None:

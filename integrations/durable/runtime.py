@@ -190,19 +190,20 @@ class Runtime:
             await self.call(self.appender.flush())
 
     async def aclose(self) -> None:
-        """Close the store and end the thread."""
-        thread, appender = self._thread, self.appender
-        if thread is None or appender is None:
-            return
+        """Close the store and end the thread, even if the caller is cancelled meanwhile."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None and self.appender is not None:
+            await asyncio.to_thread(self._end, thread, self.appender)
+
+    def _end(self, thread: LoopThread, appender: Appender) -> None:
         users = thread_of(self._store)
         last = users.leave()
         with suppress(StoreError, TimeoutError):
-            async with asyncio.timeout(2 * self._timeout):
-                await self.call(self._stop_tasks(appender, close=last))
-        self._thread = None
+            thread.submit(self._stop_tasks(appender, close=last)).result(2 * self._timeout)
         if self._handlers is not None:
-            await asyncio.to_thread(self._handlers.stop, _THREAD_GRACE)
-        await asyncio.to_thread(users.stop, self._store)
+            self._handlers.stop(_THREAD_GRACE)
+        users.stop(self._store)
 
     def flush_at_exit(self) -> None:
         """Store what was published when the program ends without closing the stream."""

@@ -168,20 +168,7 @@ class ShardReader:
         Raises:
             StoreError: they could not be read.
         """
-        tail = self._stream.tail
-        while len(self.batch) < size:
-            items = self._rest or tail.get(self.scanned, READ_LIMIT)
-            self._rest = []
-            if items is None:
-                entries = await self._stream.read_entries(self.scanned, READ_LIMIT)
-                items = [LogItem(*stored) for stored in entries]
-            if not items:
-                if tail.last is not None and self.scanned > tail.last:
-                    # Either the tail has not been read up to here yet, or the log has lost its end.
-                    end = await self._stream.resolve(None)
-                    if self.scanned > end:
-                        self.restart(end)
-                return
+        while len(self.batch) < size and (items := await self._next()):
             self.removed += items[0].position - self.scanned - 1
             moment = now()
             for number, item in enumerate(items, 1):
@@ -196,3 +183,21 @@ class ShardReader:
                     if len(self.batch) >= size:
                         self._rest = items[number:]
                         return
+
+    async def _next(self) -> list[LogItem]:
+        """Return the entries that follow, none if there are no more."""
+        tail = self._stream.tail
+        last = tail.last or 0
+        items, self._rest = self._rest or tail.get(self.scanned, READ_LIMIT), []
+        if items is None:
+            entries = await self._stream.read_entries(self.scanned, READ_LIMIT)
+            items = [LogItem(*stored) for stored in entries]
+            if not items and self.scanned < last:
+                self.removed += last - self.scanned
+                self.scanned = last
+        if not items and tail.last is not None and self.scanned > tail.last:
+            # Either the tail has not been read up to here yet, or the log has lost its end.
+            end = await self._stream.resolve(None)
+            if self.scanned > end:
+                self.restart(end)
+        return items

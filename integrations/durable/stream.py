@@ -147,16 +147,15 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     async def aclose(self) -> None:
         """Store what was published, deliver it to the handlers of this process, and close the store.
 
-        It takes at most about three times the publish timeout. May be called repeatedly.
+        It takes at most about four times the publish timeout. May be called repeatedly.
         """
-        if self._closed:
-            return
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._publish_timeout):
-                    await self.flush()
-            await self._group_handlers.stop_all(self._publish_timeout)
-            await self._subscribers.drain(self._publish_timeout)
+            if not self._closed:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._publish_timeout):
+                        await self.flush()
+                await self._group_handlers.stop_all(self._publish_timeout)
+                await self._subscribers.drain(self._publish_timeout)
         finally:
             await super().aclose()
             await self.runtime.aclose()

@@ -104,15 +104,14 @@ class Subscriber:
 
     async def _next(self) -> Page | None:
         """Return the next entries, or None if there are none now."""
-        tail = self._tail
+        tail, last = self._tail, self._tail.last
+        if last is None:
+            return None
+        if self.position is None:
+            self.position = tail.opened_at
         if tail.generation != self._generation:
             self._generation = tail.generation
-            if self.position is not None:
-                self.position = min(self.position, tail.restart)
-        if self.position is None:
-            self.position = tail.last
-        if self.position is None:
-            return None
+            self.position = min(self.position, tail.restart)
         items = tail.get(self.position, READ_LIMIT)
         if items is not None:  # decoded once for all subscribers
             events = ((item.position, item.event()) for item in items if item.group is None)
@@ -123,8 +122,8 @@ class Subscriber:
             except Exception:  # noqa: BLE001 - the stream reports that the store is not available
                 await asyncio.sleep(_RETRY)
             else:
-                if not entries:
-                    return None
+                if not entries:  # all were removed
+                    return Page(last + 1, last, iter(()))
                 return Page(entries[0].position, entries[-1].position, decode_events(entries))
         return None
 

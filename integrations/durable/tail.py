@@ -133,9 +133,13 @@ class Tail:
         last = self.opened_at = bounds.last
         start = max(bounds.first - 1, last - _AT_OPEN)
         items: list[Item] = []
+        size = 0
         while start < last and (part := await self._store.read(self._log, start, READ_LIMIT)):
             items += [Item(*stored) for stored in part]
+            size += sum([len(stored.value) for stored in part])
             start = part[-1].position
+            if size > _MAX_BYTES and start < last:  # too much to keep: try the newer half of the rest
+                items, size, start = [], 0, (start + last) // 2
         self.epoch = bounds.epoch
         first = items[0].position if items else last + 1
         self._kept = first, []

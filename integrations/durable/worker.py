@@ -17,7 +17,7 @@ from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within
 from codomyrmex.integrations.durable.entries import Place, encode_event
-from codomyrmex.integrations.durable.group import Group
+from codomyrmex.integrations.durable.group import Group, open_group
 from codomyrmex.integrations.durable.letters import Letters
 from codomyrmex.integrations.durable.places import PlaceSaver
 from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader, define_group
@@ -121,14 +121,14 @@ class GroupWorker(SendingWorker):
         if self._after is None:  # one that is opened late gets what was published meanwhile
             position = int(min(position, max(self._since, stream.tail.opened_at)))
         group = stream.make_group(self.group, self._definition, stream.tail.bell.ring)
-        await stream.call(group.open(Place(stream.tail.epoch, position)))
+        await open_group(group, Place(stream.tail.epoch, position), stream.call, stream.runtime.call_soon)
         self._group = group
         self._generation = stream.tail.generation
 
     async def _close_group(self) -> None:
         group, self._group = self._group, None
         if group is not None:
-            await self._stream.call(group.close())
+            await asyncio.shield(self._stream.call(group.close()))
 
     def _accept(self) -> None:
         """Do nothing: events are in the store."""
@@ -375,19 +375,18 @@ class GroupWorker(SendingWorker):
 
     async def _append_letters(self) -> bool:
         """Append the dead letters to their log, before the position after them is saved."""
-        group, failures = self._group, 0
-        while group is not None and not self._aborted:
+        group, letters = self._group, self._letters
+        while group is not None and letters and not self._aborted:
             try:
-                await self._stream.call(group.append_letters(self._stream.dead_log, self._letters.batch()))
+                await self._stream.call(group.append_letters(self._stream.dead_log, letters.batch()))
             except StoreError as error:
-                failures += 1
                 self.warn("sink %s: dead letters could not be stored", error=error)
+                failures = letters.failed(error)
                 wait = backoff(self._policy.backoff_initial, self._policy.backoff_max, failures)
                 await self._pause(wait, requested=False)
             else:
-                self._letters.clear()
-                return True
-        return False
+                letters.appended()
+        return not letters
 
     async def _save(self, shard: ShardReader) -> None:
         if self._group is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -37,6 +38,7 @@ _NETWORK = {
     "glusterfs",
     "afs",
 }
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _ROWS = 1_024  # inserted by one statement at most
 
 _SCHEMA = f"""
@@ -193,6 +195,12 @@ def insert_rows(
         connection.execute(_insert(rows), list(chain.from_iterable(values)))
         start += rows
     return sum(map(len, entries))
+
+
+def convert_os_error(error: OSError, place: str) -> StoreError:
+    """Return the error to raise for one of the operating system."""
+    kind = StoreConfigError if error.errno in _FORBIDDEN else StoreUnavailableError
+    return kind(f"{place}: the file cannot be opened ({error.strerror or type(error).__name__})")
 
 
 def convert_error(error: sqlite3.Error, place: str, timeout: float) -> StoreError:

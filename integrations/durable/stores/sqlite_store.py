@@ -29,6 +29,7 @@ from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 
 _new_stored = partial(tuple.__new__, Stored)  # a third of the cost of `Stored._make`
 _TRIM_ROWS = 10_000  # removed in one transaction, so that writers do not wait long
+_FETCH = 16  # entries of up to 1 MiB each that are in memory at once beyond what is returned
 _AFTER_ALL = "\U0010ffff"  # sorts after every character of a name
 
 
@@ -198,7 +199,7 @@ class SQLiteStore(Store):
         entries: list[Stored] = []
         size = 0
         # In parts, so that one with large entries need not be read completely.
-        while part := list(map(_new_stored, rows.fetchmany(100))):
+        while part := list(map(_new_stored, rows.fetchmany(_FETCH))):
             size += sum([len(stored.value) for stored in part])
             while size > max_bytes and len(entries) + len(part) > 1:
                 size -= len(part.pop().value)

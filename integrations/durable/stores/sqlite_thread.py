@@ -18,7 +18,7 @@ from weakref import WeakSet
 from codomyrmex.integrations.delivery.forks import keep_in_children
 from codomyrmex.integrations.delivery.loop_thread import LoopThread
 from codomyrmex.integrations.durable.store import StoreConfigError, StoreError, StoreUnavailableError
-from codomyrmex.integrations.durable.stores.sqlite_schema import connect, convert_error
+from codomyrmex.integrations.durable.stores.sqlite_schema import connect, convert_error, convert_os_error
 from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
@@ -114,6 +114,8 @@ class SQLiteThread:
             converted = error
             if isinstance(error, sqlite3.Error):
                 converted = convert_error(error, self.place, self._timeout)
+            elif isinstance(error, OSError):
+                converted = convert_os_error(error, self.place)
             if isinstance(converted, StoreConfigError):
                 self._disconnect()
             if converted is error:
@@ -236,7 +238,7 @@ class SQLiteThread:
             return
         try:
             self._check()
-        except (sqlite3.Error, StoreError):
+        except (sqlite3.Error, OSError, StoreError):
             for waiter in self._waiters:  # their callers read, and get the error
                 if not waiter.future.done():
                     waiter.future.set_result(None)
