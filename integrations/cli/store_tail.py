@@ -92,6 +92,7 @@ class _Log:
 
     async def show_newest(self, count: int) -> None:
         start, end = await self._stream.resolve("earliest"), self._end
+        count = min(count, end - start)
         size = max(2 * count, READ_LIMIT)
         while True:
             records = deque([record async for record in self._after(max(start, end - size))], count)

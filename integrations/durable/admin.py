@@ -243,8 +243,13 @@ class StreamAdmin:
 
         Args:
             group: only those of one group.
+
+        Raises:
+            GroupError: there is no such group.
         """
         groups = await self.saved_groups()
+        if group is not None:
+            await self.saved_group(group)
         return [letter async for letter in self._iterate_letters(groups) if group in {None, letter.group}]
 
     async def _iterate_letters(self, groups: list[SavedGroup]) -> AsyncIterator[StoredLetter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 from codomyrmex.integrations.durable.entries import Place
-from codomyrmex.integrations.durable.names import Names, decode_name, groups_prefix, quote_name
+from codomyrmex.integrations.durable.names import Names, decode_name, groups_prefix
 from codomyrmex.integrations.durable.store import (
     Batch,
     Lease,
@@ -191,18 +192,29 @@ class Group:
             except Exception as error:  # noqa: BLE001 - such as a bug in a store; the leases expire
                 _log.warning(self.name, "group %s: its leases could not be read", self.name, error=error)
 
+    async def _join(self) -> None:
+        """Acquire or renew one of the leases that stand for the members, the first one that is free.
+
+        Their names are numbers, and so few even after many processes that were killed.
+        """
+        now = self._clock.monotonic()
+        if self._member is not None and self._member[1] - now >= self._seconds * 2 / 3:
+            return
+        names = itertools.count() if self._member is None else [self._member[0].name.rpartition("/")[2]]
+        self._member = None
+        for name in names:
+            lease = await self._store.acquire(f"{self._names.members}{name}", self._owner, self._seconds)
+            if lease is not None:
+                self._member = lease, now + self._seconds
+                return
+
     async def _step(self) -> None:
         store, names = self._store, self._names
         self._expire()
         if not self._loop.is_running():  # it was closed or stopped: others can deliver meanwhile
             await self._release()
             return
-        now = self._clock.monotonic()
-        if self._member is None or self._member[1] - now < self._seconds * 2 / 3:
-            member = await store.acquire(
-                f"{names.members}{quote_name(self._owner)}", self._owner, self._seconds
-            )
-            self._member = None if member is None else (member, now + self._seconds)
+        await self._join()
         for shard, held in tuple(self.held.items()):
             if held.until - self._clock.monotonic() < self._seconds * 2 / 3:
                 await self._renew(shard, held)

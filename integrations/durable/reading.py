@@ -109,6 +109,9 @@ class LogReader(ABC):
 
         Args:
             group: only those of one group: the name of a sink, or of a subscription's group.
+
+        Raises:
+            GroupError: there is no such group.
         """
         await self.open()
         return await self.call(self.admin.letters(group))

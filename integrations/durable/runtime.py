@@ -194,7 +194,8 @@ class Runtime:
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None and self.appender is not None:
-            await asyncio.to_thread(self._end, thread, self.appender)
+            ending = asyncio.get_running_loop().run_in_executor(None, self._end, thread, self.appender)
+            await asyncio.shield(ending)
 
     def _end(self, thread: LoopThread, appender: Appender) -> None:
         users = thread_of(self._store)

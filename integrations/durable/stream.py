@@ -156,7 +156,8 @@ class DurableStream(LocalStream, LogReader, GroupStream):
                         await self.flush()
                 await self._group_handlers.stop_all(self._publish_timeout)
                 await self._subscribers.drain(self._publish_timeout)
-        finally:
+        finally:  # the first is for a caller that was cancelled
+            await asyncio.gather(self._group_handlers.stop_all(0), self._subscribers.drain(0))
             await super().aclose()
             await self.runtime.aclose()
 

@@ -154,6 +154,11 @@ async def test_what_could_not_be_stored_until_the_end_is_an_error_or_counted(tmp
 
 
 async def test_closing_that_is_cancelled_at_any_point_leaves_no_thread_and_no_open_file(tmp_path):
+    before = threading.enumerate()
+
+    def new_threads():
+        return [thread for thread in threading.enumerate() if thread not in before]
+
     for step in range(40):
         stream = DurableStream(SQLiteStore(tmp_path / "store.db"))
         await stream.subscribe(lambda _: None)
@@ -162,7 +167,8 @@ async def test_closing_that_is_cancelled_at_any_point_leaves_no_thread_and_no_op
         closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
         await stream.aclose()
-    await eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("codomyrmex")])
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
+    await eventually(lambda: not [thread for thread in new_threads() if thread.name.startswith("codomyrmex")])
     assert str(tmp_path) not in " ".join(open_files())
 
 

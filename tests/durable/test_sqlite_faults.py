@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -173,3 +174,21 @@ async def test_a_writer_that_holds_the_file_for_too_long_is_named_as_the_reason(
         blocker.rollback()
         assert await store.append("log", Batch("p", 100, [b"x"])) == 2_001
     blocker.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_who_only_reads_a_file_gets_to_know_that_it_was_removed_or_replaced(tmp_path, replaced):
+    path = tmp_path / "store.db"
+    async with open_store(f"sqlite:///{path}") as writer, open_store(f"sqlite:///{path}") as reader:
+        await writer.create_log("log")
+        waiting = asyncio.create_task(reader.wait("log", 0, 30))
+        await asyncio.sleep(0.05)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        if replaced:
+            async with open_store(f"sqlite:///{path}") as other:
+                await other.create_log("log")
+        async with asyncio.timeout(5):
+            await waiting
+        with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+            await reader.read("log", 0, 10)

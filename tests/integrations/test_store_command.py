@@ -142,7 +142,7 @@ def test_dead_shows_what_was_given_up_and_why(files: Files) -> None:
     (letter,) = files.json("dead")
     assert (letter["group"], letter["event"]["data"], letter["attempts"]) == ("mail", 2, 1)
     assert "no stock" in letter["reason"]
-    assert files.json("dead", "other") == []
+    assert "there is no such group" in files.store("dead", "other", code=1).stderr
     assert "no stock" in files.store("dead", "mail", "--limit", "1").stdout
 
 
@@ -210,6 +210,11 @@ def test_a_mistake_is_a_sentence(
     files.read("mail", count=1)
     result = files.store(*arguments, code=code, url=url)
     assert message in result.output
+
+
+def test_more_events_can_be_asked_for_than_there_are(files: Files) -> None:
+    files.fill(1, 2)
+    assert files.tail("--limit", str(10**30)) == [1, 2]
 
 
 def test_an_error_is_json_if_the_result_would_be(files: Files) -> None:

@@ -179,18 +179,26 @@ class SQLiteThread:
             )
             self._inode = os.stat(self.path).st_ino  # noqa: PTH116 - half the cost of Path.stat
             self._last_change = time.monotonic()
+            return connection
+        try:
+            self._check_file()
+        except StoreUnavailableError:
+            self._disconnect()
+            raise
         return connection
 
-    def begin(self) -> sqlite3.Connection:
-        """Begin a transaction that writes: it takes the lock now, as upgrading a read lock may fail."""
-        connection = self.connection()
+    def _check_file(self) -> None:
+        """Raise a StoreUnavailableError if the file is not the one that was opened."""
         try:
             inode = os.stat(self.path).st_ino  # noqa: PTH116 - as above
         except FileNotFoundError:
             inode = 0
         if inode != self._inode:
-            self._disconnect()
             raise StoreUnavailableError(f"{self.place}: the file was removed or replaced while it was open")
+
+    def begin(self) -> sqlite3.Connection:
+        """Begin a transaction that writes: it takes the lock now, as upgrading a read lock may fail."""
+        connection = self.connection()
         connection.execute("BEGIN IMMEDIATE")
         return connection
 
@@ -247,6 +255,8 @@ class SQLiteThread:
         self._timer = asyncio.get_running_loop().call_later(interval, self._look)
 
     def _check(self) -> None:
+        if self._connection is not None:
+            self._check_file()
         connection = self.connection()
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._version:
