@@ -38,12 +38,13 @@ $(READY): pyproject.toml $(LISTING) $(VENV)/bin/python
 demo: $(READY) ## run the demonstration: a shop that fails now and then, its logs, alerts and live page
 	@$(BIN)/codomyrmex-streaming demo $(DEMO)
 
-# One process for each core; the tests of a file run in the same process.
+# One process for each core; the tests of a file run in the same process. `make check` runs those of all stores.
+STORE_KINDS ?= sqlite,postgres
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/peers $(COVERAGE)
+	@STORE_KINDS=$(STORE_KINDS) $(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore tests/peers $(COVERAGE)
 
-# FUZZ_SECONDS are for all fuzzers together. They come first, because nothing else takes so long. `make test`
-# runs the tests of the stores but for Valkey's.
+# FUZZ_SECONDS are for all fuzzers together. They come first, because nothing else takes so long. Valkey's
+# tests are only here.
 FUZZ_SECONDS ?= 60
 proof: $(READY) ## run the tests against real servers, browsers and killed processes, and a minute of fuzzing
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) STORE_KINDS=valkey $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
@@ -53,10 +54,13 @@ proof: $(READY) ## run the tests against real servers, browsers and killed proce
 proof-long: FUZZ_SECONDS := $(if $(filter environment,$(origin FUZZ_SECONDS)),$(FUZZ_SECONDS),3600)
 proof-long: export ALERT_KILLS ?= 500
 proof-long: export STORE_KILLS ?= 300
+proof-long: export STREAM_KILLS ?= 300
+proof-long: export STREAM_EVENTS ?= 1000000
 proof-long: proof ## the same with an hour of fuzzing and ten times as many killed processes
 
 # Runs the tests once, by the rule above, with coverage.
 check: COVERAGE := --cov --cov-report=
+check: STORE_KINDS := sqlite,postgres,redis,nats
 check: lint types imports test ## run what CI runs: lint, types, import contracts, tests with coverage
 	@$(BIN)/python -m coverage report --include='*/streaming/*' --fail-under=98
 	@$(BIN)/python -m coverage report --include='*/integrations/*' --fail-under=95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ async def publish(stream: DurableStream, *data: object) -> None:
 async def test_a_page_begins_with_the_newest_events_of_all_processes(stream: DurableStream, tmp_path: Path):
     async with DurableStream(SQLiteStore(tmp_path / "events.db")) as other:
         await publish(other, *range(5))
+    while len(stream.get_recent_events(5)) < 5:  # this process has not seen them yet
+        await asyncio.sleep(0.01)
     app = dashboard(stream, buffer_size=3, signals=False)
     page = Connection(app, path="/api/events", last_event_id="start")
     await page.first(4)

@@ -85,10 +85,12 @@ async def prometheus(folder, urls):
 
             async def ask(query):
                 try:
-                    answer = (await client.get("query", params={"query": query})).json()
+                    answer = await client.get("query", params={"query": query})
                 except httpx.TransportError:
                     return None
-                return {float(row["value"][1]) for row in answer.get("data", {}).get("result", [])}
+                if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # it is still starting
+                    return None
+                return {float(row["value"][1]) for row in answer.json().get("data", {}).get("result", [])}
 
             yield ask
     finally:

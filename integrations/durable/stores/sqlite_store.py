@@ -30,6 +30,7 @@ from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 _new_stored = partial(tuple.__new__, Stored)  # a third of the cost of `Stored._make`
 _TRIM_ROWS = 10_000  # removed in one transaction, so that writers do not wait long
 _FETCH = 16  # entries of up to 1 MiB each that are in memory at once beyond what is returned
+_SMALL = 4_096  # bytes
 _AFTER_ALL = "\U0010ffff"  # sorts after every character of a name
 
 
@@ -198,8 +199,9 @@ class SQLiteStore(Store):
         )
         entries: list[Stored] = []
         size = 0
-        # In parts, so that one with large entries need not be read completely.
-        while part := list(map(_new_stored, rows.fetchmany(_FETCH))):
+        # In parts, so that one with large entries need not be read completely; small entries in larger parts.
+        count = _FETCH
+        while part := list(map(_new_stored, rows.fetchmany(count))):
             size += sum([len(stored.value) for stored in part])
             while size > max_bytes and len(entries) + len(part) > 1:
                 size -= len(part.pop().value)
@@ -207,6 +209,7 @@ class SQLiteStore(Store):
             entries += part
             if not limit:
                 break
+            count = _FETCH if size > len(entries) * _SMALL else limit
         rows.close()
         return entries
 
