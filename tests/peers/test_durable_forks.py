@@ -344,7 +344,11 @@ def test_after_an_unclean_end_everything_is_stored_and_the_next_process_delivers
     rest = run(
         """
         with attach_blocking(stream, Out(), policy=NOW) as attachment:
-            time.sleep(0.5)
+            end = time.monotonic() + 10  # the lease may have to expire
+            while time.monotonic() < end and (
+                attachment.health()["out"].state.value == "standby" or attachment.report().sinks["out"].left
+            ):
+                time.sleep(0.1)
         """,
         place.url,
         timeout=20,
