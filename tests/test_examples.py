@@ -286,7 +286,7 @@ def apply_diff(text: str, diff: str) -> str:
 
 @pytest.fixture(params=STORES)
 def shop(request, tmp_path, monkeypatch):
-    """Give the kind of store, and the shop that uses it in a folder of its own."""
+    """Return the kind of store, and the shop that uses it in a folder of its own."""
     text = SHOP.read_text(encoding="utf-8")
     diffs = re.findall(r"^```diff\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     for diff in diffs[: STORES[request.param]]:

@@ -30,7 +30,7 @@ FOLDERS = {
 
 
 def package_folders() -> dict[str, Path]:
-    """Give every package that has a Python file in the source folders, with its folder."""
+    """Return every package that has a Python file in the source folders, with its folder."""
     return {
         ".".join([package, *path.parent.relative_to(ROOT / folder).parts]): path.parent
         for folder, package in FOLDERS.items()
@@ -39,7 +39,7 @@ def package_folders() -> dict[str, Path]:
 
 
 def source_files(folder: str) -> list[Path]:
-    """Give what is installed of a source folder, relative to it."""
+    """Return what is installed of a source folder, relative to it."""
     kinds = ("*.py", "py.typed", "*.yaml", "page/*")
     return [path.relative_to(ROOT / folder) for kind in kinds for path in (ROOT / folder).rglob(kind)]
 

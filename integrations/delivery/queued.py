@@ -23,7 +23,7 @@ from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within, resolve
 from codomyrmex.streaming import Clock, Event, Overflow
 from codomyrmex.streaming.buffers import BoundedQueue, PublishWait
-from codomyrmex.streaming.provenance import LOGS, ORIGIN, cause, origin_of, stems_from_logs
+from codomyrmex.streaming.provenance import ORIGIN, cause, origin_of, stems_from_logs
 
 _FULL_WARNING_INTERVAL = 10.0  # seconds
 
@@ -220,14 +220,7 @@ class QueuedWorker(SendingWorker):
                 return
             while (batch := await self._next_batch()) is not None:
                 self._in_flight = batch
-                # Everything that the delivery does has it as its cause: the sink, observers, log lines.
-                cause.set(LOGS if self._processed() - len(batch) < self._logs_up_to else None)
-                try:
-                    await self._deliver()
-                except Exception as error:  # noqa: BLE001 - an internal error must not end the delivery
-                    self.warn("sink %s: internal error, a batch was given up", error=error)
-                    self._count_dead(len(self._in_flight))
-                    self._in_flight = []
+                await self._deliver_batch(from_logs=self._processed() - len(batch) < self._logs_up_to)
                 if self._in_flight:
                     return  # the time to drain is over
                 self._complete_flushes()

@@ -26,6 +26,7 @@ from codomyrmex.integrations.delivery.worker import (
 )
 from codomyrmex.streaming import Clock, Event
 from codomyrmex.streaming.buffers import complete
+from codomyrmex.streaming.provenance import LOGS, cause
 
 PATIENCE = 1.0  # seconds from the start of an attempt, during which publishers wait for it
 
@@ -124,6 +125,21 @@ class SendingWorker(Worker):
             resolve(self._stopped)
 
     # Attempts
+
+    async def _deliver_batch(self, *, from_logs: bool) -> None:
+        """Deliver the events in flight; an internal error gives them up.
+
+        Args:
+            from_logs: whether there are events among them that stem from log records.
+        """
+        # Everything that the delivery does has it as its cause: the sink, observers, log lines.
+        cause.set(LOGS if from_logs else None)
+        try:
+            await self._deliver()
+        except Exception as error:  # noqa: BLE001 - an internal error must not end the delivery
+            self.warn("sink %s: internal error, a batch was given up", error=error)
+            self._count_dead(len(self._in_flight))
+            self._in_flight = []
 
     async def _deliver(self) -> None:
         """Send the events in flight until none is left or the time is over."""

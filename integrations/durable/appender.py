@@ -234,7 +234,7 @@ class Appender:
                 return first
 
     def close(self) -> int:
-        """Give up what is not in the log, and what is put later; return how many entries that were."""
+        """Refuse what is not in the log, and what is put later; return the number of entries refused."""
         self._closed = True
         lost = self.waiting()
         self._buffer.extendleft(reversed(self._in_flight))

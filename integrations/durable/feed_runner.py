@@ -144,7 +144,7 @@ class FeedRunner:
         return FeedHealth(self.name, self._state, self._failures, self._last_error)
 
     async def start(self) -> Self:
-        """Take part: run the feed here as soon as no other process does.
+        """Run the feed here as soon as no other process does.
 
         Raises:
             RuntimeError: it was started before.

@@ -263,7 +263,7 @@ class Group:
         self._on_change()
 
     def _expire(self) -> None:
-        """Give up the shards whose leases could not be renewed in time."""
+        """Drop the shards whose leases could not be renewed in time."""
         for shard, held in tuple(self.held.items()):
             if not self.is_held(shard, held.lease.token):
                 self._lose(shard)

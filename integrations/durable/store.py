@@ -207,7 +207,7 @@ class Store(ABC):
 
     @abstractmethod
     async def renew_epoch(self, log: str, epoch: str) -> Bounds:
-        """Give a log a new epoch if it still has this one, and return what it holds.
+        """Replace the epoch of a log if it is still this one, and return what the log holds.
 
         This happens when the end of a log went back: a part of it was lost, or a backup was restored.
         """

@@ -23,7 +23,7 @@ from codomyrmex.integrations.durable.places import PlaceSaver
 from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader, define_group
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.streaming import Clock, Event, FilterFunction
-from codomyrmex.streaming.provenance import LOGS, cause, origin_of, stems_from_logs
+from codomyrmex.streaming.provenance import origin_of, stems_from_logs
 
 _SAVE_INTERVAL = 1.0  # seconds between saves while only events of others pass by
 _RETRY = 0.5  # seconds until the log is read again after an error
@@ -342,13 +342,8 @@ class GroupWorker(SendingWorker):
         if pause > 0 and not await self._pause(pause, requested=requested > 0):
             return False
         self._in_flight, shard.batch, self._current, self._lease_lost = shard.batch, [], shard, False
-        cause.set(LOGS if any(stems_from_logs(origin_of(event)) for event, _ in self._in_flight) else None)
-        try:
-            await self._deliver()
-        except Exception as error:  # noqa: BLE001 - an internal error must not end the delivery
-            self.warn("sink %s: internal error, a batch was given up", error=error)
-            self._count_dead(len(self._in_flight))
-            self._in_flight = []
+        from_logs = any(stems_from_logs(origin_of(event)) for event, _ in self._in_flight)
+        await self._deliver_batch(from_logs=from_logs)
         if self._lease_lost:  # another process delivers the events
             self._in_flight = []
             self._letters.clear()

@@ -305,7 +305,7 @@ class DurableHub:
         return frames
 
     async def _join(self, reader: _Reader) -> None:
-        """Give a client a queue, which begins after its position; this does not suspend."""
+        """Add a queue for a client, which begins after its position; this does not suspend."""
         before = reader.client.subscription
         reader.client.subscription = await self.queues.subscribe(
             topic=before.topic, filter_fn=before.filter_fn

@@ -41,7 +41,7 @@ class Proxy:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="proxy")
 
     def url(self, url: str) -> str:
-        """Give the URL that leads through the proxy."""
+        """Return the URL that leads through the proxy."""
         user, at, place = urlsplit(url).netloc.rpartition("@")
         host = place.rpartition(":")[0]
         return url.replace(f"{user}{at}{place}", f"{user}{at}{host}:{self.port}", 1)

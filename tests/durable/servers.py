@@ -125,7 +125,7 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     def fresh_url(self, **parameters: str) -> str:
-        """Give the URL of a place in the server that nothing has used before."""
+        """Return the URL of a place in the server that nothing has used before."""
         query = {self.namespace: f"t{uuid.uuid4().hex[:12]}", **parameters}
         return f"{self.url}?" + "&".join(f"{name}={value}" for name, value in query.items())
 
@@ -315,7 +315,7 @@ class PostgresServer(Server):
 
 @cache
 def server_user() -> int | None:
-    """Give the user as whom PostgreSQL runs if the tests run as root, which it refuses."""
+    """Return the user as whom PostgreSQL runs if the tests run as root, which it refuses."""
     if os.geteuid() != 0:
         return None
     import pwd
@@ -327,7 +327,7 @@ def server_user() -> int | None:
 
 
 def usable(folder: Path) -> bool:
-    """Tell whether the user of the server gets to a folder: one in the home of root is closed to others."""
+    """Return whether the user of the server gets to a folder: one in the home of root is closed to others."""
     return server_user() is None or all(
         path.stat().st_mode & 0o005 == 0o005 for path in [folder, *folder.parents]
     )

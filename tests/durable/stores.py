@@ -56,7 +56,7 @@ def place(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> P
 
 @pytest.fixture(params=[kind for kind in KINDS if kind != "sqlite"])
 def served(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> Place:
-    """Give a place that is on a server."""
+    """Return a place that is on a server."""
     return make_place(request.param, servers, tmp_path)
 
 

@@ -55,7 +55,7 @@ class History:
 
 
 def written():
-    """Give a history of a log with the entries a, b and c."""
+    """Return a history of a log with the entries a, b and c."""
     return History().append(1, "a", "b").append(3, "c")
 
 

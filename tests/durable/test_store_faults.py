@@ -21,7 +21,7 @@ SLACK = 3.0  # seconds for a machine that is busy
 
 
 def operations(store, lease):
-    """Give each operation of a store that asks the server."""
+    """Return each operation of a store that asks the server."""
     return {
         "create_log": lambda: store.create_log("log"),
         "bounds": lambda: store.bounds("log"),

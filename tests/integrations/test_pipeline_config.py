@@ -49,7 +49,7 @@ class Files:
         return problem
 
     def of(self, section: str, part: str, **environ: str) -> Problem:
-        """Give the one problem of a part, which stands in line 3 from column 5 on."""
+        """Return the one problem of a part, which stands in line 3 from column 5 on."""
         others = {"sources": SOURCES, "sinks": SINKS}
         rest = "\n".join(line for name, line in others.items() if name != section)
         return self.problem(f"# a pipeline\n{section}:\n  - {part}\n{rest}", **environ)
