@@ -74,19 +74,19 @@ class Appender:
         self._producer = uuid4().hex
         self._number = 0
         self._buffer: deque[_Pending] = deque()  # its methods are atomic
+        self._first: deque[_Pending] = deque()  # entries of `put_nowait` that come before those in the buffer
         self._in_flight: list[_Pending] = []
         self._awake = False  # the task has been, or will soon be, woken
         self._waking = False  # a publisher's loop will soon wake the task
         self._waiter: asyncio.Future[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._sweeping = False
-        self._aside = 0  # entries that `_sweep` has taken out of the buffer and puts back
         self._closed = False
         self.gate = asyncio.Event()
 
     def waiting(self) -> int:
         """Return the number of entries that are not in the log yet: what a kill would lose."""
-        return len(self._buffer) + self._aside + len(self._in_flight)
+        return len(self._first) + len(self._buffer) + len(self._in_flight)
 
     def is_appending(self) -> bool:
         """Return whether entries are being appended."""
@@ -95,7 +95,7 @@ class Appender:
     def put_nowait(self, entry: bytes) -> bool:
         """Add an entry, from any thread; return False if there is no room for it."""
         buffer = self._buffer
-        if len(buffer) + self._aside >= BUFFER_SIZE:
+        if len(buffer) + len(self._first) >= BUFFER_SIZE:
             self.rejected += 1
             return False
         buffer.append((entry, None, 0.0))
@@ -168,7 +168,7 @@ class Appender:
                 self._in_flight = batch
                 await self._append(batch)
                 self._in_flight = []
-                if self._buffer:  # others have their turn, as a store whose driver blocks does not suspend
+                if self._first or self._buffer:  # others have their turn, as a store whose driver blocks does not suspend
                     await asyncio.sleep(0)
                 continue
             self._set_idle()
@@ -181,12 +181,13 @@ class Appender:
 
     def _take(self) -> list[_Pending]:
         """Remove and return the oldest entries."""
-        buffer = self._buffer
-        batch = [buffer.popleft() for _ in range(min(len(buffer), _MAX_BATCH))]
+        first, buffer = self._first, self._buffer
+        batch = [first.popleft() for _ in range(min(len(first), _MAX_BATCH))]
+        batch += [buffer.popleft() for _ in range(min(len(buffer), _MAX_BATCH - len(batch)))]
         size = sum([len(entry) for entry, _, _ in batch])
         while size > _MAX_BATCH_BYTES and len(batch) > 1:
             size -= len(batch[-1][0])
-            buffer.appendleft(batch.pop())
+            (first or buffer).appendleft(batch.pop())
         return batch
 
     async def _append(self, batch: list[_Pending]) -> None:
@@ -237,7 +238,7 @@ class Appender:
         """Refuse what is not in the log, and what is put later; return the number of entries refused."""
         self._closed = True
         lost = self.waiting()
-        self._buffer.extendleft(reversed(self._in_flight))
+        self._first.extendleft(reversed(self._in_flight))
         self._in_flight = []
         message = f"{self._store.url}: the stream was closed before an event was stored; it may be stored"
         self.refuse_all(StoreUnavailableError(message))
@@ -247,7 +248,7 @@ class Appender:
         """Drop everything that is not being appended, and raise an error in each `put`."""
         with suppress(IndexError):  # it is empty; several threads may do this
             while True:
-                self._refuse(self._buffer.popleft(), error)
+                self._refuse((self._first or self._buffer).popleft(), error)
         self._call_soon(self._set_idle)
 
     def _refuse(self, pending: _Pending, error: StoreError) -> None:
@@ -274,17 +275,12 @@ class Appender:
             if future is not None and since <= limit and not future.done():
                 self.unconfirmed += 1
                 _fail(future, UnconfirmedError(f"{message}; it may be stored later"))
-        kept: list[_Pending] = []  # entries of `put_nowait`, which do not expire
         while self._buffer and (self._buffer[0][1] is None or self._buffer[0][2] <= limit):
-            self._aside += 1
             pending = self._buffer.popleft()
             if pending[1] is None:
-                kept.append(pending)
+                self._first.append(pending)  # it does not expire
             else:
-                self._aside -= 1
                 _fail(pending[1], StoreUnavailableError(f"{message}; it was not stored"))
-        self._buffer.extendleft(reversed(kept))
-        self._aside = 0
         if self.waiting():
             self._wake()  # a loop that was to do so may have stopped before
             self._sweep_later()
