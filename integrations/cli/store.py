@@ -21,7 +21,7 @@ from codomyrmex.integrations.cli.store_access import Name, opened, run, select, 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.entries import StoredLetter, format_cursor
-from codomyrmex.integrations.durable.group import GroupInfo
+from codomyrmex.integrations.durable.saved_groups import GroupInfo
 from codomyrmex.streaming.encoding import to_json
 
 _PAYLOAD = 200  # characters of a dead letter's payload

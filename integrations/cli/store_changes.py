@@ -21,7 +21,7 @@ from codomyrmex.integrations.cli.store_access import (
 )
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.copying import Copied, copy_stream
-from codomyrmex.integrations.durable.group import GroupInfo
+from codomyrmex.integrations.durable.saved_groups import GroupInfo
 from codomyrmex.integrations.durable.store import Retention
 from codomyrmex.integrations.pipelines.parts import Size
 

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
     from codomyrmex.integrations.durable.entries import CursorError, EventTooLargeError, Record, StoredLetter
     from codomyrmex.integrations.durable.feed_runner import FeedHealth, FeedRunner, FeedState, run_once
-    from codomyrmex.integrations.durable.group import GroupError, GroupInfo
+    from codomyrmex.integrations.durable.group import GroupError
     from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.opening import open_store
+    from codomyrmex.integrations.durable.saved_groups import GroupInfo
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
         Retention,
@@ -67,7 +68,7 @@ __getattr__ = lazy_exports(
         "FeedRunner": "feed_runner",
         "FeedState": "feed_runner",
         "GroupError": "group",
-        "GroupInfo": "group",
+        "GroupInfo": "saved_groups",
         "LeaseLostError": "store",
         "NatsStore": "stores.nats_store",
         "PostgresStore": "stores.postgres_store",

@@ -22,8 +22,9 @@ from codomyrmex.integrations.durable.entries import (
     is_json,
     parse_cursor,
 )
-from codomyrmex.integrations.durable.group import GroupError, GroupInfo, SavedGroup, load_groups
+from codomyrmex.integrations.durable.group import GroupError
 from codomyrmex.integrations.durable.names import Names
+from codomyrmex.integrations.durable.saved_groups import GroupInfo, SavedGroup, load_groups
 from codomyrmex.integrations.durable.store import (
     Batch,
     Bounds,

@@ -168,7 +168,9 @@ class Appender:
                 self._in_flight = batch
                 await self._append(batch)
                 self._in_flight = []
-                if self._first or self._buffer:  # others have their turn, as a store whose driver blocks does not suspend
+                if (
+                    self._first or self._buffer
+                ):  # others have their turn, as a store whose driver blocks does not suspend
                     await asyncio.sleep(0)
                 continue
             self._set_idle()

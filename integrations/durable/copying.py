@@ -8,8 +8,8 @@ from typing import NamedTuple
 import msgspec
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.entries import Place
-from codomyrmex.integrations.durable.group import encode_definition
 from codomyrmex.integrations.durable.names import Names
+from codomyrmex.integrations.durable.saved_groups import encode_definition
 from codomyrmex.integrations.durable.store import Batch, Bounds, Lease, Store, StoreError
 from uuid_utils import uuid7
 

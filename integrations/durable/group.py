@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 from codomyrmex.integrations.durable.entries import Place
-from codomyrmex.integrations.durable.names import Names, decode_name, groups_prefix
+from codomyrmex.integrations.durable.names import Names
+from codomyrmex.integrations.durable.saved_groups import Created, Definition, encode_definition
 from codomyrmex.integrations.durable.store import (
     Batch,
     Lease,
@@ -20,46 +22,18 @@ from codomyrmex.integrations.durable.store import (
     StoreError,
     StoreUnavailableError,
 )
-from codomyrmex.streaming import Event
 from codomyrmex.streaming.clock import Clock
 from codomyrmex.streaming.diagnostics import Diagnostics
 
 _LONGEST_PAUSE = 1.0  # seconds between two looks at the leases
+
+_NOTHING: Mapping[str, bytes | None] = MappingProxyType({})
 
 _log = Diagnostics(__name__)
 
 
 class GroupError(StoreError, ValueError):
     """A group exists with another topic, number of shards or key, does not exist, or is in use."""
-
-
-class Definition(msgspec.Struct, frozen=True):
-    """What a group reads; all its members agree on it.
-
-    Attributes:
-        topic: the topic or pattern of its events.
-        shards: how many parts it has, each of which one process reads at a time.
-        shard_by: what events of the same shard have in common: `topic`, or a key of the metadata.
-    """
-
-    topic: str = "*"
-    shards: int = 1
-    shard_by: str = "topic"
-
-    def shard_of(self, event: Event) -> int:
-        """Return the shard of an event."""
-        if self.shards == 1:
-            return 0
-        key = str(event.metadata.get(self.shard_by, ""))
-        return zlib.crc32(key.encode("utf-8", "surrogatepass")) % self.shards
-
-
-class _Saved(msgspec.Struct):
-    """What is saved for a group."""
-
-    definition: Definition
-    epoch: str
-    position: int  # at which it was created
 
 
 class Held(NamedTuple):
@@ -91,6 +65,12 @@ class Group:
         clock: the source of time.
         on_change: called when a shard was acquired or lost, and when its place was changed by `seek`.
         restart: returns the place to continue from if the store has lost the group.
+
+    Attributes:
+        held: the shards that this process reads.
+        leaving: the shards to be released once their places are saved.
+        seeks: the positions to continue from, by shard.
+        seen_at: when the leases were last read and renewed, in seconds of the clock.
     """
 
     def __init__(
@@ -108,8 +88,8 @@ class Group:
         self.name = name
         self.definition = definition
         self.held: dict[int, Held] = {}
-        self.leaving: set[int] = set()  # the shards to be released once their places are saved
-        self.seeks: dict[int, int] = {}  # the positions to continue from, by shard
+        self.leaving: set[int] = set()
+        self.seeks: dict[int, int] = {}
         self._store = store
         self._names = Names(stream, name)
         self._owner = owner
@@ -120,6 +100,12 @@ class Group:
         self._loop = asyncio.get_running_loop()  # of those who read
         self._member: tuple[Lease, float] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self.seen_at = clock.monotonic()
+
+    def look(self) -> None:
+        """Look now whether shards can be acquired, as another process has released some."""
+        self._hurry.set()
 
     def is_held(self, shard: int, token: int) -> bool:
         """Return whether a lease of a shard has not expired, as far as this process knows."""
@@ -155,13 +141,23 @@ class Group:
         for lease in leases:
             await self._store.release(lease)
 
-    async def save(self, shard: int, token: int, place: Place) -> bool:
-        """Save up to where the events of a shard were delivered under a lease; False if it was lost."""
+    async def save(
+        self, shard: int, token: int, place: Place, values: Mapping[str, bytes | None] = _NOTHING
+    ) -> bool:
+        """Save up to where the events of a shard were delivered under a lease; False if it was lost.
+
+        Args:
+            shard: the number of the shard.
+            token: that of the lease under which the events were delivered.
+            place: up to where they were.
+            values: what else is saved in the same step.
+        """
         held = self.held.get(shard)
         if held is None or held.lease.token != token:
             return False
+        place_of_shard = {f"{self._names.places}{shard}": msgspec.json.encode(place)}
         try:
-            await self._store.save(held.lease, {f"{self._names.places}{shard}": msgspec.json.encode(place)})
+            await self._store.save(held.lease, {**values, **place_of_shard})
         except LeaseLostError:
             self._lose(shard)
             return False
@@ -184,7 +180,10 @@ class Group:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(min(self._seconds / 3, _LONGEST_PAUSE))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(self._seconds / 3, _LONGEST_PAUSE)):
+                    await self._hurry.wait()
+            self._hurry.clear()
             try:
                 await self._step()
             except StoreUnavailableError:
@@ -231,6 +230,7 @@ class Group:
             shard = (start + number) % self.definition.shards
             if len(self.held) < share and shard not in self.held:
                 await self._acquire(shard)
+        self.seen_at = self._clock.monotonic()
 
     async def _renew(self, shard: int, held: Held) -> None:
         now = self._clock.monotonic()
@@ -254,7 +254,7 @@ class Group:
         if saved is not None:
             place = msgspec.json.decode(saved, type=Place)
         elif self._names.definition in values:
-            created = msgspec.json.decode(values[self._names.definition], type=_Saved)
+            created = msgspec.json.decode(values[self._names.definition], type=Created)
             place = Place(created.epoch, created.position)
         else:  # the store has lost it
             place = self._restart()
@@ -297,7 +297,7 @@ class Group:
         while True:
             saved = (await self._store.load(names.definition)).get(names.definition)
             if saved is not None:
-                existing = msgspec.json.decode(saved, type=_Saved).definition
+                existing = msgspec.json.decode(saved, type=Created).definition
                 if existing != self.definition:
                     raise GroupError(
                         f"group {self.name}: it exists with {_describe(existing)}, not with "
@@ -332,68 +332,3 @@ async def open_group(
 
 def _describe(definition: Definition) -> str:
     return f"topic={definition.topic!r}, shards={definition.shards}, shard_by={definition.shard_by!r}"
-
-
-class GroupInfo(NamedTuple):
-    """The state of a group.
-
-    Attributes:
-        name: its name: that of a sink, or as passed to `subscribe`.
-        topic: the topic or pattern of its events.
-        shards: how many parts it has.
-        holders: the processes that read it.
-        position: the cursor up to which its events were delivered, the lowest of all shards.
-        lag: the number of events after that position, those of other topics included.
-        lag_seconds: the age of the oldest of them, 0 if there is none.
-        missed: the number of events that were removed before it read them.
-        dead: the number of dead letters that were neither replayed nor dropped.
-    """
-
-    name: str
-    topic: str
-    shards: int
-    holders: tuple[str, ...]
-    position: str
-    lag: int
-    lag_seconds: float
-    missed: int
-    dead: int
-
-
-class SavedGroup(NamedTuple):
-    """A group as it is saved in a store."""
-
-    name: str
-    definition: Definition
-    places: Sequence[Place]
-    dead: int  # the position up to which its dead letters were replayed or dropped
-
-    def position(self, epoch: str) -> int:
-        """Return the lowest position of all shards; 0 if the log has another epoch."""
-        return min(place.position if place.epoch == epoch else 0 for place in self.places)
-
-
-def encode_definition(definition: Definition, epoch: str, position: int) -> bytes:
-    """Return the value that makes a group which begins at a position."""
-    return msgspec.json.encode(_Saved(definition, epoch, position))
-
-
-async def load_groups(store: Store, stream: str) -> list[SavedGroup]:
-    """Return the groups of a stream."""
-    prefix = groups_prefix(stream)
-    values = await store.load(prefix)
-    groups = []
-    for name, value in sorted(values.items()):
-        encoded, _, kind = name.removeprefix(prefix).partition("/")
-        if kind != "definition":
-            continue
-        saved = msgspec.json.decode(value, type=_Saved)
-        names = Names(stream, decode_name(encoded))
-        places = []
-        for shard in range(saved.definition.shards):
-            raw = values.get(f"{names.places}{shard}")
-            created = Place(saved.epoch, saved.position)
-            places.append(created if raw is None else msgspec.json.decode(raw, type=Place))
-        dead = int(values.get(names.dead, b"0"))
-        groups.append(SavedGroup(decode_name(encoded), saved.definition, places, dead))
-    return groups

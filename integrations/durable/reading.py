@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
 from codomyrmex.integrations.durable.entries import Record, StoredLetter
-from codomyrmex.integrations.durable.group import GroupInfo
+from codomyrmex.integrations.durable.saved_groups import GroupInfo
 from codomyrmex.integrations.durable.store import READ_BYTES, Stored
 from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.streaming import Event

@@ -10,9 +10,10 @@ from codomyrmex.integrations.delivery.policy import Item
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding
 from codomyrmex.integrations.durable.entries import decode_event, parse_cursor
-from codomyrmex.integrations.durable.group import Definition, Group, Held
+from codomyrmex.integrations.durable.group import Group, Held
 from codomyrmex.integrations.durable.names import encode_name
 from codomyrmex.integrations.durable.runtime import Runtime
+from codomyrmex.integrations.durable.saved_groups import Definition
 from codomyrmex.integrations.durable.store import Stored
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.integrations.durable.tail import Item as LogItem

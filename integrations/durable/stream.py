@@ -22,7 +22,7 @@ from codomyrmex.integrations.durable.entries import (
     encode_event,
     format_cursor,
 )
-from codomyrmex.integrations.durable.group import Definition, Group
+from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.handler import (
     HANDLER_POLICY,
     GroupHandlers,
@@ -33,6 +33,7 @@ from codomyrmex.integrations.durable.health import StreamHealth
 from codomyrmex.integrations.durable.reading import LogReader
 from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
 from codomyrmex.integrations.durable.runtime import Runtime
+from codomyrmex.integrations.durable.saved_groups import Definition
 from codomyrmex.integrations.durable.store import Retention, Store
 from codomyrmex.integrations.durable.subscribers import Subscribers
 from codomyrmex.integrations.durable.tail import Tail

@@ -304,6 +304,7 @@ class Machine(RuleBasedStateMachine):
         self.keep()
         self.in_flight.clear()
         self.engine = AlertEngine(self.configs[self.current], self.kept)
+        self.engine.resume(self.now, self.now)
 
     def keep(self) -> None:
         for key, value in self.engine.pop_changes().items():

@@ -21,8 +21,8 @@ from codomyrmex.integrations.durable import (
     StoreUnavailableError,
     StreamAdmin,
 )
-from codomyrmex.integrations.durable.group import GroupInfo
 from codomyrmex.integrations.durable.names import Names
+from codomyrmex.integrations.durable.saved_groups import GroupInfo
 from codomyrmex.integrations.durable.store import Batch
 from codomyrmex.integrations.pipelines import (
     Pipeline,

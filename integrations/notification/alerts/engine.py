@@ -24,10 +24,14 @@ from codomyrmex.integrations.notification.alerts.engine_state import EngineState
 from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group
 from codomyrmex.integrations.notification.alerts.notification import Kind, LogEntry, Notification
 from codomyrmex.integrations.notification.alerts.planner import NotificationPlanner, Suppressed
+from codomyrmex.integrations.notification.alerts.replication import apply, restore
 from codomyrmex.integrations.notification.alerts.silences import Silence
 
 # The labels of the alert about alerts that were dropped.
 ALERTS_DROPPED = {"alertname": "AlertsDropped", "severity": "warning", "source": "codomyrmex-streaming"}
+
+
+_SHORT_PAUSE = 60.0  # seconds; as long as a process needs to start, or another one to take over
 
 
 class AlertEngine:
@@ -39,18 +43,20 @@ class AlertEngine:
 
     Args:
         config: the configuration.
-        state: the merged results of `pop_changes`, to continue where another engine stopped.
+        state: the merged results of `pop_changes`, to continue where another engine stopped; call `resume`
+            then.
+        id_prefix: how the ids of its notifications begin.
 
     Attributes:
         refused: the number of alerts refused because `max_alerts` were active.
     """
 
-    def __init__(self, config: AlertConfig, state: SavedState | None = None) -> None:
+    def __init__(self, config: AlertConfig, state: SavedState | None = None, *, id_prefix: str = "n") -> None:
         self.refused = 0
         self._state = EngineState(config)
         if state:
-            self._state.restore(state)
-        self._planner = NotificationPlanner(self._state)
+            restore(self._state, state)
+        self._planner = NotificationPlanner(self._state, id_prefix)
         self._ready: list[Notification] = []
 
     @property
@@ -167,6 +173,7 @@ class AlertEngine:
         if group is None or group.in_flight.get(notification.channel) != notification.id:
             return None  # the configuration has changed since
         del group.in_flight[notification.channel]
+        self._state.mark("group", group.key)
         return group
 
     # Queries
@@ -255,16 +262,33 @@ class AlertEngine:
                 self._state.schedule(group, now)
         self._state.buckets.clear()
 
-    def resume(self, now: float) -> None:
-        """Continue after a restart; the time in between does not count towards `resolve_timeout`."""
-        self._state.forget_future(now)
+    def resume(self, now: float, since: float = -math.inf) -> None:
+        """Continue where another engine stopped; what it was sending is sent again at once.
+
+        Args:
+            now: seconds since 1970.
+            since: when it stopped. A longer time in between does not count towards `resolve_timeout`.
+        """
+        pause = now - since
+        self._state.limit_times(now, pause if pause > _SHORT_PAUSE else 0.0)
         for group in self.groups():
-            if group.flushed and self._has_undelivered(group, now):
+            if group.in_flight:
+                group.in_flight.clear()
                 self._state.schedule(group, now)
 
-    def _has_undelivered(self, group: Group, now: float) -> bool:
-        """Return whether a notification was in flight when the process ended."""
-        firing = group.firing(now)
-        channels = self._state.own_channels(group.route)
-        entries = [self._state.log.get((group.key, channel.name)) for channel in channels]
-        return bool(firing) and any(entry is None or not firing <= entry.firing for entry in entries)
+    # Several engines with the same state
+
+    def apply(self, changes: Iterable[tuple[str, str, Any]]) -> None:
+        """Make the changes that another engine has made: kinds, keys and values of its `pop_changes`."""
+        for kind, key, value in changes:
+            apply(self._state, kind, key, value)
+        self._state.next_tick()  # removes old ones
+        self._state.discard_changes()
+
+    def merge_log(self, key: str, entry: LogEntry) -> None:
+        """Add an entry to the notification log, unless there is a newer one with this key."""
+        self._state.merge_log(key, entry)
+
+    def log_entries(self) -> dict[str, LogEntry]:
+        """Return the notification log, by keys for `merge_log`."""
+        return self._state.log_entries()

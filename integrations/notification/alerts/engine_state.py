@@ -37,6 +37,7 @@ class EngineState:
         config: the configuration in force.
         router: finds the routes of labels.
         inhibitor: finds the alert that inhibits labels.
+        routes: by their keys.
         channels: each channel and the name of its receiver, by the name of the channel.
         alerts: by fingerprint.
         groups: by group key.
@@ -63,6 +64,7 @@ class EngineState:
         self.config = config
         self.router = AlertRouter(config)
         self.inhibitor = Inhibitor(config.inhibit_rules)
+        self.routes = {route.key: route for route in config.route.walk()}
         self.channels = {
             channel.name: (receiver.name, channel)
             for receiver in config.receivers.values()
@@ -77,7 +79,7 @@ class EngineState:
 
     def add(self, key: str, alert: Alert, now: float) -> None:
         """Add a new alert, and put it into its groups."""
-        active = self.alerts[key] = ActiveAlert(key, _interned(alert.labels))
+        active = self.alerts[key] = ActiveAlert(key, interned(alert.labels))
         active.update(alert, now, self.config.resolve_timeout)
         self.inhibitor.add(active)
         self.put_into_groups(active, now)
@@ -138,7 +140,7 @@ class EngineState:
             key: at for key, at in group.resolved_at_tick.items() if key in group.alerts
         }
         if not group.alerts and not group.is_waiting:
-            self._delete_group(group)
+            self.delete_group(group)
 
     def _close(self, alert: ActiveAlert, group: Group) -> None:
         del group.alerts[alert.fingerprint]
@@ -146,15 +148,17 @@ class EngineState:
         alert.groups = tuple(other for other in alert.groups if other is not group)
         alert.closed = (*alert.closed, group.key)
         if not alert.groups:
-            self._delete_alert(alert)
+            self.delete_alert(alert)
         self.mark("alert", alert.fingerprint)
 
-    def _delete_alert(self, alert: ActiveAlert) -> None:
+    def delete_alert(self, alert: ActiveAlert) -> None:
+        """Delete an alert that is in no group any more."""
         del self.alerts[alert.fingerprint]
         self.inhibitor.remove(alert)
         self.mark("alert", alert.fingerprint)
 
-    def _delete_group(self, group: Group) -> None:
+    def delete_group(self, group: Group) -> None:
+        """Delete a group."""
         del self.groups[group.key]
         self.mark("group", group.key)
 
@@ -198,6 +202,17 @@ class EngineState:
         del self.log[key, channel]
         self.mark("log", f"{key}{_SEPARATOR}{channel}")
 
+    def merge_log(self, key: str, entry: LogEntry) -> None:
+        """Add an entry to the log, unless there is a newer one; the key is that of `log_entries`."""
+        known = self.log.get(log_key(key))
+        if known is None or known.at < entry.at:
+            self.log[log_key(key)] = entry
+            self.mark("log", key)
+
+    def log_entries(self) -> dict[str, LogEntry]:
+        """Return the log, with keys of one text."""
+        return {f"{key}{_SEPARATOR}{channel}": entry for (key, channel), entry in self.log.items()}
+
     def sweep(self, now: float) -> None:
         """Delete expired log entries and old silences, every ten minutes."""
         if now < self._sweep_at:
@@ -234,11 +249,10 @@ class EngineState:
                 self._adopt(match.route, old_groups.get(match.group_key), now)
             self.put_into_groups(alert, now)
             if not alert.groups:
-                self._delete_alert(alert)
-        routes = {route.key: route for route in config.route.walk()}
+                self.delete_alert(alert)
         for group in old_groups.values():
-            if group.pending and group.route.key in routes:
-                self._adopt(routes[group.route.key], group, now)
+            if group.pending and group.route.key in self.routes:
+                self._adopt(self.routes[group.route.key], group, now)
         for key in old_groups:
             self.mark("group", key)
         self.buckets = {
@@ -288,21 +302,28 @@ class EngineState:
                 self.silences[silence.id] = replace(silence, starts_at=starts_at, ends_at=ends_at)
         self.mark_all()
 
-    def forget_future(self, now: float) -> None:
-        """Limit restored times to what is possible now; the clock may have been set back in between."""
+    def limit_times(self, now: float, pause: float) -> None:
+        """Limit restored times to what is possible now, and extend timeouts by a pause.
+
+        The clock may have been set back in between.
+        """
         for alert in self.alerts.values():
+            latest, ends_at = now, alert.ends_at
             if alert.times_out:
-                alert.ends_at = now + self.config.resolve_timeout
-            else:
-                alert.ends_at = min(alert.ends_at, now)
-            alert.starts_at = min(alert.starts_at, now)
-            self.mark("alert", alert.fingerprint)
+                latest = now + self.config.resolve_timeout
+                ends_at += pause if ends_at > now - pause else 0
+            limited = min(ends_at, latest), min(alert.starts_at, now)
+            if limited != (alert.ends_at, alert.starts_at):
+                alert.ends_at, alert.starts_at = limited
+                self.mark("alert", alert.fingerprint)
         for group in self.groups.values():
             wait = group.route.group_interval if group.flushed else group.route.group_wait
             if group.next_tick > now + wait:
                 self.schedule(group, now + wait)
-        for key, entry in self.log.items():
-            self.log[key] = replace(entry, at=min(entry.at, now))
+        for (key, channel), entry in self.log.items():
+            if entry.at > now:
+                self.log[key, channel] = replace(entry, at=now)
+                self.mark("log", f"{key}{_SEPARATOR}{channel}")
 
     # What is saved
 
@@ -327,7 +348,7 @@ class EngineState:
         }
         changes = {}
         for kind, key in changed:
-            value = tables[kind].get(_log_key(key) if kind == "log" else key)
+            value = tables[kind].get(log_key(key) if kind == "log" else key)
             changes[kind, key] = None if value is None else value.to_dict()
         return changes
 
@@ -335,45 +356,16 @@ class EngineState:
         """Forget what has changed, if nothing is saved."""
         self._changed.clear()
 
-    def restore(self, saved: SavedState) -> None:
-        """Load what `pop_changes` returned before."""
-        tables: dict[str, dict[str, Any]] = {"alert": {}, "group": {}, "log": {}, "silence": {}}
-        for (kind, key), value in saved.items():
-            if kind in tables and value is not None:
-                tables[kind][key] = value
-        self.log = {_log_key(key): LogEntry.from_dict(value) for key, value in tables["log"].items()}
-        self.silences = {key: Silence.from_dict(value) for key, value in tables["silence"].items()}
-        self._restore_groups(tables["group"], tables["alert"])
-        # Delete saved alerts and groups that have no route any more, and save new groups.
-        self._changed.clear()
-        for kind, current in (("alert", self.alerts.keys()), ("group", self.groups.keys())):
-            self._changed |= dict.fromkeys((kind, key) for key in sorted(tables[kind].keys() ^ current))
 
-    def _restore_groups(self, groups: Mapping[str, Any], alerts: Mapping[str, Any]) -> None:
-        routes = {route.key: route for route in self.config.route.walk()}
-        for key, value in groups.items():
-            if value["route"] in routes:
-                self.groups[key] = Group.from_dict(key, routes[value["route"]], value)
-        for key, value in alerts.items():
-            alert = self.alerts[key] = ActiveAlert.from_dict(key, value)
-            self.inhibitor.add(alert)
-            self.put_into_groups(alert, alert.updated_at)
-            if not alert.groups:
-                self._delete_alert(alert)
-        for group in list(self.groups.values()):
-            if not group.alerts and not group.pending:
-                self._delete_group(group)
-            elif group.key in groups:
-                self.schedule(group, groups[group.key]["next_tick"])
-
-
-def _log_key(key: str) -> tuple[str, str]:
+def log_key(key: str) -> tuple[str, str]:
+    """Return the group key and the channel of a key of the log as it is saved."""
     group_key, _, channel = key.partition(_SEPARATOR)
     return group_key, channel
 
 
 # Most alerts share their names and values; without interning, each takes 2 kB.
-def _interned(labels: Labels) -> dict[str, str]:
+def interned(labels: Labels) -> dict[str, str]:
+    """Return a copy of labels whose texts are shared with others."""
     try:
         return {intern(name): intern(value) for name, value in labels.items()}
     except TypeError:  # a subclass of str

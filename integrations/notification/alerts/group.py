@@ -113,10 +113,12 @@ class ActiveAlert:
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SAVED}
 
-    @classmethod
-    def from_dict(cls, key: str, data: dict[str, Any]) -> ActiveAlert:
-        starts_at = past_or(data["starts_at"], data["updated_at"])
-        return cls(key, **{**data, "starts_at": starts_at, "closed": tuple(data["closed"])})
+    def load(self, data: dict[str, Any]) -> None:
+        """Continue with what `to_dict` returned, apart from the labels."""
+        self.annotations = data["annotations"]
+        self.starts_at = past_or(data["starts_at"], data["updated_at"])
+        self.ends_at, self.times_out, self.updated_at = data["ends_at"], data["times_out"], data["updated_at"]
+        self.url, self.trace_id, self.closed = data["url"], data["trace_id"], tuple(data["closed"])
 
 
 @dataclass(slots=True, eq=False)
@@ -125,7 +127,8 @@ class Group:
 
     Attributes:
         flushed: whether it has had a tick.
-        in_flight: the id of the notification that each channel is sending.
+        in_flight: the id of the notification that each channel is sending. It is saved before it is sent, so
+            that the next process sends it again if this one ends meanwhile.
         rate_limited: what the rate limit of each channel does not allow yet.
         failed: the channels that failed to deliver the last notification.
         pending: alerts for the summary at the end of a mute.
@@ -180,16 +183,17 @@ class Group:
             "next_tick": self.next_tick,
             "flushed": self.flushed,
             "failed": sorted(self.failed),
+            "in_flight": {**dict.fromkeys(self.rate_limited, ""), **self.in_flight},
             "pending": msgspec.to_builtins(list(self.pending.values())),
         }
 
-    @classmethod
-    def from_dict(cls, key: str, route: Route, data: dict[str, Any]) -> Group:
-        group = cls(key, route, data["labels"], data["next_tick"], data["flushed"])
-        group.failed = set(data["failed"])
+    def load(self, data: dict[str, Any]) -> None:
+        """Continue with what `to_dict` returned, apart from the tick."""
+        self.flushed = data["flushed"]
+        self.failed = set(data["failed"])
+        self.in_flight = dict(data.get("in_flight", {}))
         pending = msgspec.convert(data["pending"], list[NotifiedAlert])
-        group.pending = {alert.fingerprint: alert for alert in pending}
-        return group
+        self.pending = {alert.fingerprint: alert for alert in pending}
 
 
 def reason_to_notify(

@@ -47,9 +47,9 @@ class Suppressed:
 class NotificationPlanner:
     """Creates notifications from the state of an engine."""
 
-    def __init__(self, state: EngineState) -> None:
+    def __init__(self, state: EngineState, id_prefix: str) -> None:
         self._state = state
-        self._ids = count(1)
+        self._ids = (f"{id_prefix}{number}" for number in count(1))
         self._suppressed: deque[Suppressed] = deque(maxlen=_MAX_SUPPRESSED)
         self._with_pending = {key for key, group in state.groups.items() if group.pending}
         self._check_mutes_at = -math.inf
@@ -133,11 +133,12 @@ class NotificationPlanner:
         """Create a notification, which is in flight from now on."""
         route = self._state.groups[parts[0].group_key].route
         receiver = self._state.channels[channel.name][0]
-        id_ = f"n{next(self._ids)}"
+        id_ = next(self._ids)
         for part in parts:
             group = self._state.groups[part.group_key]
             group.in_flight[channel.name] = id_
             group.failed.discard(channel.name)
+            self._state.mark("group", group.key)
         return Notification(
             id_, kind, receiver, channel.name, route.path, route.labels, tuple(parts), now, fallback_for
         )
