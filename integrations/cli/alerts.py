@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import typer
+from codomyrmex.integrations.cli.alert_state import (
+    SinkName,
+    StatePlace,
+    StreamName,
+    place_of,
+    read_state,
+)
 from codomyrmex.integrations.cli.arguments import (
     AsJson,
     ConfigPath,
     ConfigPaths,
     Labels,
-    StatePath,
-    check_state_file,
     read_labels,
     read_time,
 )
@@ -28,18 +34,19 @@ from codomyrmex.integrations.cli.output import (
     reporting_errors,
     stdout,
 )
+from codomyrmex.integrations.cli.store_access import run
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
 from codomyrmex.integrations.notification import (
     AlertConfig,
     AlertEngine,
     AlertRouter,
-    StateFile,
     load_alert_config,
 )
 from codomyrmex.integrations.notification import lint as lint_config
 from codomyrmex.integrations.notification.alerts.config import Route
 from codomyrmex.integrations.notification.alerts.explain import explain as explain_labels
+from codomyrmex.integrations.notification.alerts.state_config import VARIABLE
 from rich.text import Text
 from rich.tree import Tree
 
@@ -162,28 +169,28 @@ def explain(
             metavar="TIME", help="The time for intervals, in ISO 8601; UTC unless it has an offset."
         ),
     ] = None,
-    state: StatePath = None,
+    state: StatePlace = None,
+    stream: StreamName = None,
+    sink: SinkName = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain which receivers an alert reaches, and why.
 
-    Shows each route visited, each matcher, and where each setting comes from. With a state file, its
+    Shows each route visited, each matcher, and where each setting comes from. With a state, its
     silences, active alerts and groups are taken into account, and --at defaults to now.
     """
     alert_labels = read_labels(labels)
     moment = None if at is None else read_time(at, "--at")
-    if state is not None:
-        check_state_file(state, "--state")
+    saved = None
+    if state is not None or os.environ.get(VARIABLE):
+        place = place_of(state, None, stream, sink, as_json=as_json)
+        saved = run(lambda: read_state(place), as_json=as_json)
     with reporting_errors(as_json=as_json):
         config = load_alert_config(file)
         engine = None
-        if state is not None:
+        if saved is not None:
             moment = time.time() if moment is None else moment
-            state_file = StateFile(state, "ro")
-            try:
-                engine = AlertEngine(config, state_file.load())
-            finally:
-                state_file.close()
+            engine = AlertEngine(config, saved)
         explanation = explain_labels(config, alert_labels, moment, engine)
     if as_json:
         print_json(explanation.to_dict())

@@ -91,7 +91,7 @@ silence = typer.Typer(
             "expire": ("silences:expire", "End silences now."),
         }
     ),
-    help="Mute alerts for some time. An alert sink that uses the same state file follows within seconds.",
+    help="Mute alerts for some time. All alert sinks that share the state follow within a second.",
 )
 
 

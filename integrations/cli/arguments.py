@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,21 +29,6 @@ Labels = Annotated[
     typer.Argument(metavar="NAME=VALUE", help="The labels of the alert.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-StatePath = Annotated[
-    Path | None, typer.Option("--state", metavar="FILE", help="A state file.", dir_okay=False)
-]
-
-
-def check_state_file(path: Path, option: str, *, must_exist: bool = True) -> None:
-    """Raise a `typer.BadParameter` if a path is not that of a state file."""
-    if path.suffix in {".yaml", ".yml"}:
-        message = f"{printable(str(path))} is a configuration by its name; pass the file of its `state:`"
-        raise typer.BadParameter(message, param_hint=option)
-    if must_exist and not os.path.lexists(path):
-        raise typer.BadParameter(f"the state file {printable(str(path))} does not exist", param_hint=option)
-    if not os.path.isdir(path.parent):  # noqa: PTH112 - it never raises
-        message = f"the folder of the state file {printable(str(path))} does not exist"
-        raise typer.BadParameter(message, param_hint=option)
 
 
 def finite(seconds: float | None) -> float | None:

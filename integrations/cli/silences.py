@@ -1,23 +1,23 @@
-"""`codomyrmex-streaming alerts silence add`, `list` and `expire`: the silences of a state file."""
+"""`codomyrmex-streaming alerts silence add`, `list` and `expire`: the silences of a shared state."""
 
 from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from codomyrmex.integrations.cli.arguments import (
-    AsJson,
-    StatePath,
-    check_state_file,
-    read_duration,
-    read_matchers,
-    read_time,
+from codomyrmex.integrations.cli.alert_state import (
+    Place,
+    SinkName,
+    StateOfConfig,
+    StatePlace,
+    StreamName,
+    changing,
+    place_of,
+    read_state,
 )
+from codomyrmex.integrations.cli.arguments import AsJson, read_duration, read_matchers, read_time
 from codomyrmex.integrations.cli.output import (
     Row,
     fail,
@@ -25,23 +25,13 @@ from codomyrmex.integrations.cli.output import (
     print_message,
     print_table,
     printable,
-    reporting_errors,
     stdout,
 )
-from codomyrmex.integrations.notification import Silence, StateFile, load_alert_config
+from codomyrmex.integrations.cli.store_access import run
+from codomyrmex.integrations.notification import Silence
 from codomyrmex.integrations.notification.alerts.notification import iso
 from codomyrmex.integrations.notification.alerts.silences import SilenceState
-
-StateOfConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Use the `state:` of this configuration.",
-        exists=True,
-        dir_okay=False,
-    ),
-]
+from codomyrmex.integrations.notification.alerts.state_admin import silences_of
 
 
 def add(
@@ -66,8 +56,10 @@ def add(
     author: Annotated[
         str | None, typer.Option(help="The author; the current user by default.", show_default=False)
     ] = None,
-    state: StatePath = None,
+    state: StatePlace = None,
     config: StateOfConfig = None,
+    stream: StreamName = None,
+    sink: SinkName = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a silence and print its id.
@@ -85,8 +77,8 @@ def add(
         raise typer.BadParameter(str(error).replace("other_matchers", "--or")) from None
     if ends_at <= time.time():
         raise typer.BadParameter("the silence would have ended already", param_hint="--start")
-    with _state_file(state, config, "rwc", as_json=as_json) as file:
-        file.add_silence(silence)
+    place = place_of(state, config, stream, sink, as_json=as_json)
+    run(lambda: _add(place, silence), as_json=as_json)
     if as_json:
         print_json(_to_dict(silence))
     else:
@@ -95,19 +87,21 @@ def add(
 
 def list_(
     *,
-    state: StatePath = None,
+    state: StatePlace = None,
     config: StateOfConfig = None,
+    stream: StreamName = None,
+    sink: SinkName = None,
     everything: Annotated[bool, typer.Option("--all", help="Also list expired ones.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the silences that are active or pending."""
     now = time.time()
-    with _state_file(state, config, "ro", as_json=as_json) as file:
-        silences = [
-            silence
-            for silence in file.silences()
-            if everything or silence.state(now) is not SilenceState.EXPIRED
-        ]
+    place = place_of(state, config, stream, sink, as_json=as_json)
+    silences = [
+        silence
+        for silence in silences_of(run(lambda: read_state(place), as_json=as_json))
+        if everything or silence.state(now) is not SilenceState.EXPIRED
+    ]
     if as_json:
         print_json([_to_dict(silence) for silence in silences])
         return
@@ -136,21 +130,15 @@ def expire(
         list[str], typer.Argument(metavar="ID", help="The id that add and list print.", show_default=False)
     ],
     *,
-    state: StatePath = None,
+    state: StatePlace = None,
     config: StateOfConfig = None,
+    stream: StreamName = None,
+    sink: SinkName = None,
     as_json: AsJson = False,
 ) -> None:
     """End silences now."""
-    expired: list[Silence] = []
-    errors: list[str] = []
-    with _state_file(state, config, "rw", as_json=as_json) as file:
-        for silence_id in ids:
-            try:
-                expired.append(file.expire_silence(silence_id, time.time()))
-            except KeyError:
-                errors.append(f"silence {silence_id} does not exist")
-            except ValueError as error:
-                errors.append(str(error))
+    place = place_of(state, config, stream, sink, as_json=as_json)
+    expired, errors = run(lambda: _expire(place, ids), as_json=as_json)
     if as_json and not errors:
         print_json([_to_dict(silence) for silence in expired])
     elif not as_json:
@@ -160,24 +148,23 @@ def expire(
         fail("; ".join(errors), as_json=as_json)
 
 
-@contextmanager
-def _state_file(
-    state: Path | None, config: Path | None, mode: Literal["ro", "rw", "rwc"], *, as_json: bool
-) -> Iterator[StateFile]:
-    if (state is None) == (config is None):
-        raise typer.BadParameter("exactly one of --state and --config is required")
-    with reporting_errors(as_json=as_json):
-        path, option = state, "--state"
-        if config is not None:
-            path, option = load_alert_config(config).state, "--config"
-        if path is None:
-            raise typer.BadParameter(f"{config} has no `state:`; add it, or use --state", param_hint=option)
-        check_state_file(path, option, must_exist=mode != "rwc")
-        file = StateFile(path, mode)
-        try:
-            yield file
-        finally:
-            file.close()
+async def _add(place: Place, silence: Silence) -> None:
+    async with changing(place, create=True) as admin:
+        await admin.add_silence(silence)
+
+
+async def _expire(place: Place, ids: list[str]) -> tuple[list[Silence], list[str]]:
+    expired: list[Silence] = []
+    errors: list[str] = []
+    async with changing(place, create=False) as admin:
+        for silence_id in ids:
+            try:
+                expired.append(await admin.expire_silence(silence_id, time.time()))
+            except KeyError:
+                errors.append(f"silence {silence_id} does not exist")
+            except ValueError as error:
+                errors.append(str(error))
+    return expired, errors
 
 
 def _to_dict(silence: Silence) -> dict[str, Any]:

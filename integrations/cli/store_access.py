@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 from codomyrmex.integrations.cli.output import discard_stdout, fail, print_message, reporting_errors
 from codomyrmex.integrations.configuration.environment import ExpansionError, expand
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.opening import open_store
-from codomyrmex.integrations.durable.runtime import process_name
 from codomyrmex.integrations.durable.store import Store, StoreConfigError, StoreError
 
 T = TypeVar("T")

@@ -34,7 +34,7 @@ def read_text(path: Path, error_type: type[ConfigError], max_bytes: int = MAX_BY
         elif len(content) > max_bytes:
             message = f"the file is larger than {max_bytes // 1_000_000:,} MB"
         elif content.startswith(b"SQLite format 3\0"):
-            message = "this is an SQLite database, such as a state file of alerts, and not a configuration"
+            message = "this is an SQLite database, such as the state of alerts, and not a configuration"
         else:
             return content.decode("utf-8")
     except UnicodeDecodeError as error:

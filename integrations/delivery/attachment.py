@@ -11,7 +11,7 @@ from typing import Self
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter, DeadLetters, letters_in
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.forks import keep_in_children
-from codomyrmex.integrations.delivery.groups import GroupStream
+from codomyrmex.integrations.delivery.groups import GroupStream, HealthReport
 from codomyrmex.integrations.delivery.health import DrainReport, SinkHealth, SinkReport
 from codomyrmex.integrations.delivery.members import Member, make_member
 from codomyrmex.integrations.delivery.observers import AttemptObserver, Observers, SendHook
@@ -98,6 +98,8 @@ class Attachment:
         self._forked = False
         self._drain_task: asyncio.Task[None] | None = None
         self._resuming: asyncio.Task[None] | None = None
+        self._reports_health = False  # to the other processes
+        self._health_report: HealthReport | None = None
         for member in [self._enter(sink) for sink in sinks]:
             member.subscribe(self._stream)
 
@@ -112,6 +114,10 @@ class Attachment:
     def health(self) -> Mapping[str, SinkHealth]:
         """Return the current health of each sink by name. May be called from any thread."""
         return {name: member.worker.health() for name, member in tuple(self._members.items())}
+
+    def reports_to(self, stream: Stream) -> bool:
+        """Return whether the health of the sinks is reported to the other processes of a durable stream."""
+        return self._reports_health and stream is self._stream
 
     def on_attempt(self, observer: AttemptObserver) -> None:
         """Call a function after each attempt to send a batch, for metrics.
@@ -157,6 +163,9 @@ class Attachment:
         except BaseException:
             await self.aclose(0)
             raise
+        if isinstance(self._stream, GroupStream) and not self._closed:
+            self._reports_health = True
+            self._health_report = self._stream.report_health(self.health)
         return self
 
     async def add(self, sink: InlineSink | Sink | Binding) -> None:
@@ -306,8 +315,14 @@ class Attachment:
             return
         self._forked = True
         self._removed = {}
+        self._end_report()
         for member in self._members.values():
             member.worker.after_fork()
+
+    def _end_report(self) -> None:
+        self._reports_health = False
+        if self._health_report is not None:
+            self._health_report.close()
 
     def _unsubscribe(self) -> None:
         self._closed = True
@@ -362,6 +377,7 @@ class Attachment:
                 if isinstance(error, BaseException):
                     _log.warning("drain", "a sink could not be drained", error=error)
         finally:
+            self._end_report()
             report = self.report()
             if self._started and not report.complete:
                 lines = [f"{name}: {sink}" for name, sink in report.sinks.items() if not sink.complete]

@@ -210,6 +210,10 @@ class BlockingAttachment:
         """Return the current health of each sink by name. May be called from any thread."""
         return self._attachment.health()
 
+    def reports_to(self, stream: Stream) -> bool:
+        """Return whether the health of the sinks is reported, as `Attachment.reports_to`."""
+        return self._attachment.reports_to(stream)
+
     def on_attempt(self, observer: AttemptObserver) -> None:
         """Call a function after each attempt, on the delivery thread; see `Attachment.on_attempt`."""
         self._attachment.on_attempt(observer)

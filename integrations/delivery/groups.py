@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
+from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.sink import Binding
 from codomyrmex.integrations.delivery.worker import Worker
 from codomyrmex.streaming import Clock, FilterFunction, Handler, Subscription
+
+
+class HealthReport(Protocol):
+    """The health that a process reports to the others, until it is closed."""
+
+    def close(self) -> None:
+        """Report it no longer. May be called repeatedly."""
 
 
 class GroupStream(ABC):
@@ -17,6 +27,10 @@ class GroupStream(ABC):
     @abstractmethod
     def subscribe_inline(self, handler: Handler, topic: str) -> Subscription:
         """Call a plain handler with each event during publish, in the publisher's context."""
+
+    @abstractmethod
+    def subscribe_newest(self, handler: Handler, topic: str, count: int) -> Subscription:
+        """Call a handler with the events among the newest `count` entries, and with all that follow."""
 
     @abstractmethod
     def group_worker(
@@ -33,3 +47,11 @@ class GroupStream(ABC):
     @abstractmethod
     async def replay_for(self, worker: Worker) -> int:
         """Deliver the dead letters that the stream keeps for a sink again, and return their number."""
+
+    @abstractmethod
+    def report_health(self, read: Callable[[], Mapping[str, SinkHealth]]) -> HealthReport:
+        """Report the health of sinks to the other processes that use the stream.
+
+        Args:
+            read: returns the health of each sink by name; called on any thread, and does not block.
+        """

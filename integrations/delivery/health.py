@@ -94,11 +94,11 @@ class SinkProblem(NamedTuple):
 
     Attributes:
         state: the state that the sink is in because of it.
-        reason: the error, in one line without secrets.
+        reason: the error, in one line without secrets; None if nothing is wrong, as on standby.
     """
 
     state: SinkState
-    reason: str
+    reason: str | None
 
 
 def worst(*states: SinkState) -> SinkState:

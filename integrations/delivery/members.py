@@ -35,6 +35,8 @@ class Member:
     def subscribe(self, stream: Stream) -> None:
         """Let the worker receive the events of a stream, unless it reads them itself."""
         handle = self.worker.handler(self.filter_fn)
+        if isinstance(self.worker, InlineWorker):
+            self.worker.sink.bind(stream, self.topic, self.filter_fn)
         if not isinstance(stream, GroupStream):
             self.subscription = stream.subscribe_nowait(handle, self.topic)
         elif isinstance(self.worker, InlineWorker):

@@ -41,6 +41,15 @@ class InlineSink(ABC):
         """
         return None
 
+    def bind(self, stream: Stream, topic: str, filter_fn: FilterFunction | None) -> None:  # noqa: B027 - optional
+        """Note what the sink is attached to; called once, before `open`.
+
+        Args:
+            stream: the stream.
+            topic: the topic or pattern of the events that are emitted.
+            filter_fn: a function that returns true for these events, or None.
+        """
+
     @abstractmethod
     def emit(self, event: Event) -> None:
         """Deliver an event, during publish and in the publisher's context.

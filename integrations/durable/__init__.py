@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.durable.group import GroupError
     from codomyrmex.integrations.durable.health import StreamHealth
     from codomyrmex.integrations.durable.opening import open_store
+    from codomyrmex.integrations.durable.reports import ProcessInfo, ProcessState
     from codomyrmex.integrations.durable.saved_groups import GroupInfo
     from codomyrmex.integrations.durable.store import (
         LeaseLostError,
@@ -41,6 +42,8 @@ __all__ = [
     "LeaseLostError",
     "NatsStore",
     "PostgresStore",
+    "ProcessInfo",
+    "ProcessState",
     "Record",
     "RedisStore",
     "Retention",
@@ -72,6 +75,8 @@ __getattr__ = lazy_exports(
         "LeaseLostError": "store",
         "NatsStore": "stores.nats_store",
         "PostgresStore": "stores.postgres_store",
+        "ProcessInfo": "reports",
+        "ProcessState": "reports",
         "Record": "entries",
         "RedisStore": "stores.redis_store",
         "Retention": "store",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from codomyrmex.integrations.durable.entries import (
     parse_cursor,
 )
 from codomyrmex.integrations.durable.group import GroupError
-from codomyrmex.integrations.durable.names import Names
+from codomyrmex.integrations.durable.names import NAME, Names
 from codomyrmex.integrations.durable.saved_groups import GroupInfo, SavedGroup, load_groups
 from codomyrmex.integrations.durable.store import (
     Batch,
@@ -39,7 +38,6 @@ from codomyrmex.integrations.durable.tail import READ_LIMIT, Item
 from codomyrmex.streaming.errors import shorten
 from uuid_utils import uuid7
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LEASE = 5.0  # seconds
 _PAUSE = 0.05  # seconds between two attempts to acquire a lease
 
@@ -75,7 +73,7 @@ class StreamAdmin:
     def __init__(self, store: Store, name: str) -> None:
         if not isinstance(store, Store):
             raise TypeError(f"store: must be a Store, got {shorten(store)}; open_store(url) returns one")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"name: must be 1 to 64 characters of A-Z, a-z, 0-9, - and _, got {shorten(name)}"
             )

@@ -88,6 +88,10 @@ class Appender:
         """Return the number of entries that are not in the log yet: what a kill would lose."""
         return len(self._first) + len(self._buffer) + len(self._in_flight)
 
+    def pending(self) -> list[bytes]:
+        """Return the entries that are not in the log yet, oldest first."""
+        return [entry for entry, _, _ in (*self._in_flight, *self._first.copy(), *self._buffer.copy())]
+
     def is_appending(self) -> bool:
         """Return whether entries are being appended."""
         return bool(self._in_flight)

@@ -44,6 +44,20 @@ class Record(NamedTuple):
     event: Event
 
 
+class LogEntry(NamedTuple):
+    """An event with its place in the log.
+
+    Attributes:
+        position: its position.
+        time: when it was appended, in seconds since 1970, by the clock of the store where it has one.
+        event: the event, with what JSON keeps of its payload.
+    """
+
+    position: int
+    time: float
+    event: Event
+
+
 class Place(msgspec.Struct, frozen=True):
     """Up to where the events of a shard were delivered."""
 
@@ -116,22 +130,24 @@ def address_entry(entry: bytes, group: str) -> bytes:
     return head[:-1] + b"," + entry[1:] if not entry.startswith(FOR) else entry
 
 
-def decode_events(entries: Iterable[tuple[int, float, bytes]]) -> Iterator[tuple[int, Event | None]]:
-    """Yield the positions and events of entries, without those that are for one group only.
+def decode_events(
+    entries: Iterable[tuple[int, float, bytes]], containing: bytes
+) -> Iterator[tuple[int, float, Event | None]]:
+    """Yield the events of entries that contain some bytes, without those that are for one group only.
 
     None stands for an entry that is not an event. Each is decoded when it is needed: events that live only as
     long as the handler runs cost half of what those of a whole page do.
     """
     decode = _decode_event
-    for position, _, entry in entries:
-        if entry.startswith(FOR):
+    for position, time, entry in entries:
+        if entry.startswith(FOR) or containing not in entry:
             continue
         try:
             event = decode(entry)
         except _UNREADABLE:
-            yield position, None
+            yield position, time, None
         else:
-            yield position, event
+            yield position, time, event
 
 
 def addressee(entry: bytes) -> str | None:

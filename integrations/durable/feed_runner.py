@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
 
 from codomyrmex.integrations.configuration.durations import check_seconds
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.policy import backoff
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.worker import done_within
-from codomyrmex.integrations.durable.runtime import process_name
 from codomyrmex.integrations.durable.store import (
     Lease,
     LeaseLostError,

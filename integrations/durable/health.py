@@ -47,6 +47,11 @@ class StreamHealth(NamedTuple):
         """Whether the store is available, and nothing was lost in this process."""
         return self.available and not (any(self.dropped.values()) or self.missed or self.undecodable)
 
+    def reported(self) -> dict[str, object]:
+        """Return what other processes are shown; they know the store, and groups are among the sinks."""
+        hidden = {"store", "warnings", "groups"}
+        return {k: v for k, v in self._asdict().items() if k not in hidden} | {"problems": self.problems}
+
     @property
     def problems(self) -> list[str]:
         """What is wrong now, and what was lost in this process, as sentences."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 from codomyrmex.streaming.errors import shorten
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The name of a stream."""
 
 _LONGEST_NAME = 200
 

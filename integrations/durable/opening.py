@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 from codomyrmex.integrations.durable.store import Store, StoreConfigError
 from codomyrmex.streaming.errors import shorten
@@ -14,6 +16,28 @@ STORES = {
     "nats": ("nats_store", "NatsStore"),
 }
 """The module and the class of each kind of store, by the scheme of its URL."""
+
+
+_RELATIVE = "sqlite:///"
+
+
+def resolve_url(url: str, folder: Path) -> str:
+    """Return the URL of a store with the relative path of a SQLite file beginning at a folder."""
+    if not url.startswith(_RELATIVE) or url.startswith(f"{_RELATIVE}/"):
+        return url
+    return f"{_RELATIVE}{quote(str(folder.absolute()))}/{url.removeprefix(_RELATIVE)}"
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file."""
+    return f"{_RELATIVE}{quote(str(path.absolute()))}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the path of the SQLite file that the URL of a store names, None for another store."""
+    if not url.startswith(_RELATIVE):
+        return None
+    return Path(unquote(url.removeprefix(_RELATIVE).partition("?")[0]))
 
 
 def open_store(url: str, *, must_exist: bool = False) -> Store:

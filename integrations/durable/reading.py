@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.durable.admin import StreamAdmin, StreamBounds
 from codomyrmex.integrations.durable.entries import Record, StoredLetter
+from codomyrmex.integrations.durable.processes import load_processes
+from codomyrmex.integrations.durable.reports import GoneHandler, ProcessInfo, ReadSection, Registration
+from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.saved_groups import GroupInfo
 from codomyrmex.integrations.durable.store import READ_BYTES, Stored
 from codomyrmex.integrations.durable.tail import Tail
@@ -22,27 +26,29 @@ class LogReader(ABC):
     Attributes:
         name: the name of the stream.
         admin: the stream in its store; used where the store is.
+        runtime: the connection to the store.
     """
 
     name: str
     admin: StreamAdmin
+    runtime: Runtime
 
     @property
-    @abstractmethod
     def tail(self) -> Tail:
         """The newest entries of the log."""
+        return self.runtime.tail
 
     @abstractmethod
     async def open(self) -> None:
         """Connect to the store."""
 
-    @abstractmethod
     async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the thread that uses the store, and return its result."""
+        return await self.runtime.call(coroutine)
 
-    @abstractmethod
     def owner(self, purpose: str) -> str:
         """Return the owner of a lease: this process and the purpose."""
+        return self.runtime.owner(purpose)
 
     async def read_entries(self, after: int, limit: int, max_bytes: int = READ_BYTES) -> list[Stored]:
         """Return the entries after a position from the store, as `Store.read` does."""
@@ -84,6 +90,42 @@ class LogReader(ABC):
         """Return the groups, with their holders and their lag."""
         await self.open()
         return await self.call(self.admin.groups())
+
+    async def processes(self) -> list[ProcessInfo]:
+        """Return the processes that report to the stream, and those that were gone a short time ago, by name.
+
+        A process reports while sinks are attached in it, and while `report_section` has a section to report.
+        """
+        await self.open()
+        return await self.call(load_processes(self.admin.store, self.name))
+
+    def report_section(
+        self, section: str, read: ReadSection, on_gone: GoneHandler | None = None
+    ) -> Registration:
+        """Report something to the other processes, every few seconds once the stream is used.
+
+        Args:
+            section: what it is a part of; `processes()` has the items of a section by name.
+            read: returns the items by name, as JSON; called on any thread, and does not block. Texts are
+                searched for secrets, and what is too large is left out.
+            on_gone: a plain or an async function, called on a thread for handlers with each process that has
+                reported this section with an `on_gone` too and that has ended or is gone. One process calls
+                it for all, and another one does so again if that process ends meanwhile or the function
+                raises.
+
+        Returns:
+            What is reported until its `close()` is called.
+
+        Raises:
+            TypeError: an argument is not a function.
+            ValueError: the name of the section is not valid.
+        """
+        return self.runtime.sections.add(section, read, on_gone)
+
+    def report_health(self, read: Callable[[], Mapping[str, SinkHealth]]) -> Registration:
+        registration = self.report_section("sinks", lambda: {n: h._asdict() for n, h in read().items()})
+        self.runtime.start()
+        return registration
 
     async def seek(self, group: str, cursor: str | None) -> None:
         """Let a group continue after a cursor, `"earliest"`, or None for the end.

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
-import socket
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TypeVar
 from uuid import uuid4
 from weakref import WeakSet
 
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.forks import keep_in_children
+from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.loop_thread import LoopThread, call_at_exit
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.appender import Appender
+from codomyrmex.integrations.durable.health import StreamHealth
+from codomyrmex.integrations.durable.processes import ProcessRegistry
+from codomyrmex.integrations.durable.reports import Sections
 from codomyrmex.integrations.durable.retention import Trimmer
 from codomyrmex.integrations.durable.store import Retention, StoreError, StoreUnavailableError
 from codomyrmex.integrations.durable.tail import Tail
@@ -47,6 +50,7 @@ class Runtime:
         linger: seconds that an event of `publish_nowait` waits for others.
         lease: seconds after which another process takes over.
         timeout: seconds to wait for the store.
+        sections: what this process reports to the others.
         clock: the source of time.
 
     Attributes:
@@ -64,8 +68,10 @@ class Runtime:
         linger: float,
         lease: float,
         timeout: float,
+        sections: Sections,
         clock: Clock,
     ) -> None:
+        self.sections = sections
         self._admin = admin
         self._store = admin.store
         self._retention = retention
@@ -87,6 +93,7 @@ class Runtime:
         self._opened: Future[None] = Future()
         self._when_used: tuple[Callable[[], None], ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
+        self._registry: ProcessRegistry | None = None
         self._following: asyncio.Task[None] | None = None
         self._rewound = False  # the end of the log went back, and the groups are not told yet
         self._id = uuid4().hex[:6]
@@ -96,6 +103,7 @@ class Runtime:
         """Forget what belongs to the parent process."""
         self._store.abandon()
         forget_thread(self._store)
+        self.sections.after_fork()
         self._start_afresh()
 
     def owner(self, purpose: str) -> str:
@@ -206,12 +214,38 @@ class Runtime:
             self._handlers.stop(_THREAD_GRACE)
         users.stop(self._store)
 
+    def health(
+        self, too_large: int, missed: int, undecodable: int, groups: Mapping[str, SinkHealth]
+    ) -> StreamHealth:
+        """Return the health of the stream, with what the stream itself has counted; from any thread."""
+        appender, since = self.appender, self.unavailable_since
+        dropped = {"too_large": too_large}
+        if appender is not None:
+            dropped |= {"buffer_full": appender.rejected, "refused": appender.refused}
+        return StreamHealth(
+            store=self._store.url,
+            available=since is None,
+            unavailable_for=0.0 if since is None else self._clock.monotonic() - since,
+            last_error=self.last_error,
+            pending=0 if appender is None else appender.waiting(),
+            dropped={reason: number for reason, number in dropped.items() if number},
+            unconfirmed=0 if appender is None else appender.unconfirmed,
+            missed=missed,
+            undecodable=undecodable,
+            warnings=self._store.warnings,
+            groups=groups,
+        )
+
     def flush_at_exit(self) -> None:
         """Store what was published when the program ends without closing the stream."""
         thread, appender = self._thread, self.appender
-        if thread is not None and appender is not None and appender.waiting() and thread.thread.is_alive():
-            with suppress(TimeoutError, RuntimeError):
+        if thread is None or appender is None or not thread.thread.is_alive():
+            return
+        with suppress(TimeoutError, RuntimeError):
+            if appender.waiting():
                 thread.submit(appender.flush()).result(self._timeout)
+            if self._registry is not None and self.sections and self.unavailable_since is None:
+                thread.submit(self._registry.close()).result(self._timeout / 2)
 
     # On the thread
 
@@ -219,7 +253,17 @@ class Runtime:
         trimmer = Trimmer(
             self._admin, self._retention, self._unread_limit, self.owner("retention"), self._lease, self.tail
         )
-        runs = (appender.run(), self._follow(appender), trimmer.run())
+        self._registry = ProcessRegistry(
+            self._store,
+            self._admin.name,
+            process_name(),
+            self.owner("process"),
+            self._lease,
+            self.sections,
+            self.run_handler,
+            self._clock,
+        )
+        runs = (appender.run(), self._follow(appender), trimmer.run(), self._registry.run())
         self._tasks = [asyncio.create_task(run) for run in runs]
 
     async def _stop_tasks(self, appender: Appender, *, close: bool) -> None:
@@ -230,6 +274,10 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
+        if self._registry is not None and self.unavailable_since is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout / 2):
+                    await self._registry.close()
         if lost := appender.close():
             _log.warning("lost", "%s: %d events were not stored", self._store.url, lost)
         if close:  # no other stream uses it
@@ -307,11 +355,6 @@ class Runtime:
         if self.unavailable_since is None:
             self.unavailable_since = self._clock.monotonic()
         _log.warning("unavailable", "the store is not available: %s", self.last_error)
-
-
-def process_name() -> str:
-    """Return the name of this process: `CODOMYRMEX_PROCESS`, or the host and the process id."""
-    return os.environ.get("CODOMYRMEX_PROCESS") or f"{socket.gethostname()}:{os.getpid()}"
 
 
 _runtimes: WeakSet[Runtime] = WeakSet()

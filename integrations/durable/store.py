@@ -138,11 +138,13 @@ class Store(ABC):
     Attributes:
         warnings: after `open`, one sentence for each thing that this engine, as it is configured, will not
             preserve.
+        on_this_host: whether all processes that use the store are on this host, and have the same clock.
         must_exist: whether `open` raises a `StoreConfigError` where there is no store yet, and makes none.
     """
 
     warnings: tuple[str, ...] = ()
     must_exist = False
+    on_this_host = False
     _loop: asyncio.AbstractEventLoop | None = None  # on which a store without a thread was opened
 
     def _check_loop(self) -> None:

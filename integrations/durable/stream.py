@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 from uuid import uuid4
@@ -17,10 +17,8 @@ from codomyrmex.integrations.delivery.worker import Worker
 from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.entries import (
     EventTooLargeError,
-    Record,
     address_entry,
     encode_event,
-    format_cursor,
 )
 from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.handler import (
@@ -31,12 +29,12 @@ from codomyrmex.integrations.durable.handler import (
 )
 from codomyrmex.integrations.durable.health import StreamHealth
 from codomyrmex.integrations.durable.reading import LogReader
+from codomyrmex.integrations.durable.reports import Registration, Sections
 from codomyrmex.integrations.durable.retention import UNREAD_LIMIT
 from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.saved_groups import Definition
 from codomyrmex.integrations.durable.store import Retention, Store
 from codomyrmex.integrations.durable.subscribers import Subscribers
-from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.integrations.durable.worker import GroupWorker
 from codomyrmex.streaming import Clock, Event, FilterFunction, Handler, Listener, Overflow, Subscription
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
@@ -96,11 +94,19 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         check_type("unread_limit", unread_limit, Retention)
         self.admin = StreamAdmin(store, name)
         self.store, self.name, self.dead_log = store, name, self.admin.dead_log
-        self._lease = lease
+        self.lease = lease
         self._publish_timeout = publish_timeout
-        self._clock = clock
+        self.clock = clock
+        sections = Sections({"stream": lambda: {name: self.health().reported()}})
         self.runtime = Runtime(
-            self.admin, retention or Retention(), unread_limit, linger, lease, publish_timeout, clock
+            self.admin,
+            retention or Retention(),
+            unread_limit,
+            linger,
+            lease,
+            publish_timeout,
+            sections,
+            clock,
         )
         self._reset()
         super().__init__(lambda _: None, lambda: len(self.tail), on_error)
@@ -109,14 +115,10 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     def _reset(self) -> None:
         self._group_handlers = GroupHandlers()
+        self._group_report: Registration | None = None
         self._too_large = 0
 
     # Opening and closing
-
-    @property
-    def tail(self) -> Tail:
-        """The newest entries of the log."""
-        return self.runtime.tail
 
     async def open(self) -> None:
         """Connect to the store; publishing and subscribing do this too.
@@ -136,14 +138,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
     def _check_open(self) -> None:
         if self._closed:
             raise StreamClosedError("DurableStream is closed")
-
-    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the thread that uses the store, and return its result."""
-        return await self.runtime.call(coroutine)
-
-    def owner(self, purpose: str) -> str:
-        """Return the owner of a lease: this process and the purpose."""
-        return self.runtime.owner(purpose)
 
     async def aclose(self) -> None:
         """Store what was published, deliver it to the handlers of this process, and close the store.
@@ -282,10 +276,12 @@ class DurableStream(LocalStream, LogReader, GroupStream):
             HandlerSink(group, handler), topic, filter_fn, policy, group, shards, shard_by, after
         )
         worker = self.group_worker(
-            binding, topic, filter_fn, policy or HANDLER_POLICY, self._clock, Observers(None, None)
+            binding, topic, filter_fn, policy or HANDLER_POLICY, self.clock, Observers(None, None)
         )
         await worker.start()
         self._group_handlers.add(subscription, worker)
+        if self._group_report is None:
+            self._group_report = self.report_health(self._group_handlers.health)
         return subscription
 
     def subscribe_nowait(
@@ -294,19 +290,23 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Subscribe from code that cannot await; the handler is called with the events from now on."""
         return self._subscribe(handler, topic, filter_fn, self.tail.last)
 
-    def subscribe_records(
+    def subscribe_newest(
         self,
-        handler: Callable[[Record], object],
+        handler: Callable[[Any], object],
         topic: str = EVERYTHING,
-        filter_fn: FilterFunction | None = None,
+        count: int = 10_000,
+        *,
+        records: bool = False,
     ) -> Subscription:
-        """Call a handler with a `Record`, which has the cursor too, of each event from now on."""
+        """Call a handler with the events among the newest `count` entries, and with all that follow.
 
-        def handle(record: tuple[int, Event]) -> object:
-            position, event = record
-            return handler(Record(format_cursor(self.tail.epoch, position), event))
-
-        return self._subscribe(handle, topic, filter_fn, self.tail.last, records=True)
+        Args:
+            handler: a plain or an async function of one event.
+            topic: a topic or a pattern.
+            count: how far back it begins.
+            records: whether the handler is called with a `LogEntry` instead of an event.
+        """
+        return self._subscribe(handler, topic, None, None, newest=count, records=records)
 
     def _subscribe(
         self,
@@ -315,12 +315,13 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         filter_fn: FilterFunction | None,
         position: int | None,
         *,
+        newest: int = 0,
         records: bool = False,
     ) -> Subscription:
         self._check_open()
         subscription = make_subscription(handler, topic, filter_fn)
         subscription.on_drop = self._count_drop
-        self._subscribers.add(subscription, handler, position, records=records)
+        self._subscribers.add(subscription, handler, position, newest=newest, records=records)
         return subscription
 
     async def unsubscribe(self, subscription_id: str) -> bool:
@@ -366,11 +367,15 @@ class DurableStream(LocalStream, LogReader, GroupStream):
         """Append an event for one group only, such as one that it gave up before."""
         await self.runtime.start().put(address_entry(encode_event(event), group))
 
+    def publish_to_group_nowait(self, event: Event, group: str) -> bool:
+        """Append an event for one group only, from any thread; return False if there is no room for it."""
+        return self.runtime.start().put_nowait(address_entry(encode_event(event), group))
+
     def make_group(self, name: str, definition: Definition, on_change: Callable[[], None]) -> Group:
         """Return this process's part of a group."""
         owner = self.owner(uuid4().hex[:6])
-        clock, restart = self._clock, self.tail.restart_place
-        return Group(self.store, self.name, name, definition, owner, self._lease, clock, on_change, restart)
+        clock, restart = self.clock, self.tail.restart_place
+        return Group(self.store, self.name, name, definition, owner, self.lease, clock, on_change, restart)
 
     def statistics(self) -> StreamStatistics:
         base = super().statistics()
@@ -380,22 +385,6 @@ class DurableStream(LocalStream, LogReader, GroupStream):
 
     def health(self) -> StreamHealth:
         """Return the health of the stream in this process; from any thread."""
-        runtime = self.runtime
-        appender, since = runtime.appender, runtime.unavailable_since
         missed, undecodable = self._subscribers.losses()
-        dropped = {"too_large": self._too_large}
-        if appender is not None:
-            dropped |= {"buffer_full": appender.rejected, "refused": appender.refused}
-        return StreamHealth(
-            store=self.store.url,
-            available=since is None,
-            unavailable_for=0.0 if since is None else self._clock.monotonic() - since,
-            last_error=runtime.last_error,
-            pending=0 if appender is None else appender.waiting(),
-            dropped={reason: number for reason, number in dropped.items() if number},
-            unconfirmed=0 if appender is None else appender.unconfirmed,
-            missed=missed,
-            undecodable=undecodable,
-            warnings=self.store.warnings,
-            groups=self._group_handlers.health(),
-        )
+        groups = self._group_handlers.health()
+        return self.runtime.health(self._too_large, missed, undecodable, groups)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
-from codomyrmex.integrations.durable.entries import decode_events
+from codomyrmex.integrations.durable.entries import LogEntry, decode_events
 from codomyrmex.integrations.durable.store import Stored
 from codomyrmex.integrations.durable.tail import READ_LIMIT, Tail
 from codomyrmex.streaming import Event, Subscription
@@ -26,14 +27,16 @@ class Page(NamedTuple):
     Attributes:
         first: the position of the first one.
         last: the position of the last one.
-        events: yields the positions and events of those that are for everyone; None for what is not an event.
+        events: yields the positions, times and events of those that are for everyone; None for what is not an
+            event.
     """
 
     first: int
     last: int
-    events: Iterator[tuple[int, Event | None]]
+    events: Iterator[tuple[int, float, Event | None]]
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # what JSON never escapes
 _REPLAY_LIMIT = 1_000  # entries read from the store at once, as each time takes two changes of threads
 _RETRY = 0.5  # seconds until the store is read again after an error
 
@@ -43,12 +46,13 @@ class Subscriber:
 
     Args:
         subscription: the subscription, which ends it when it is cancelled.
-        call: called with an event, or with its position and it if `records` is set.
+        call: called with an event, or with a `LogEntry` if `records` is set.
         tail: the newest entries.
         read: reads older ones from the store.
         failed: called with each exception.
         position: the position after which to begin; None for the end of the log when it is opened.
-        records: whether `call` takes the position too.
+        newest: begin with so many of the newest entries instead.
+        records: whether `call` takes a `LogEntry`.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Subscriber:
         failed: Failed,
         position: int | None,
         *,
+        newest: int = 0,
         records: bool = False,
     ) -> None:
         self.subscription = subscription
@@ -70,6 +75,8 @@ class Subscriber:
         self._tail = tail
         self._read = read
         self._failed = failed
+        self._newest = newest
+        self._begins = newest > 0  # with what is kept of the newest entries
         self._records = records
         self._generation = tail.generation
         self._end: int | None = None
@@ -78,7 +85,14 @@ class Subscriber:
     def for_child(self, tail: Tail) -> Subscriber:
         """Return a subscriber for the same handler in a child process, from the end of the log."""
         return Subscriber(
-            self.subscription, self._call, tail, self._read, self._failed, None, records=self._records
+            self.subscription,
+            self._call,
+            tail,
+            self._read,
+            self._failed,
+            None,
+            newest=self._newest,
+            records=self._records,
         )
 
     def end_at(self, position: int) -> None:
@@ -108,13 +122,13 @@ class Subscriber:
         if last is None:
             return None
         if self.position is None:
-            self.position = tail.opened_at
+            self.position = max(last - self._newest, 0) if self._begins else tail.opened_at
         if tail.generation != self._generation:
             self._generation = tail.generation
             self.position = min(self.position, tail.restart)
         items = tail.get(self.position, READ_LIMIT)
         if items is not None:  # decoded once for all subscribers
-            events = ((item.position, item.event()) for item in items if item.group is None)
+            events = ((item.position, item.time, item.event()) for item in items if item.group is None)
             return Page(items[0].position, items[-1].position, events) if items else None
         while self.subscription.active:
             try:
@@ -124,7 +138,9 @@ class Subscriber:
             else:
                 if not entries:  # all were removed
                     return Page(last + 1, last, iter(()))
-                return Page(entries[0].position, entries[-1].position, decode_events(entries))
+                # Those of other topics are a great many, if only a few of the newest are of this one.
+                topic = literal_part(self.subscription.topic) if self._newest else b""
+                return Page(entries[0].position, entries[-1].position, decode_events(entries, topic))
         return None
 
     async def _deliver(self, page: Page) -> None:
@@ -132,8 +148,8 @@ class Subscriber:
         subscription, call, records = self.subscription, self._call, self._records
         matches_topic = None if subscription.topic == EVERYTHING else subscription.topic
         filtered = subscription.filter_fn is not None
-        self.missed += page.first - (self.position or 0) - 1
-        for position, event in page.events:
+        self._count_missed(page)
+        for position, time, event in page.events:
             if not subscription.active:
                 return
             self.position = position
@@ -147,7 +163,7 @@ class Subscriber:
             try:
                 if filtered and not subscription.passes(event):
                     continue
-                result = call((position, event) if records else event)
+                result = call(LogEntry(position, time, event) if records else event)
                 if result is not None:
                     await self._wait(result)
             except MUST_PASS:
@@ -156,6 +172,12 @@ class Subscriber:
                 self._failed(error, event, subscription)
         self.position = page.last
         await asyncio.sleep(0)
+
+    def _count_missed(self, page: Page) -> None:
+        """Count what was removed before it was read; what was removed before the beginning is not missed."""
+        if not self._begins:
+            self.missed += page.first - (self.position or 0) - 1
+        self._begins = False
 
     def _set_cause(self, event: Event) -> None:
         """Mark what the handler does as caused by an event."""
@@ -177,3 +199,9 @@ class Subscriber:
             if task is not None and task.cancelling() > cancelling:
                 close_awaitable(result)
                 raise
+
+
+def literal_part(pattern: str) -> bytes:
+    """Return what is in the entry of each event whose topic matches a pattern."""
+    literal = pattern.partition("*")[0].partition(">")[0]
+    return literal.encode() if _PLAIN.fullmatch(literal) else b""

@@ -55,11 +55,14 @@ class Subscribers:
         call: Callable[[Any], object],
         position: int | None,
         *,
+        newest: int = 0,
         records: bool = False,
     ) -> None:
         """Call a handler with the events after a position; arguments as for `Subscriber`."""
         tail, failed = self._runtime.tail, self._failed
-        self._run(Subscriber(subscription, call, tail, self._read, failed, position, records=records))
+        self._run(
+            Subscriber(subscription, call, tail, self._read, failed, position, newest=newest, records=records)
+        )
 
     def _run(self, subscriber: Subscriber) -> None:
         """Run a subscriber on the running event loop, or on a thread for handlers without one."""

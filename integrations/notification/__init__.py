@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.lint import Finding, lint
     from codomyrmex.integrations.notification.alerts.loading import load_alert_config
     from codomyrmex.integrations.notification.alerts.notification import Notification, NotifiedAlert, Reason
+    from codomyrmex.integrations.notification.alerts.notifier import AlertStatistics, NotifierRole
     from codomyrmex.integrations.notification.alerts.planner import Suppressed
     from codomyrmex.integrations.notification.alerts.router import AlertRouter
     from codomyrmex.integrations.notification.alerts.silences import Silence
     from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
-    from codomyrmex.integrations.notification.alerts.sink import AlertSink, AlertStatistics
-    from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
+    from codomyrmex.integrations.notification.alerts.sink import AlertSink
     from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
     from codomyrmex.integrations.notification.channels import ChannelError
 
@@ -33,7 +33,7 @@ _MODULES = {
     "AlertEngine": "alerts.engine",
     "AlertRouter": "alerts.router",
     "AlertSink": "alerts.sink",
-    "AlertStatistics": "alerts.sink",
+    "AlertStatistics": "alerts.notifier",
     "AppriseChannel": "apprise_channel",
     "ChannelError": "channels",
     "Explanation": "alerts.explain",
@@ -43,12 +43,11 @@ _MODULES = {
     "MatcherError": ".configuration.matchers",
     "Notification": "alerts.notification",
     "NotifiedAlert": "alerts.notification",
+    "NotifierRole": "alerts.notifier",
     "Reason": "alerts.notification",
     "RouteMatch": "alerts.group",
     "Sent": "alerts.simulation",
     "Silence": "alerts.silences",
-    "StateError": "alerts.state",
-    "StateFile": "alerts.state",
     "Suppressed": "alerts.planner",
     "lint": "alerts.lint",
     "load_alert_config": "alerts.loading",
@@ -73,12 +72,11 @@ __all__ = [
     "MatcherError",
     "Notification",
     "NotifiedAlert",
+    "NotifierRole",
     "Reason",
     "RouteMatch",
     "Sent",
     "Silence",
-    "StateError",
-    "StateFile",
     "Suppressed",
     "lint",
     "load_alert_config",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
@@ -25,7 +25,6 @@ from codomyrmex.integrations.pipelines.parts import Context, Delivery, FieldErro
 if TYPE_CHECKING:
     from codomyrmex.integrations.pipelines.spool import Spool
 
-_SQLITE = "sqlite:///"  # and a relative path
 _ALERT_KEYS = {"route", "receivers", "inhibit_rules"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -133,7 +132,7 @@ class SpoolConfig(msgspec.Struct, frozen=True):
             ValueError: another setting is wrong.
             MissingExtraError: the package of the store is not installed.
         """
-        from codomyrmex.integrations.durable.opening import open_store
+        from codomyrmex.integrations.durable.opening import open_store, resolve_url
         from codomyrmex.integrations.durable.store import Retention
         from codomyrmex.integrations.durable.stream import DurableStream
         from codomyrmex.integrations.pipelines.spool import Spool
@@ -141,9 +140,7 @@ class SpoolConfig(msgspec.Struct, frozen=True):
         retention = Retention(
             max_events=self.max_events, max_bytes=self.max_size, max_age=float(self.max_age)
         )
-        url = self.url
-        if url.startswith(_SQLITE) and not url.startswith(f"{_SQLITE}/"):
-            url = Secret(f"{_SQLITE}{quote(str(folder.absolute()))}/{url.removeprefix(_SQLITE)}")
+        url = resolve_url(self.url, folder)
         stream = DurableStream(open_store(url), self.name, retention=retention, lease=float(self.lease))
         return Spool(stream, self.lease)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from codomyrmex.integrations.pipelines.line_sources import File, FileSource
 from codomyrmex.integrations.pipelines.parts import Context, PartConfig, Push, Source
 from codomyrmex.integrations.service_mesh.breaker_event import CircuitBreakerEvent
-from codomyrmex.integrations.service_mesh.envoy_outlier_log import read_line
+from codomyrmex.integrations.service_mesh.envoy_outlier_log import log_instance, read_line
 from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL, OpenCircuits
 from codomyrmex.streaming import Event
 
@@ -42,11 +42,12 @@ class _EnvoySource(FileSource):
 
     def __init__(self, name: str, config: File, context: Context) -> None:
         super().__init__(name, config, context, self._event_of)
+        self._instance = log_instance(context.folder / config.path)
         self._repeated: list[Event] = []
         self._ejected = OpenCircuits(self._repeat, 0, _MAX_AGE)
 
     def _event_of(self, line: bytes) -> Event:
-        event, timestamp = read_line(line)
+        event, timestamp = read_line(line, self._instance)
         self._ejected.update(event)
         return event.to_event(timestamp)
 

@@ -6,12 +6,13 @@ from codomyrmex.integrations._extras import lazy_exports
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.service_mesh.aiobreaker_feed import AiobreakerFeed, attach_aiobreaker
-    from codomyrmex.integrations.service_mesh.board import BreakerStatus, CircuitBoard
+    from codomyrmex.integrations.service_mesh.board import CircuitBoard
     from codomyrmex.integrations.service_mesh.breaker_event import (
         BreakerEventKind,
         BreakerState,
         CircuitBreakerEvent,
     )
+    from codomyrmex.integrations.service_mesh.breaker_table import BreakerStatus
     from codomyrmex.integrations.service_mesh.circuitbreaker_feed import (
         CircuitbreakerFeed,
         attach_circuitbreaker,
@@ -59,7 +60,7 @@ __getattr__ = lazy_exports(
         "AiobreakerFeed": "aiobreaker_feed",
         "BreakerEventKind": "breaker_event",
         "BreakerState": "breaker_event",
-        "BreakerStatus": "board",
+        "BreakerStatus": "breaker_table",
         "CircuitBoard": "board",
         "CircuitBreakerEvent": "breaker_event",
         "CircuitbreakerFeed": "circuitbreaker_feed",

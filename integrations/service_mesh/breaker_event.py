@@ -37,6 +37,9 @@ class BreakerEventKind(StrEnum):
     SNAPSHOT = "snapshot"
 
 
+PROCESS_ENDED = "process ended"
+"""The native state of a breaker that has ended with its process."""
+
 _BLOCKING = frozenset({BreakerState.OPEN, BreakerState.FORCED_OPEN, BreakerState.EJECTED})
 NOT_CLOSED = _BLOCKING | {BreakerState.HALF_OPEN}
 _PASSING = frozenset({BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.METRICS_ONLY})
@@ -50,6 +53,10 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         kind: what happened.
         source: the library or mesh, such as `pybreaker` or `envoy`.
         service: the service that the breaker guards, if known.
+        instance: whose breaker it is: the name of the process, or the host of a mesh. None if processes share
+            the breaker, or if it is not known.
+        shared: whether the breaker does not belong to the process that publishes the event: it is that of a
+            mesh, or in a store that processes share. It does not end with the process.
         from_state: the previous state, if known.
         to_state: the current state.
         native_state: the current state in the source's own words.
@@ -65,6 +72,8 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
     kind: BreakerEventKind
     source: str
     service: str | None = None
+    instance: str | None = None
+    shared: bool = False
     from_state: BreakerState | None = None
     to_state: BreakerState | None = None
     native_state: str | None = None
@@ -114,8 +123,9 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
                 "source": self.source,
                 "severity": "critical",
             }
-            if self.service is not None:
-                labels["service"] = self.service
+            for label in ("service", "instance"):
+                if (value := getattr(self, label)) is not None:
+                    labels[label] = value
             metadata["labels"] = labels
             metadata["status"] = "firing" if self.fires else "resolved"
             metadata["annotations"] = {"summary": self.summary()}
@@ -124,7 +134,7 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         event = create_event(
             msgspec.to_builtins(self),
             EventType.ERROR if self.fires else EventType.MESSAGE,
-            topic=f"circuit_breaker.{topic_token(self.source)}.{topic_token(self.breaker)}",
+            topic=topic_of(self.source, self.breaker),
             **metadata,
         )
         return event if timestamp is None else event.replace(timestamp=timestamp)
@@ -134,6 +144,8 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
         service = "" if self.service is None else f" ({self.service})"
         state = "in an unknown state" if self.to_state is None else self.to_state.value.replace("_", " ")
         text = f"{self.breaker}{service} is {state}"
+        if self.native_state == PROCESS_ENDED:
+            return f"{text}: its process has ended"
         if not self.fires:
             return text
         if self.failure_count:
@@ -147,6 +159,11 @@ class CircuitBreakerEvent(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.convert(event.data, cls)
         except (msgspec.ValidationError, TypeError, ValueError):  # ValueError: a lone surrogate
             return None
+
+
+def topic_of(source: str, breaker: str) -> str:
+    """Return the topic of the events of a breaker."""
+    return f"circuit_breaker.{topic_token(source)}.{topic_token(breaker)}"
 
 
 def topic_token(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind, BreakerState
+from codomyrmex.integrations.service_mesh.breaker_table import Row
 from codomyrmex.integrations.service_mesh.feed import remember
 from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.integrations.service_mesh.remote import RemoteFeed
@@ -69,6 +70,9 @@ class EnvoyAdmin(RemoteFeed):
         timeout: seconds for each request.
         repeat_interval: seconds after which an open limit or an ejected host is published again, as a
             snapshot; also while the endpoint cannot be read.
+        instance: whose breakers they are, for the label `instance`; by default the host and port of the URL,
+            and this host's name for a loopback address. Processes that read the same source, such as those
+            of `run_once`, need the same one.
 
     Attributes:
         invalid: clusters and hosts that could not be read and were skipped.
@@ -86,6 +90,7 @@ class EnvoyAdmin(RemoteFeed):
         *,
         timeout: float = 5.0,
         repeat_interval: float = REPEAT_INTERVAL,
+        instance: str | None = None,
     ) -> None:
         check_seconds("poll_interval", poll_interval, finite=True)
         super().__init__(
@@ -97,6 +102,7 @@ class EnvoyAdmin(RemoteFeed):
             backoff_initial=poll_interval,
             timeout=timeout,
             repeat_interval=repeat_interval,
+            instance=instance,
         )
         self._poll_interval = poll_interval
         self._states: dict[tuple[str, str], BreakerState] = {}
@@ -115,6 +121,11 @@ class EnvoyAdmin(RemoteFeed):
         self._states = self._seen
         self.connected()
         return self._poll_interval
+
+    def adopt(self, row: Row) -> None:
+        if row.service is not None and row.state is not None:
+            self.feed.adopt(row)
+            remember(self._states, (row.service, row.breaker), row.state)
 
     def _body(self, path: str, **query: str) -> bytes:
         body = bytearray()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -18,8 +20,9 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     as_utc,
     transition_id,
 )
-from codomyrmex.integrations.service_mesh.feed import check_stream
+from codomyrmex.integrations.service_mesh.feed import check_instance, check_stream
 from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL, OpenCircuits
+from codomyrmex.integrations.service_mesh.reports import circuits_left, reports_of
 from codomyrmex.integrations.service_mesh.tail import FileTail
 from codomyrmex.streaming import Stream, StreamClosedError
 
@@ -57,6 +60,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         poll_interval: seconds between two polls.
         repeat_interval: seconds after which an ejected host is published again, as a snapshot, for at most an
             hour: an Envoy that is restarted does not log that its hosts are back.
+        instance: whose hosts they are, for the label `instance`; by default this host's name and the path.
 
     Attributes:
         invalid: lines that were skipped.
@@ -75,19 +79,28 @@ class EnvoyOutlierLog(BackgroundFeed):
         from_start: bool = False,
         poll_interval: float = 0.25,
         repeat_interval: float = REPEAT_INTERVAL,
+        instance: str | None = None,
     ) -> None:
         check_stream(stream)
+        check_instance(instance)
         check_seconds("poll_interval", poll_interval, finite=True)
         super().__init__(f"outlier log {path}")
         self.invalid = 0
         self._stream = stream
+        self._reports = reports_of(stream)
+        self._began = False
         self._poll_interval = poll_interval
         self._path = path
+        self._instance = log_instance(path) if instance is None else instance
         self.open_circuits = OpenCircuits(self._publish_event, repeat_interval, timedelta(hours=1))
         self._tail = FileTail(path, position=position, from_start=from_start)
 
     def poll(self) -> float:
         """Publish the lines that were written since the last poll."""
+        if not self._began:
+            self._began = True
+            for row in circuits_left(self._stream, "envoy", self._instance):
+                self.open_circuits.update(row.snapshot())
         try:
             while lines := self._tail.lines(self.closing.is_set):
                 for line in lines:
@@ -108,7 +121,7 @@ class EnvoyOutlierLog(BackgroundFeed):
         if not line.strip():
             return
         try:
-            event, timestamp = read_line(line)
+            event, timestamp = read_line(line, self._instance)
         except Exception as error:  # noqa: BLE001 - whatever a line contains, the next one is read
             self.invalid += 1
             key, text = f"invalid {self._path}", "a line of the outlier log %s was skipped: %s"
@@ -119,7 +132,10 @@ class EnvoyOutlierLog(BackgroundFeed):
 
     def _publish_event(self, event: CircuitBreakerEvent, timestamp: datetime | None = None) -> None:
         try:
-            self._stream.publish_nowait(event.to_event(timestamp))
+            published = event.to_event(timestamp)
+            if self._reports is not None:
+                self._reports.update(event, published.timestamp)
+            self._stream.publish_nowait(published)
         except StreamClosedError:
             self.closing.set()
             self.open_circuits.close()
@@ -131,8 +147,13 @@ class EnvoyOutlierLog(BackgroundFeed):
 _decode = msgspec.json.Decoder(_Entry).decode
 
 
-def read_line(line: bytes) -> tuple[CircuitBreakerEvent, datetime]:
-    """Return the event of a line of the log and its time.
+def log_instance(path: str | os.PathLike[str]) -> str:
+    """Return whose hosts a log is about: the Envoy that writes this file on this host."""
+    return f"{socket.gethostname()}:{Path(path).resolve()}"
+
+
+def read_line(line: bytes, instance: str) -> tuple[CircuitBreakerEvent, datetime]:
+    """Return the event of a line of the log of an instance, and its time.
 
     Raises:
         ValueError: the line is invalid.
@@ -140,7 +161,7 @@ def read_line(line: bytes) -> tuple[CircuitBreakerEvent, datetime]:
     """
     entry = _decode(line)
     timestamp = _timestamp(entry)
-    return _to_event(entry, timestamp), timestamp
+    return _to_event(entry, timestamp, instance), timestamp
 
 
 def _timestamp(entry: _Entry) -> datetime:
@@ -150,7 +171,7 @@ def _timestamp(entry: _Entry) -> datetime:
     return timestamp
 
 
-def _to_event(entry: _Entry, timestamp: datetime) -> CircuitBreakerEvent:
+def _to_event(entry: _Entry, timestamp: datetime, instance: str) -> CircuitBreakerEvent:
     if entry.action not in {"EJECT", "UNEJECT"}:
         raise ValueError(f"action: must be EJECT or UNEJECT, got {entry.action!r}")
     ejects = entry.action == "EJECT"
@@ -169,6 +190,8 @@ def _to_event(entry: _Entry, timestamp: datetime) -> CircuitBreakerEvent:
     return CircuitBreakerEvent(
         breaker=entry.upstream_url,
         service=entry.cluster_name,
+        instance=instance,
+        shared=True,
         kind=kind,
         source="envoy",
         from_state=from_state,

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import msgspec
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.breaker_event import (
@@ -20,7 +22,9 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     topic_token,
     transition_id,
 )
+from codomyrmex.integrations.service_mesh.breaker_table import Row
 from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL, OpenCircuits
+from codomyrmex.integrations.service_mesh.reports import circuits_left, reports_of
 from codomyrmex.streaming import Stream, StreamClosedError, create_event
 
 K = TypeVar("K")
@@ -69,6 +73,14 @@ def check_type(name: str, value: object, library: str, *types: type) -> None:
         raise TypeError(f"{name}: must be a {names} of {library}, got {type(value).__name__}")
 
 
+def check_instance(instance: object) -> None:
+    """Raise an error unless `instance` is None or a name."""
+    if instance is not None and not isinstance(instance, str):
+        raise TypeError(f"instance: must be a text, got {type(instance).__name__}")
+    if instance == "":
+        raise ValueError("instance: must not be empty; leave it out for the default")
+
+
 def check_stream(stream: object) -> None:
     """Raise a TypeError unless `stream` is a stream."""
     if not isinstance(stream, Stream):
@@ -84,6 +96,9 @@ class BreakerFeed:
         service: the service that the breakers guard.
         calls: whether to publish each success and failure as well.
         repeat_interval: seconds after which open circuits are published again.
+        shared: whether the breakers do not belong to this process: they are those of a mesh, or in a store
+            that processes share.
+        instance: whose breakers they are, if they are shared; those of this process have its name.
 
     Attributes:
         open_circuits: the circuits that are open.
@@ -97,14 +112,20 @@ class BreakerFeed:
         *,
         calls: bool = False,
         repeat_interval: float = REPEAT_INTERVAL,
+        shared: bool = False,
+        instance: str | None = None,
     ) -> None:
         check_stream(stream)
-        self.open_circuits = OpenCircuits(self._publish, repeat_interval)
+        check_instance(instance)
+        self.open_circuits = OpenCircuits(self._publish, repeat_interval, refresh=self.refresh)
         self.source = source
         self.calls = calls
+        self.shared = shared
         self.closed = False
         self._stream = stream
         self._service = service
+        self._instance = instance
+        self._reports = reports_of(stream)
         self._opened_at: dict[tuple[str | None, str], datetime] = {}
         self._reasons: dict[str, str] = {}
 
@@ -218,7 +239,13 @@ class BreakerFeed:
             return
         try:
             event = CircuitBreakerEvent(
-                breaker=breaker, kind=kind, source=self.source, service=service or self._service, **fields
+                breaker=breaker,
+                kind=kind,
+                source=self.source,
+                service=service or self._service,
+                instance=self._instance,
+                shared=self.shared,
+                **fields,
             )
             self.open_circuits.update(event)
         except Exception as error:  # noqa: BLE001 - it would reach the guarded call
@@ -230,11 +257,29 @@ class BreakerFeed:
         if self.closed:
             return
         try:
-            self._stream.publish_nowait(event.to_event())
+            if not self.shared:  # named here, because a forked process has circuits of its own
+                event = msgspec.structs.replace(event, instance=process_name())
+            published = event.to_event()
+            if self._reports is not None:
+                self._reports.update(event, published.timestamp)
+            self._stream.publish_nowait(published)
         except Exception as error:  # noqa: BLE001 - as above
             self.log_error(event.breaker, error)
             if isinstance(error, StreamClosedError):
                 self.open_circuits.close()
+
+    def refresh(self) -> None:
+        """Publish what has happened to the open circuits, if that has to be asked for. Never raises."""
+
+    def left(self) -> list[Row]:
+        """Return the circuits of this instance that another process has published as open."""
+        return circuits_left(self._stream, self.source, self._instance)
+
+    def adopt(self, row: Row) -> None:
+        """Continue with a circuit that another process has published as open."""
+        if row.opened_at is not None:
+            remember(self._opened_at, (row.service, row.breaker), row.opened_at)
+        self.open_circuits.update(row.snapshot())
 
     def log_error(self, breaker: str, error: Exception) -> None:
         """Log that an event of a breaker could not be published."""

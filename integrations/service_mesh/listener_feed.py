@@ -35,7 +35,15 @@ class ListenerFeed(BreakerFeed):
         self, breaker: Any, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
     ) -> None:
         check_type("breaker", breaker, self.library, self.breaker_type)
-        super().__init__(stream, self.library, service, calls=calls, repeat_interval=repeat_interval)
+        storage = getattr(breaker, "_state_storage", None)
+        super().__init__(
+            stream,
+            self.library,
+            service,
+            calls=calls,
+            repeat_interval=repeat_interval,
+            shared=not isinstance(storage, self.local_storage),
+        )
         self.breaker = breaker
         self._name = str(breaker.name or "unnamed")
         self._changes = 0
@@ -53,6 +61,13 @@ class ListenerFeed(BreakerFeed):
         if self in self.breaker.listeners:
             self.breaker.remove_listener(self)
         self._update_wrappers()
+
+    def refresh(self) -> None:
+        if self.shared and not self.closed:
+            try:  # another process may have closed the circuit; the library notices that when it is asked
+                _ = self.breaker.state
+            except Exception as error:  # noqa: BLE001 - the storage may not be available
+                self.log_error(self._name, error)
 
     # The library calls these within the breaker's lock.
 
@@ -80,7 +95,7 @@ class ListenerFeed(BreakerFeed):
             self._state,
             failure_count=breaker.fail_counter,
             opened_at=self._opened_at_of(breaker),
-            shared=not isinstance(getattr(breaker, "_state_storage", None), self.local_storage),
+            shared=self.shared,
         )
         self._update_wrappers()
 

@@ -26,6 +26,7 @@ class OpenCircuits:
         publish: publishes an event; must not raise.
         repeat_interval: seconds between two repetitions; 0 repeats only when `repeat()` is called.
         max_age: how long a circuit is repeated after it was opened; for sources that may not report its end.
+        refresh: called before each repetition; must not raise. It may find out that circuits are closed.
 
     Raises:
         TypeError: the interval is not a number.
@@ -37,11 +38,13 @@ class OpenCircuits:
         publish: Callable[[CircuitBreakerEvent], None],
         repeat_interval: float = REPEAT_INTERVAL,
         max_age: timedelta | None = None,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
         check_seconds("repeat_interval", repeat_interval, zero=True, finite=True)
         self._publish = publish
         self._interval = repeat_interval
         self._max_age = max_age
+        self._refresh = refresh
         self._open: dict[tuple[str | None, str], CircuitBreakerEvent] = {}
         self._timer: threading.Timer | None = None
 
@@ -71,6 +74,7 @@ class OpenCircuits:
 
     def repeat(self) -> None:
         """Publish a snapshot of each open circuit."""
+        self._refresh()
         oldest = None if self._max_age is None else datetime.now(UTC) - self._max_age
         for key, event in list(self._open.items()):
             if oldest is not None and event.opened_at is not None and event.opened_at < oldest:

@@ -15,6 +15,8 @@ from codomyrmex.streaming import Stream
 try:
     from purgatory import AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory
     from purgatory.domain.model import OpenedState
+    from purgatory.service._async.unit_of_work import AsyncInMemoryUnitOfWork
+    from purgatory.service._sync.unit_of_work import SyncInMemoryUnitOfWork
 except ImportError as error:
     raise MissingExtraError("attach_purgatory", "purgatory", "purgatory") from error
 
@@ -63,7 +65,14 @@ class PurgatoryFeed(BreakerFeed):
         self, factory: Factory, stream: Stream, service: str | None, *, calls: bool, repeat_interval: float
     ) -> None:
         check_type("factory", factory, "purgatory", AsyncCircuitBreakerFactory, SyncCircuitBreakerFactory)
-        super().__init__(stream, "purgatory", service, calls=calls, repeat_interval=repeat_interval)
+        super().__init__(
+            stream,
+            "purgatory",
+            service,
+            calls=calls,
+            repeat_interval=repeat_interval,
+            shared=not isinstance(factory.uow, AsyncInMemoryUnitOfWork | SyncInMemoryUnitOfWork),
+        )
         self._factory = factory
         self._states: dict[str, str] = {}
         self._failures: dict[str, int] = {}
@@ -110,7 +119,7 @@ class PurgatoryFeed(BreakerFeed):
             event.state,
             failure_count=self._failures.get(name),
             opened_at=as_utc(event.opened_at),
-            shared=True,  # the factory keeps `opened_at` in the store that processes share
+            shared=True,  # the factory keeps `opened_at` in the store, which processes may share
         )
 
     def _update_wrapper(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from codomyrmex.integrations.delivery.request_logs import without_request_logs
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.service_mesh.background import BackgroundFeed
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerState
+from codomyrmex.integrations.service_mesh.breaker_table import Row
 from codomyrmex.integrations.service_mesh.feed import BreakerFeed
 from codomyrmex.streaming import Stream
 
@@ -26,6 +29,7 @@ except ImportError as error:
 _log = Diagnostics(__name__)
 
 _MAX_BACKOFF = 30.0  # seconds
+_LOOPBACK = re.compile(r"localhost|127\..*|::1")
 
 
 class RemoteFeed(BackgroundFeed):
@@ -41,6 +45,8 @@ class RemoteFeed(BackgroundFeed):
         timeout: seconds for each request, or without data.
         repeat_interval: seconds after which open circuits are published again; also while the source cannot
             be read, as they may still be open.
+        instance: whose breakers they are; by default the host and port of the source, and this host's name
+            for a loopback address.
 
     Attributes:
         invalid: records that could not be read and were skipped.
@@ -61,14 +67,15 @@ class RemoteFeed(BackgroundFeed):
         backoff_initial: float,
         timeout: float,
         repeat_interval: float,
+        instance: str | None,
     ) -> None:
         check_seconds("timeout", timeout, finite=True)
         super().__init__(f"{source} {name}")
-        self.feed = BreakerFeed(stream, source, calls=calls, repeat_interval=repeat_interval)
         self.url = url
         self._name = name
         self._backoff_initial = backoff_initial
         self._failures = 0
+        self._began = False
         self.invalid = 0
         try:
             address = httpx.URL(url)
@@ -78,6 +85,14 @@ class RemoteFeed(BackgroundFeed):
             raise ValueError(  # without the URL, which may contain a secret
                 "url: must begin with http:// or https:// and a host"
             )
+        self.feed = BreakerFeed(
+            stream,
+            source,
+            calls=calls,
+            repeat_interval=repeat_interval,
+            shared=True,
+            instance=_instance_of(address) if instance is None else instance,
+        )
         # No redirects: the source is where the application says it is.
         self.client = httpx.Client(timeout=timeout, headers={"User-Agent": "codomyrmex-streaming"})
 
@@ -88,9 +103,25 @@ class RemoteFeed(BackgroundFeed):
     def poll(self) -> float:
         """Read the source once; an error is published."""
         try:
+            if not self._began:
+                self._began = True
+                self._continue()
             return self.read()
         except Exception as error:  # noqa: BLE001 - the source may answer anything, and the thread continues
             return self._on_failure(error)
+
+    def _continue(self) -> None:
+        """Continue where another process has left off that has read the source before."""
+        for row in self.feed.left():
+            if (row.service, row.breaker) != (None, self._name):
+                self.adopt(row)
+            else:
+                self.feed.adopt(row)
+                self._failures = 1
+
+    @abstractmethod
+    def adopt(self, row: Row) -> None:
+        """Continue with a circuit that another process has published as open."""
 
     @contextmanager
     def get(self, url: str, **options: Any) -> Iterator[httpx.Response]:
@@ -139,3 +170,10 @@ class RemoteFeed(BackgroundFeed):
             self.feed.publish_change(self._name, BreakerState.CLOSED, BreakerState.OPEN)
         limit = min(_MAX_BACKOFF, self._backoff_initial * 2.0 ** min(self._failures - 1, 30))
         return limit * (0.5 + random.random() / 2)  # noqa: S311 - not a secret
+
+
+def _instance_of(address: httpx.URL) -> str:
+    """Return the name of a source, the same for each process that reads it."""
+    host = socket.gethostname() if _LOOPBACK.fullmatch(address.host) else address.host
+    port = address.port or {"http": 80, "https": 443}[address.scheme]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

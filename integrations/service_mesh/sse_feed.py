@@ -15,6 +15,7 @@ from codomyrmex.integrations.service_mesh.breaker_event import (
     as_utc,
     parse_state,
 )
+from codomyrmex.integrations.service_mesh.breaker_table import Row
 from codomyrmex.integrations.service_mesh.feed import remember
 from codomyrmex.integrations.service_mesh.open_circuits import REPEAT_INTERVAL
 from codomyrmex.integrations.service_mesh.remote import RemoteFeed
@@ -72,6 +73,9 @@ class SSEFeed(RemoteFeed):
         timeout: seconds without data after which the connection counts as lost.
         repeat_interval: seconds after which an open circuit is published again, as a snapshot; also while the
             connection is lost, as it may still be open. After a reconnect, the next record shows its state.
+        instance: whose breakers they are, for the label `instance`; by default the host and port of the URL,
+            and this host's name for a loopback address. Processes that read the same source, such as those
+            of `run_once`, need the same one.
 
     Attributes:
         invalid: records that could not be read and were skipped.
@@ -91,6 +95,7 @@ class SSEFeed(RemoteFeed):
         backoff_initial: float = 1.0,
         timeout: float = 30.0,
         repeat_interval: float = REPEAT_INTERVAL,
+        instance: str | None = None,
     ) -> None:
         if dialect not in get_args(Dialect):
             raise ValueError(f"dialect: must be one of {', '.join(get_args(Dialect))}, got {dialect!r}")
@@ -104,6 +109,7 @@ class SSEFeed(RemoteFeed):
             backoff_initial=backoff_initial,
             timeout=timeout,
             repeat_interval=repeat_interval,
+            instance=instance,
         )
         self._publish: Callable[[SSERecord], None] = {
             "hystrix": self._publish_hystrix,
@@ -122,6 +128,11 @@ class SSEFeed(RemoteFeed):
                 for record in decoder.feed(chunk):
                     self.skip_invalid(self._publish, record)
         raise ConnectionError("the server has ended the stream")
+
+    def adopt(self, row: Row) -> None:
+        if self.feed.source == "hystrix" and row.state is not None:
+            self.feed.adopt(row)  # a record about it follows soon
+            remember(self._states, (row.service, row.breaker), row.state.value)
 
     def reconnected(self) -> None:
         # resilience4j reports changes only, and a command of Hystrix may not come back: an alert that is not

@@ -25,6 +25,7 @@ def watch(
     service: str | None = None,
     poll_interval: float = 1.0,
     repeat_interval: float = REPEAT_INTERVAL,
+    instance: str | None = None,
 ) -> WatchFeed:
     """Poll the state of an object and publish its changes; changes between two polls are missed.
 
@@ -41,6 +42,8 @@ def watch(
         service: the service that the breaker guards.
         poll_interval: seconds between two polls; 0 polls only when `poll()` is called.
         repeat_interval: seconds after which an open circuit is published again, as a snapshot; 0 for never.
+        instance: whose breaker it is, if the object stands for one outside this process, which another
+            process may watch next; by default it is a breaker of this process.
 
     Returns:
         A handle; its `close()` ends the feed.
@@ -60,7 +63,7 @@ def watch(
         )
     name = str(name or getattr(breaker, "name", None) or "unnamed")
     read = attrgetter("state") if state is None else state
-    return WatchFeed(breaker, stream, read, name, source, service, poll_interval, repeat_interval)
+    return WatchFeed(breaker, stream, read, name, source, service, poll_interval, repeat_interval, instance)
 
 
 class WatchFeed(BreakerFeed):
@@ -76,12 +79,21 @@ class WatchFeed(BreakerFeed):
         service: str | None,
         poll_interval: float,
         repeat_interval: float,
+        instance: str | None,
     ) -> None:
-        super().__init__(stream, source, service, repeat_interval=repeat_interval)
+        super().__init__(
+            stream,
+            source,
+            service,
+            repeat_interval=repeat_interval,
+            shared=instance is not None,
+            instance=instance,
+        )
         self._breaker = breaker
         self._read = read
         self._name = name
         self._state = self._read_state()
+        self._began = not self.shared
         self._closing = threading.Event()
         self._poll_interval = poll_interval
         self.publish_snapshot(name, self._state, failure_count=self._failure_count())
@@ -91,6 +103,9 @@ class WatchFeed(BreakerFeed):
     def poll(self) -> None:
         """Read the state now and publish a change. Errors are logged."""
         try:
+            if not self._began:
+                self._began = True
+                self._continue()
             previous, self._state = self._state, self._read_state()
             opened_at: datetime | None = None
             if parse_state(self._state) is BreakerState.OPEN:
@@ -100,6 +115,13 @@ class WatchFeed(BreakerFeed):
             self.publish_change(self._name, previous, self._state, failure_count=count, opened_at=opened_at)
         except Exception as error:  # noqa: BLE001 - the next poll may succeed
             self.log_error(self._name, error)
+
+    def _continue(self) -> None:
+        """Resolve what another process has published, if it is over."""
+        for row in self.left():
+            if (row.service, row.breaker) == (self._service, self._name):
+                self.adopt(row)
+                self.publish_change(self._name, row.state, self._state, service=row.service)
 
     def close(self) -> None:
         super().close()

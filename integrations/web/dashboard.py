@@ -15,10 +15,12 @@ from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import http, snapshot
 from codomyrmex.integrations.web.event_stream import event_stream
 from codomyrmex.integrations.web.gates import SiteGate
+from codomyrmex.integrations.web.health import HasHealth
 from codomyrmex.integrations.web.monitoring import OPEN_PATHS, Monitoring
-from codomyrmex.integrations.web.recent import RecentEvents
+from codomyrmex.integrations.web.recent import TOPIC_WINDOW, RecentEvents
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence, text_fields
-from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream
+from codomyrmex.integrations.web.topic_rates import TopicRates
+from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.encoding import replace_surrogates, to_json
 from codomyrmex.streaming.errors import shorten
@@ -95,7 +97,7 @@ class DashboardApp:
     def __init__(
         self,
         stream: Stream,
-        attachment: snapshot.HasHealth | None = None,
+        attachment: HasHealth | None = None,
         alerts: AlertSink | None = None,
         board: snapshot.Board | None = None,
         *,
@@ -136,7 +138,7 @@ class DashboardApp:
         self._forms = http.BodyReader(_MAX_FORM_BYTES, _FORM_TIMEOUT, _MAX_FORMS, clock)
         self._title = title
         self._clock = clock
-        self._rates = snapshot.TopicRates()
+        self._rates = TopicRates(TOPIC_WINDOW if isinstance(stream, DurableStream) else None)
         self._feed = InMemoryStream(0)  # the recent events of the stream, and then all new ones
         self._events = event_stream(
             stream if isinstance(stream, DurableStream) else self._feed,  # the former keeps them itself
@@ -153,7 +155,7 @@ class DashboardApp:
         )
         for event in snapshot.recent_events(stream, buffer_size):
             self._add(event, event.timestamp.timestamp())
-        self._stream, self._audit, self._buffer_size = stream, audit, buffer_size
+        self._stream, self._audit = stream, audit
         self._subscribe()
         self._app = Starlette(
             routes=[
@@ -200,6 +202,7 @@ class DashboardApp:
         """Send each page a `disconnect`, and end. Can be called twice."""
         for subscription in self._subscriptions:
             subscription.cancel()
+        await self._snapshots.aclose()
         await self._events.aclose()
 
     @asynccontextmanager
@@ -212,10 +215,12 @@ class DashboardApp:
 
     def _subscribe(self) -> None:
         clock, stream = self._clock, self._stream
+        self._subscriptions: list[Subscription]
         self._recent: RecentEvents | None = None
         if isinstance(stream, DurableStream):
-            self._recent = RecentEvents(stream, self._buffer_size, self._count)
-            self._subscriptions = [self._recent.subscription]
+            self._recent = RecentEvents(stream, self._rates, self._snapshots.history, clock)
+            self._snapshots.recent = self._recent
+            self._subscriptions = self._recent.subscriptions
         else:
             self._subscriptions = [stream.subscribe_nowait(lambda event: self._add(event, clock.time()))]
         if self._audit is not None:
@@ -225,11 +230,6 @@ class DashboardApp:
         self._rates.count(event.topic, time)
         self._snapshots.history.add(event)
         self._feed.publish_nowait(event)
-
-    def _count(self, event: Event, stored_at: float | None) -> None:
-        """Count an event of a durable stream, of which the page gets the frames elsewhere."""
-        self._rates.count(event.topic, self._clock.time() if stored_at is None else stored_at)
-        self._snapshots.history.add(event)
 
     # Access
 
@@ -249,7 +249,9 @@ class DashboardApp:
         allowed = await http.authorized_topics(self._topics, request.scope)
         now = self._clock.time()
         if self._recent is not None:
-            self._recent.update()
+            self._snapshots.report(self._title, lambda: self.clients)
+            await self._recent.ready()
+            now = self._recent.now()
         state = {
             "title": self._title,
             "now": now,
@@ -273,7 +275,7 @@ class DashboardApp:
             explanation = await self._snapshots.explain(fingerprint)
         except snapshot.BusyError as error:
             raise HTTPException(503, str(error), {"retry-after": "1"}) from None
-        except Exception as error:  # noqa: BLE001 - a state file can fail in many ways
+        except Exception as error:  # noqa: BLE001 - a state can fail in many ways
             raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
         if explanation is None:
             raise HTTPException(404, "this alert no longer exists")
@@ -285,7 +287,7 @@ class DashboardApp:
             return await snapshot.run_on_sink_loop(self._alerts, call)
         except KeyError:
             raise
-        except Exception as error:  # noqa: BLE001 - a state file can fail in many ways
+        except Exception as error:  # noqa: BLE001 - a state can fail in many ways
             raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
 
     # Acting

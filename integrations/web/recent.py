@@ -1,64 +1,97 @@
-"""`RecentEvents`: the newest events of a durable stream and then all new ones, each exactly once."""
+"""`RecentEvents`: what the newest events of a durable stream say, the same in every process that reads it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import asyncio
+from contextlib import suppress
 
-from codomyrmex.integrations.durable import DurableStream, Record
-from codomyrmex.integrations.durable.entries import parse_cursor
-from codomyrmex.streaming import Event
-from codomyrmex.streaming.topics import EVERYTHING, matches
+from codomyrmex.integrations.durable import DurableStream
+from codomyrmex.integrations.durable.entries import LogEntry
+from codomyrmex.integrations.durable.tail import Bell
+from codomyrmex.integrations.web.breaker_history import BreakerHistory
+from codomyrmex.integrations.web.topic_rates import TopicRates
+from codomyrmex.streaming import Clock
+from codomyrmex.streaming.forks import renew_in_children
+from codomyrmex.streaming.topics import matches
+
+TOPIC_WINDOW = 20_000  # entries whose topics are counted
+BREAKER_WINDOW = 200_000  # entries among which the changes of circuit breakers are found
+_BREAKERS = "circuit_breaker.>"
+_READY_WITHIN = 1.0  # seconds
+_LEAST_SKEW = 1.0  # seconds
 
 
 class RecentEvents:
-    """Calls a function with the newest events of a durable stream, and with each new one.
+    """Counts the topics of the newest events, and collects the changes of circuit breakers.
+
+    It goes back to the same entry in each process, and all times are those of the store, so that all
+    processes show the same.
 
     Args:
         stream: the stream.
-        count: the number of newest events.
-        call: called on any thread, with an event, and when it was stored unless it is a new one.
-        topic: a topic or a pattern.
+        rates: counts the topics.
+        history: collects the changes.
+        clock: the clock of this process.
 
     Attributes:
-        subscription: the subscription to the stream.
+        subscriptions: the subscriptions to the stream.
     """
 
     def __init__(
-        self,
-        stream: DurableStream,
-        count: int,
-        call: Callable[[Event, float | None], object],
-        topic: str = EVERYTHING,
+        self, stream: DurableStream, rates: TopicRates, history: BreakerHistory, clock: Clock
     ) -> None:
         self._stream = stream
-        self._count = count
-        self._call = call
-        self._topic = topic
-        self._lock = threading.Lock()
-        self._newest: tuple[str, int] | None = None  # the epoch and the position up to which it was called
-        self.subscription = stream.subscribe_records(self._add, topic)
+        self._rates = rates
+        self._history = history
+        self._clock = clock
+        self._position = 0
+        self._skew = 0.0
+        self.after_fork()
+        renew_in_children(self)
+        self.subscriptions = [
+            stream.subscribe_newest(self._count, count=TOPIC_WINDOW, records=True),
+            stream.subscribe_newest(self._change, _BREAKERS, BREAKER_WINDOW, records=True),
+        ]
 
-    def update(self) -> None:
-        """Call the function with the newest events, unless it has been, or the stream is not open yet."""
-        tail = self._stream.tail
-        with self._lock:
-            if self._newest is None and tail.last is not None:
-                self._read(tail.epoch, tail.last)
+    def after_fork(self) -> None:
+        """Renew in a child process what wakes event loops."""
+        self._bell = Bell()
 
-    def _add(self, record: Record) -> None:
-        epoch, position = parse_cursor(record.cursor)
-        with self._lock:
-            called_epoch, called_position = self._newest or self._read(epoch, position - 1)
-            if epoch != called_epoch or position > called_position:
-                self._newest = (epoch, position)
-                self._call(record.event, None)
+    def now(self) -> float:
+        """Return the time as the store has it, in seconds since 1970."""
+        return self._clock.time() + self._skew
 
-    def _read(self, epoch: str, last: int) -> tuple[str, int]:
-        """Call the function with the newest events up to a position, and return that place."""
-        for item in self._stream.tail.newest(self._count):
-            event = item.event() if item.position <= last and item.group is None else None
-            if event is not None and matches(self._topic, event.topic):
-                self._call(event, item.time)
-        self._newest = (epoch, last)
-        return self._newest
+    def oldest_change(self) -> int:
+        """Return the position after which changes of circuit breakers are shown."""
+        return (self._stream.tail.last or 0) - BREAKER_WINDOW
+
+    async def ready(self) -> None:
+        """Wait until what is in the log now was counted, for a moment at most."""
+        for_all = [item.position for item in self._stream.tail.newest(100) if item.group is None]
+        end = max(for_all, default=0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READY_WITHIN):
+                while True:
+                    counted = self._bell.future()
+                    try:
+                        if self._position >= end:
+                            return
+                        await counted
+                    finally:
+                        self._bell.forget(counted)
+
+    def _count(self, entry: LogEntry) -> None:
+        position, time, event = entry
+        if position <= self._position:  # it is read again, as in a child process
+            self._rates.clear()
+        self._rates.count(event.topic, time)
+        if not matches(_BREAKERS, event.topic):
+            self._history.add(event, position)
+        if position > self._stream.tail.opened_at:  # it is new, so the store had this time just now
+            skew = time - self._clock.time()
+            self._skew = skew if abs(skew) > _LEAST_SKEW else 0.0
+        self._position = position
+        self._bell.ring()
+
+    def _change(self, entry: LogEntry) -> None:
+        self._history.add(entry.event, entry.position)

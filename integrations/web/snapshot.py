@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable import DurableStream
+from codomyrmex.integrations.durable import DurableStream, ProcessInfo
+from codomyrmex.integrations.durable.entries import LogEntry
 from codomyrmex.integrations.web import paging
+from codomyrmex.integrations.web.breaker_history import BreakerHistory
+from codomyrmex.integrations.web.health import HasHealth
+from codomyrmex.integrations.web.processes import (
+    ProcessReports,
+    pending,
+    show_problems,
+    show_processes,
+    show_sinks,
+)
 from codomyrmex.integrations.web.recent import RecentEvents
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
 from codomyrmex.streaming.encoding import to_json
@@ -37,20 +45,9 @@ _MAX_ALERTS = 50  # in a group
 _MAX_BREAKERS = 200
 _MAX_SILENCES = 100
 _MAX_NOTIFICATIONS = 100
-_MAX_HISTORIES = 1_000
-_MAX_CHANGES = 20  # in a history
-_MAX_TOPICS = 500
-_MAX_TOPICS_SHOWN = 24
-_RATE_SECONDS = 60
+_AUDIT_WINDOW = 10_000  # entries of a durable audit stream among which notifications are found
 
 _log = Diagnostics(__name__)
-
-
-class HasHealth(Protocol):
-    """An object that reports the health of sinks: an attachment."""
-
-    def health(self) -> Mapping[str, SinkHealth]:
-        """Return the health of each sink by name."""
 
 
 class Board(Protocol):
@@ -76,6 +73,7 @@ class Snapshots:
 
     Attributes:
         history: the recent changes of circuit breakers.
+        recent: the newest events, if the stream is durable.
     """
 
     def __init__(
@@ -94,24 +92,45 @@ class Snapshots:
         self._lock = asyncio.Lock()
         self._latest = b""
         self._due = float("-inf")  # when the next snapshot is taken
+        self._taken = float("-inf")  # when the latest was
         self._labels: dict[str, Mapping[str, str]] = {}  # of the alerts in the latest snapshot
         self._problems: dict[str, str] = {}
         self._explaining = asyncio.Lock()
         self._waiting = 0
         self._explanations: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
         self.history = BreakerHistory()
-        self._notifications: deque[Event] | None = None
-        self._recent: RecentEvents | None = None
+        self.recent: RecentEvents | None = None
+        self._reports: ProcessReports | None = None
+        if isinstance(stream, DurableStream):
+            self._reports = ProcessReports(stream, attachment, clock)
+        self._audit: Stream | None = None
+        self._notifications: deque[LogEntry] = deque(maxlen=_MAX_NOTIFICATIONS)
 
     def watch(self, audit: Stream) -> Subscription:
         """Show the notifications on an audit stream; return the subscription to it."""
+        self._audit, shown = audit, self._notifications
+        shown.clear()
         if isinstance(audit, DurableStream):
-            shown = self._notifications = deque(maxlen=_MAX_NOTIFICATIONS)
-            self._recent = RecentEvents(audit, 1_000, lambda event, _: shown.append(event), "alerts.*")
-            return self._recent.subscription
+            return audit.subscribe_newest(self._notify, "alerts.*", _AUDIT_WINDOW, records=True)
         recent = [e for e in recent_events(audit, 1_000) if (e.topic or "").startswith("alerts.")]
-        self._notifications = deque(recent, _MAX_NOTIFICATIONS)
-        return audit.subscribe_nowait(self._notifications.append, "alerts.*")
+        shown.extend(LogEntry(0, 0.0, event) for event in recent)
+        return audit.subscribe_nowait(lambda event: shown.append(LogEntry(0, 0.0, event)), "alerts.*")
+
+    def _notify(self, entry: LogEntry) -> None:
+        shown = self._notifications
+        while shown and shown[-1].position >= entry.position:  # the log is read again, as in a child process
+            shown.pop()
+        shown.append(entry)
+
+    def report(self, title: str, clients: Callable[[], int]) -> None:
+        """Report this page to the other processes of a durable stream."""
+        if self._reports is not None:
+            self._reports.begin(title, clients)
+
+    async def aclose(self) -> None:
+        """Report nothing any more."""
+        if self._reports is not None:
+            await self._reports.aclose()
 
     async def get(self) -> bytes:
         """Return a recent snapshot as a JSON object; sections without a source are null."""
@@ -119,7 +138,7 @@ class Snapshots:
             started = self._clock.monotonic()
             if started >= self._due:
                 self._latest = to_json(await self._create()).encode()
-                now = self._clock.monotonic()
+                now = self._taken = self._clock.monotonic()
                 # However many pages ask, the sources spend most of their time on other work.
                 self._due = now + max(_MAX_AGE, _IDLE_FACTOR * (now - started))
         return self._latest
@@ -148,6 +167,8 @@ class Snapshots:
         made_at, explanation = self._explanations.get(fingerprint, (float("-inf"), {}))
         if self._clock.monotonic() - made_at < _MAX_AGE:
             return explanation
+        if fingerprint not in self._labels and self._clock.monotonic() - self._taken >= _MAX_AGE:
+            self.invalidate()  # another process may have shown it already
         await self.get()
         if "alerts" in self._problems:
             raise RuntimeError(self._problems["alerts"])
@@ -165,6 +186,7 @@ class Snapshots:
         problems: dict[str, str] = {}
         sources: dict[str, Callable[[], Awaitable[Any]]] = {
             "store": self._store,
+            "processes": self._processes,
             "sinks": self._sinks,
             "breakers": self._breakers,
             "alerts": self._groups,
@@ -184,12 +206,34 @@ class Snapshots:
         if not isinstance(self._stream, DurableStream):
             return None
         health = self._stream.health()
-        return {**health._asdict(), "problems": health.problems, "name": self._stream.name}
+        infos = await self._infos()
+        reported = any(info.id == self._stream.owner("process") for info in infos)
+        together = health.available and reported
+        return {
+            "name": self._stream.name,
+            "store": health.store,
+            "available": health.available,
+            "unavailable_for": health.unavailable_for,
+            "warnings": health.warnings,
+            "pending": pending(infos) if together else health.pending,
+            "problems": show_problems(infos) if together else health.problems,
+        }
+
+    async def _infos(self) -> list[ProcessInfo]:
+        return [] if self._reports is None else await self._reports.get()
+
+    async def _processes(self) -> list[dict[str, Any]] | None:
+        return None if self._reports is None else paging.page(show_processes(await self._infos()))
 
     async def _sinks(self) -> list[dict[str, Any]] | None:
-        if self._attachment is None and self._alerts is None:
+        if self._reports is not None:
+            sinks = show_sinks(await self._infos())
+            if not sinks and self._attachment is None and self._alerts is None:
+                return None
+        elif self._attachment is None and self._alerts is None:
             return None
-        sinks = [] if self._attachment is None else _healths(self._attachment.health(), None)
+        else:
+            sinks = [] if self._attachment is None else _healths(self._attachment.health(), None)
         if self._alerts is not None:
             sinks += _healths(self._alerts.health(), self._alerts.name)
         return paging.page(sinks)
@@ -197,17 +241,24 @@ class Snapshots:
     async def _breakers(self) -> list[dict[str, Any]] | None:
         if self._board is None:
             return None
+        oldest = float("-inf") if self.recent is None else self.recent.oldest_change()
         return paging.page(
-            {**status._asdict(), "history": self.history.get(status.source, status.service, status.breaker)}
+            {
+                **status._asdict(),
+                "summary": status.summary,
+                "history": self.history.get(status.source, status.service, status.breaker, oldest),
+            }
             for status in self._board.snapshot()[:_MAX_BREAKERS]
         )
 
     async def _notified(self) -> list[dict[str, Any]] | None:
-        if self._notifications is None:
+        if self._audit is None:
             return None
-        if self._recent is not None:
-            self._recent.update()
-        return paging.page(event.to_dict() for event in reversed(tuple(self._notifications)))
+        shown = tuple(self._notifications)
+        if isinstance(self._audit, DurableStream):
+            oldest = (self._audit.tail.last or 0) - _AUDIT_WINDOW
+            shown = tuple(entry for entry in shown if entry.position > oldest)
+        return paging.page(entry.event.to_dict() for entry in reversed(shown))
 
     async def _groups(self) -> dict[str, Any] | None:
         if self._alerts is None:
@@ -301,96 +352,3 @@ def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
     ]
     shown.sort(key=lambda silence: (order[silence["state"]], -silence["ends_at"]))
     return paging.page(shown[:_MAX_SILENCES])
-
-
-class BreakerHistory:
-    """The recent state changes of each circuit breaker, collected from events; thread-safe."""
-
-    def __init__(self) -> None:
-        self._histories: OrderedDict[tuple[Any, Any, Any], deque[tuple[datetime, str]]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, event: Event) -> None:
-        """Add the state change of an event as `service_mesh` creates it; ignore other events."""
-        data = event.data
-        if not isinstance(data, Mapping) or not {"breaker", "source", "kind"} <= data.keys():
-            return
-        key, state = (data["source"], data.get("service"), data["breaker"]), data.get("to_state")
-        if not isinstance(state, str) or not all(isinstance(part, str | None) for part in key):
-            return
-        with self._lock:
-            changes = self._histories.get(key)
-            if changes is None:
-                if len(self._histories) >= _MAX_HISTORIES:
-                    self._histories.popitem(last=False)
-                changes = self._histories[key] = deque(maxlen=_MAX_CHANGES)
-            if not changes or changes[-1][1] != state:
-                self._histories.move_to_end(key)
-                changes.append((event.timestamp, str(state)))
-
-    def get(self, source: str, service: str | None, breaker: str) -> list[tuple[datetime, str]]:
-        """Return the times of changes and the new states of a breaker, oldest first."""
-        with self._lock:
-            return list(self._histories.get((source, service, breaker), ()))
-
-
-class _Topic:
-    __slots__ = ("seconds", "total")
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.seconds: Counter[int] = Counter()
-
-
-class TopicRates:
-    """The events of each topic per second; thread-safe.
-
-    They are counted here rather than in the page, which would start at zero and miss events.
-    """
-
-    def __init__(self) -> None:
-        self._topics: OrderedDict[str | None, _Topic] = OrderedDict()  # least recently used first
-        self._lock = threading.Lock()
-
-    def count(self, name: str | None, time: float) -> None:
-        """Count an event that was published at a time, in seconds since 1970."""
-        second = int(time)
-        with self._lock:
-            topic = self._topics.get(name)
-            if topic is None:
-                if len(self._topics) >= _MAX_TOPICS:
-                    self._topics.popitem(last=False)
-                topic = self._topics[name] = _Topic()
-            self._topics.move_to_end(name)
-            topic.total += 1
-            topic.seconds[second] += 1
-            if len(topic.seconds) > 2 * _RATE_SECONDS:
-                recent = {s: count for s, count in topic.seconds.items() if s >= second - _RATE_SECONDS}
-                topic.seconds = Counter(recent)
-
-    def busiest(self, now: float, allow: Callable[[str | None], bool]) -> dict[str, Any]:
-        """Return the topics with the most events in the last minute.
-
-        Args:
-            now: seconds since 1970.
-            allow: returns whether a topic can be included.
-
-        Returns:
-            `shown`, the topics, each with its `total` and its `counts` per second; `others`, the number of
-            further topics; `total` and `counts` of all topics together.
-        """
-        seconds = range(int(now) - _RATE_SECONDS, int(now))
-        with self._lock:
-            topics: list[dict[str, Any]] = [
-                {"topic": name, "total": topic.total, "counts": [topic.seconds[s] for s in seconds]}
-                for name, topic in self._topics.items()
-                if allow(name)
-            ]
-        topics.sort(key=lambda topic: (-sum(topic["counts"]), -topic["total"], topic["topic"] or ""))
-        sums = [sum(counts) for counts in zip(*(topic["counts"] for topic in topics), strict=True)]
-        return {
-            "shown": topics[:_MAX_TOPICS_SHOWN],
-            "others": max(len(topics) - _MAX_TOPICS_SHOWN, 0),
-            "counts": sums or [0] * _RATE_SECONDS,
-            "total": sum(topic["total"] for topic in topics),
-        }

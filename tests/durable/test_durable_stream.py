@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import asynccontextmanager, closing
 
 import pytest
@@ -230,6 +231,27 @@ async def test_interceptors_and_inline_handlers_run_before_the_event_is_stored(s
     assert seen == [("A", threading.main_thread()), ("B", threading.main_thread())]
     assert [record.event.data for record in await stream.read()] == ["A", "B"]
     assert stream.statistics()[:2] == (2, 1)
+
+
+async def test_a_handler_can_begin_with_the_newest_events(streams):
+    first = await streams()
+    await publish(first, *range(5), topic="orders")
+    for number in range(5, 1_205):
+        first.publish_nowait(create_event(number, topic="other"))
+    await first.flush()
+    await publish(first, "c", topic="orders.created")
+    second = await streams()
+    newest, entries, of_topic = [], [], []
+    second.subscribe_newest(lambda event: newest.append(event.data), count=3)
+    second.subscribe_newest(entries.append, "orders", 10_000, records=True)
+    second.subscribe_newest(lambda event: of_topic.append(event.data), "orders.>", 10_000)
+    await publish(first, "new", topic="orders.created")
+    await eventually(lambda: newest == [1_203, 1_204, "c", "new"])
+    await eventually(lambda: of_topic == ["c", "new"])
+    await eventually(lambda: len(entries) == 5)
+    assert [(entry.position, entry.event.data) for entry in entries] == [(n + 1, n) for n in range(5)]
+    assert entries[0].time == pytest.approx(time.time(), abs=60)
+    assert second.health().missed == 0
 
 
 async def test_listen_reads_at_its_own_pace(streams):

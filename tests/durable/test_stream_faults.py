@@ -22,42 +22,9 @@ from codomyrmex.integrations.durable.admin import StreamAdmin
 from codomyrmex.integrations.durable.store import Batch
 from codomyrmex.streaming import create_event
 from codomyrmex.streaming.testing import FakeClock
+from faulty_store import FaultyStore
 
 ONE = DeliveryPolicy(batch_size=1, batch_age=0, backoff_initial=0.01, drain_timeout=5)
-
-
-def _faulty(name):
-    async def operation(self, *args):
-        return await self.disturbed(name, args)
-
-    return operation
-
-
-class FaultyStore(SQLiteStore):
-    """A SQLite store whose operations fail while their names are in `away`, and wait for `held[name]`.
-
-    `after` has functions that are awaited with the arguments and the result of an operation.
-    """
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.away, self.held, self.after, self.calls = set(), {}, {}, []
-
-    async def disturbed(self, name, args):
-        self.calls.append((name, *args))
-        if name in self.held:
-            while not self.held[name].is_set():
-                await asyncio.sleep(0.005)
-        if name in self.away:
-            raise StoreUnavailableError(f"{self.url}: {name} is switched off")
-        result = await getattr(super(), name)(*args)
-        if name in self.after:
-            await self.after[name](args, result)
-        return result
-
-    append, read, wait, renew, acquire, save = map(
-        _faulty, ("append", "read", "wait", "renew", "acquire", "save")
-    )
 
 
 class Collector(Sink):

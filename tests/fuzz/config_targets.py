@@ -1,8 +1,10 @@
-"""Targets: configuration files, what stands in them, templates, and state files."""
+"""Targets: configuration files, what stands in them, templates, and the state of alerts."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,20 +14,30 @@ from codomyrmex.integrations.configuration.matcher_text import parse_matchers
 from codomyrmex.integrations.configuration.matchers import MatcherError, matches_all
 from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.configuration.rates import RateLimit
+from codomyrmex.integrations.durable import StoreConfigError
 from codomyrmex.integrations.notification import (
     Alert,
     AlertConfigError,
     AlertEngine,
     AlertRouter,
     LabelRules,
-    StateError,
-    StateFile,
     lint,
     load_alert_config,
     simulate,
 )
+from codomyrmex.integrations.notification.alerts.control import apply_control
 from codomyrmex.integrations.notification.alerts.messages import NotificationRenderer
+from codomyrmex.integrations.notification.alerts.old_state import find_old_state
 from codomyrmex.integrations.notification.alerts.replay import read_events, replay
+from codomyrmex.integrations.notification.alerts.state_admin import silences_of
+from codomyrmex.integrations.notification.alerts.state_records import (
+    StateNames,
+    decode_change,
+    decode_entry,
+    decode_state,
+    encode_changes,
+    value_name,
+)
 from codomyrmex.integrations.notification.event_renderer import EventRenderer
 from codomyrmex.integrations.notification.templates import TemplateError, compile_template
 from codomyrmex.integrations.pipelines.config import PipelineConfigError, load_pipeline_config
@@ -166,49 +178,109 @@ def alerts(data: bytes) -> None:
     assert any("Good" in body for body in bodies)
 
 
+# The state of alerts
+
+STATE = (
+    *JSON, b'"alert"', b'"group"', b'"log"', b'"silence"', b'"matchers":', b'"starts_at":', b'"ends_at":',
+    b'"labels":', b'"route":', b'"next_tick":', b'"updated_at":', b'"in_flight":', b'"pending":', b"\n",
+)  # fmt: skip
+NAMES = StateNames("alerts", "alerts")
+
+
+def _saved_alert() -> dict[tuple[str, str], Any]:
+    engine = AlertEngine(CONFIG)
+    engine.observe([Alert({"alertname": "Saved"})], NOW)
+    return engine.pop_changes()
+
+
+SAVED = _saved_alert()
+
+
+def _restored(state: Mapping[tuple[str, str], Any]) -> None:
+    """A value affects only itself, whatever it is: what else is saved is there, and is notified."""
+    silences_of(state)
+    engine = AlertEngine(CONFIG, {**state, **SAVED})
+    assert "Saved" in {alert.labels.get("alertname") for alert in engine.alerts()}
+    _works(engine)
+
+
+def _works(engine: AlertEngine) -> None:
+    engine.resume(NOW)
+    engine.observe([Alert({"alertname": "Good"})], NOW)
+    for notification in engine.due(NOW + 600):
+        engine.delivered(notification, NOW + 600)
+    engine.next_deadline()
+    for value in encode_changes(engine.pop_changes()).values.values():
+        if value is not None:
+            decode_change(value)
+
+
+@TARGETS.add(*STATE, b"\xff", b"\\ud800", memory=4_000)
+def state_values(data: bytes) -> None:
+    """Each line is a value."""
+    values = {}
+    for number, line in enumerate(data.split(b"\n")[:50]):
+        name = str(number)
+        with suppress(ValueError):
+            kind, key, _ = decode_change(line)
+            name = value_name(kind, key)
+        values[f"{NAMES.prefix}{name}"] = line
+    _restored(decode_state({**values, NAMES.head: data[:200]}, NAMES)[1])
+
+
+@TARGETS.add(*STATE, b'{"head":{"number":1},"last":true,"changes":[', b"]}", memory=4_000)
+def state_changes(data: bytes) -> None:
+    """Each line is an entry of the log of changes. A process on standby starts again if one is damaged."""
+    engine = AlertEngine(CONFIG, SAVED)
+    for line in data.split(b"\n")[:50]:
+        try:
+            changes = decode_entry(line)[2]
+        except ValueError:
+            continue
+        with suppress(Exception):
+            engine.apply(changes)
+    _works(engine)
+
+
+@TARGETS.add(*STATE, b'{"alert":', b'{"silence":', b'{"log":', b'"firing":', memory=4_000)
+def alert_controls(data: bytes) -> None:
+    """Each line has the data of an event from another process."""
+    engine = AlertEngine(CONFIG, SAVED)
+    for line in data.split(b"\n")[:50]:
+        with suppress(ValueError, RecursionError):
+            decoded = json.loads(line)
+            if isinstance(decoded, dict):
+                with suppress(Exception):  # the sink logs and counts it
+                    apply_control(engine, decoded, NOW)
+    _works(engine)
+
+
 @TARGETS.add(b"SQLite format 3\0", b"\0", b"\xff", b"CREATE TABLE")
 def state_file(data: bytes) -> None:
-    for name in ("state", "state-wal", "state-shm", "state-journal", "state.lock"):
+    """A state file of an earlier version."""
+    for name in ("state", "state-wal", "state-shm", "state-journal"):
         path(name).unlink(missing_ok=True)
     path("state").write_bytes(data)
-    path("state.lock").write_bytes(data[:40])
-    _restored()
+    _migrated()
 
 
-def _restored() -> None:
-    try:
-        state = StateFile(path("state"))
-    except StateError:
-        return
-    try:
-        state.claim()
-        state.silences()
-        saved = state.load()
-        try:
-            engine = AlertEngine(CONFIG, saved)
-        except Exception:  # noqa: BLE001 - `AlertSink` reports whatever it is as a damaged file
-            return
-        engine.observe([Alert({"alertname": "Good"})], NOW)
-        engine.due(NOW + 600)
-        state.save(engine.pop_changes())
-    except StateError:
-        pass
-    finally:
-        state.close()
+def _migrated() -> None:
+    old = find_old_state(path("state"))
+    if old is not None:
+        with suppress(StoreConfigError):
+            _restored(old.load())
 
 
-@TARGETS.add(
-    *JSON, b'"alert"', b'"group"', b'"log"', b'"silence"', b'"matchers":', b'"starts_at":', b'"ends_at":',
-    b'"labels":', b'"route":', b'"next_tick":', b'"updated_at":', b"\n",
-)  # fmt: skip
+@TARGETS.add(*STATE)
 def state_rows(data: bytes) -> None:
     """Each line has the kind, the key and the value of a row, separated by tabs."""
     for name in ("state", "state-wal", "state-shm", "state-journal"):
         path(name).unlink(missing_ok=True)
-    StateFile(path("state")).close()
     rows = [[*line.split("\t"), "", "", ""][:3] for line in data.decode(errors="replace").split("\n")[:50]]
     database = sqlite3.connect(path("state"))
     with database:
+        database.execute("CREATE TABLE state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key))")
+        database.execute("PRAGMA user_version=1")
         database.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", rows)
     database.close()
-    _restored()
+    _migrated()

@@ -14,6 +14,7 @@ from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.configuration.rates import RateLimit
 from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, lint, load_alert_config
+from codomyrmex.integrations.notification.alerts.config import StateConfig
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
 from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 from hypothesis import HealthCheck, example, given, settings
@@ -44,7 +45,8 @@ def problems(source: Any, **environ: str) -> list[Problem]:
 EVERYTHING = """
 global: {resolve_timeout: 2m, max_alerts: 500, trace_url: "https://traces/{trace_id}"}
 labels: {service: service.name, topic: topic}
-state: alerts.db
+state: {url: "redis://:${STATE_PASSWORD:-p@ss}@127.0.0.1/1", name: shop, lease: 5s}
+when_away: hold
 route:
   receiver: mail
   group_by: [service]
@@ -151,11 +153,9 @@ def test_the_channels_have_the_environment_in_their_urls_and_the_rate_of_their_r
 
 
 def test_all_other_settings_are_loaded(everything: AlertConfig) -> None:
-    assert (everything.resolve_timeout, everything.max_alerts, everything.state) == (
-        120,
-        500,
-        Path("alerts.db"),
-    )
+    assert (everything.resolve_timeout, everything.max_alerts, everything.when_away) == (120, 500, "hold")
+    assert everything.state == StateConfig(Secret("redis://:p@ss@127.0.0.1/1"), "shop", 5.0)
+    assert "p@ss" not in repr(everything.state)
     assert everything.label_rules.chosen == {"service": "service.name", "topic": "topic"}
     assert [(rule.equal, rule.path) for rule in everything.inhibit_rules] == [
         (("service",), "inhibit_rules[0]")
@@ -176,11 +176,33 @@ def test_a_mapping_is_read_like_the_text_it_could_be() -> None:
     assert config.line("route") is None
 
 
-def test_the_state_file_stands_beside_the_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["alerts.db", "sqlite:///alerts.db", "{url: alerts.db}"])
+def test_the_state_stands_beside_the_configuration(state: str, tmp_path: Path) -> None:
     file = tmp_path / "alerts.yaml"
-    file.write_text(whole("state: alerts.db"))
-    assert load_alert_config(file).state == tmp_path / "alerts.db"
-    assert load_alert_config(str(file)).state == tmp_path / "alerts.db"
+    file.write_text(whole(f"state: {state}"))
+    for path in (file, str(file)):
+        config = load_alert_config(path)
+        assert config.state == StateConfig(Secret(f"sqlite:///{tmp_path}/alerts.db"))
+        assert config.when_away == "send"
+    assert list(tmp_path.iterdir()) == [file]  # nothing was opened
+
+
+@pytest.mark.parametrize(
+    ("state", "path", "message"),
+    [
+        ("3", "state", "must be a path, the URL of a store or a mapping, got int"),
+        ("''", "state", "the path or URL must not be empty"),
+        ("{url: a.db, name: a b}", "state.name", "must be 1 to 64 of A-Z, a-z, 0-9, - and _, got 'a b'"),
+        ("{url: a.db, lease: 0s}", "state.lease", "must be greater than 0, got 0s"),
+        ("{url: '${NOWHERE}'}", "state.url", "NOWHERE"),
+        ("ftp://host", "state", "the URL must start with sqlite:// or postgresql://"),
+        ("{url: a.db, nam: b}", "state.nam", "unknown key nam"),
+    ],
+)
+def test_what_is_wrong_with_a_state_is_said(state: str, path: str, message: str) -> None:
+    [problem] = problems(whole(f"state: {state}"))
+    assert problem.path == path
+    assert message in problem.message
 
 
 def test_a_text_in_yaml_is_the_text_that_was_written() -> None:

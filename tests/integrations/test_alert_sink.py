@@ -30,7 +30,6 @@ from codomyrmex.integrations.notification import (
     AlertEngine,
     AlertSink,
     Silence,
-    StateFile,
     parse_matchers,
 )
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
@@ -263,7 +262,7 @@ async def test_a_notification_that_cannot_be_rendered_is_sent_with_what_can_be_r
         assert sorted(await inbox.wait_for(2)) == ["firing: good", "firing: odd"]
         [body] = [each.metadata["body"] for each in inbox.received if "cannot be" in each.metadata["body"]]
         assert "FIRING topic=jobs type=error alertname=odd" in body
-        assert run.sink.statistics() == (0, 1, 0)
+        assert run.sink.statistics()[:3] == (0, 1, 0)
     assert "cannot render a notification" in caplog.text
 
 
@@ -320,12 +319,13 @@ async def test_what_does_not_fit_into_the_queue_of_a_channel_has_failed_and_is_s
         async with running(routing(), {"ops": inbox}, audit=audit) as run:
             await run.publish(*(fires(f"disk{number}") for number in range(3)))
             await run.pass_time(WAIT)
+            await until(lambda: inbox.attempts)
             [event] = await failed.wait_for(1)
             assert event.data["error"] == "the queue of the channel is full: 2 notifications"
             inbox.hangs = False
-            await run.pass_time(20)  # the attempt that hangs has a timeout
-            await run.pass_time(INTERVAL)
-            assert sorted(await inbox.wait_for(3)) == ["firing: disk0", "firing: disk1", "firing: disk2"]
+            # The attempt that hangs has a timeout, and the one without room is sent at the next tick.
+            await until(lambda: run.clock.advance(1) or len(inbox.received) >= 3)
+            assert sorted(inbox.summaries) == ["firing: disk0", "firing: disk1", "firing: disk2"]
 
 
 @in_time
@@ -537,28 +537,6 @@ async def test_a_silence_suppresses_alerts_until_it_is_expired():
             await run.sink.expire_silence("unknown")
 
 
-@in_time
-async def test_a_silence_in_the_state_file_from_another_connection_is_seen_within_seconds(tmp_path):
-    inbox, path = Inbox(), tmp_path / "state.db"
-    async with running(routing(state=str(path)), {"ops": inbox}) as run:
-        await run.publish(fires("disk"), fires("cpu"))
-        others = StateFile(path)
-        mine = silence(run.clock.time() + 3_600)
-        others.add_silence(mine)
-        run.clock.advance(1)
-        while not await run.sink.silences():
-            await settle()
-        await run.pass_time(WAIT)
-        assert await inbox.wait_for(1) == ["firing: cpu"]
-        others.expire_silence(mine.id, run.clock.time())
-        run.clock.advance(1)
-        while (await run.sink.silences())[0].ends_at > run.clock.time():
-            await settle()
-        await run.pass_time(INTERVAL)
-        assert (await inbox.wait_for(2))[1] == "firing: disk"
-        others.close()
-
-
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999+00:00"])
 @in_time
 async def test_an_alert_with_an_extreme_time_does_not_suppress_its_group(time):
@@ -570,7 +548,7 @@ async def test_an_alert_with_an_extreme_time_does_not_suppress_its_group(time):
         await run.publish(fires("sound"))
         await run.pass_time(WAIT)
         assert await inbox.wait_for(1) == ["firing: odd odder sound"]
-        assert run.sink.statistics() == (0, 0, 0)
+        assert run.sink.statistics()[:3] == (0, 0, 0)
         [group] = await run.sink.groups()
         assert all(alert["startsAt"].startswith("2026-01-05T12:00:00") for alert in group.to_dict()["alerts"])
 
@@ -688,7 +666,7 @@ async def test_a_label_that_is_not_unicode_loses_no_other_alert():
         await run.publish(fires("odd", labels={"host": "a\ud800"}), fires("good", labels={"host": "b"}))
         await run.pass_time(WAIT)
         assert sorted(await inbox.wait_for(2)) == ["firing: good", "firing: odd"]
-        assert run.sink.statistics() == (0, 0, 0)
+        assert run.sink.statistics()[:3] == (0, 0, 0)
 
 
 @in_time
@@ -711,5 +689,5 @@ async def test_a_group_or_an_alert_that_fails_affects_no_other(monkeypatch, capl
         await run.publish(*map(fires, ("first", "odd group", "odd alert", "last")))
         await run.pass_time(WAIT)
         assert sorted(await inbox.wait_for(2)) == ["firing: first", "firing: last"]
-        assert run.sink.statistics() == (0, 0, 2)
+        assert run.sink.statistics()[:3] == (0, 0, 2)
     assert "the engine failed with one alert or group, and continues: AssertionError" in caplog.text

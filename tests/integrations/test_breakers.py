@@ -18,6 +18,7 @@ import purgatory
 import pybreaker
 import pyresilience
 import pytest
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.service_mesh import (
     CircuitBreakerEvent,
     attach_aiobreaker,
@@ -217,6 +218,7 @@ def test_the_events_are_alerts_with_the_same_labels_when_it_opens_and_when_it_cl
         "service": "shop",
         "source": kind.__name__.lower(),
         "severity": "critical",
+        "instance": process_name(),
     }
     assert opened.metadata["starts_at"] == closed.metadata["starts_at"]
     assert opened.metadata["transition_id"] != closed.metadata["transition_id"]

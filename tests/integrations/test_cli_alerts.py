@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from importlib import import_module
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 from codomyrmex.integrations.cli.app import alerts, app, silence
-from codomyrmex.integrations.notification import StateFile
+from codomyrmex.integrations.durable import SQLiteStore
+from codomyrmex.integrations.notification import Silence, parse_matchers
 from typer.testing import CliRunner
 
 CONFIG = """
@@ -464,9 +467,10 @@ def test_a_silence_is_added_listed_and_expired(cli):
 
 def test_the_state_of_a_configuration_is_used(cli):
     cli("silence", "add", "team=web", "--duration", "2h", "--config", cli.good)
-    file = StateFile(cli.folder / "state.db")
-    assert [str(matcher) for silence in file.silences() for matcher in silence.matchers] == ['team="web"']
-    file.close()
+    state = str(cli.folder / "state.db")
+    [silence] = cli.json("silence", "list", "--state", state)
+    assert silence["matchers"] == ['team="web"']
+    assert cli.json("silence", "list", "--config", cli.good) == [silence]
     without = cli.write("stateless.yaml", CONFIG.replace("state: state.db", ""))
     assert "has no `state:`" in cli("silence", "list", "--config", without, code=2).stderr
 
@@ -536,31 +540,112 @@ def test_an_impossible_silence_is_wrong_usage(cli, args):
     assert not state.exists()
 
 
-def test_silences_need_a_state_file(cli):
+def test_silences_need_a_state(cli):
     for command in (["add", "a=b", "--duration", "1h"], ["list"], ["expire", "x"]):
-        assert "--state and --config" in cli("silence", *command, code=2).stderr
+        assert "--state, --config or CODOMYRMEX_STATE" in cli("silence", *command, code=2).stderr
         both = cli("silence", *command, "--state", "x", "--config", cli.good, code=2)
-        assert "--state and --config" in both.stderr
+        assert "only one of --state and --config" in both.stderr
     for command in (["list"], ["expire", "x"]):
         assert "does not exist" in cli("silence", *command, "--config", cli.good, code=2).stderr
 
 
-def test_a_file_that_is_not_a_state_file_is_a_problem(cli):
+def test_the_state_can_come_from_the_environment(cli, monkeypatch):
+    monkeypatch.setenv("CODOMYRMEX_STATE", f"sqlite:///{cli.folder}/state.db")
+    cli("silence", "add", "team=web", "--duration", "1h", "--comment", "cleaning")
+    assert "cleaning" in cli("explain", cli.good, "team=web").stdout
+    stateless = cli.write("stateless.yaml", CONFIG.replace("state: state.db", ""))
+    assert len(cli.json("silence", "list", "--config", stateless)) == 1
+    monkeypatch.setenv("FOLDER", str(cli.folder))
+    assert len(cli.json("silence", "list", "--state", "sqlite:///${FOLDER}/state.db")) == 1
+    for url in ("ftp://x", "sqlite:///${NOWHERE}"):
+        assert cli("silence", "list", "--state", url, code=2).stderr.count("Error: ") == 1
+
+
+def test_a_file_that_is_not_a_store_is_a_problem(cli):
     options = ["--state", cli.write("nonsense.db", "nonsense " * 100)]
     for command in (["add", "a=b", "--duration", "1h"], ["list"], ["expire", "x"]):
-        assert "not a state file" in cli("silence", *command, *options, code=1).stderr
-        assert "not a state file" in cli.json("silence", *command, *options, code=1)["errors"][0]["message"]
-    assert "not a state file" in cli("explain", cli.good, *options, code=1).stderr
+        assert "not a SQLite database" in cli("silence", *command, *options, code=1).stderr
+        message = cli.json("silence", *command, *options, code=1)["errors"][0]["message"]
+        assert "not a SQLite database" in message
+    assert "not a SQLite database" in cli("explain", cli.good, *options, code=1).stderr
 
 
 def test_commands_that_read_a_state_change_no_file(cli):
     empty = cli.write("empty.txt", "")
+    cli("silence", "add", "a=b", "--duration", "1h", "--state", str(cli.folder / "state.db"))
     before = {path: path.read_bytes() for path in cli.folder.iterdir()}
     for command in (["silence", "list"], ["silence", "expire", "x"], ["explain", cli.good]):
         stderr = cli(*command, "--state", empty, code=1).stderr
-        assert stderr.endswith("is not a state file of alerts: it is empty\n")
+        assert stderr.endswith("the file is empty, it holds no store\n")
         assert stderr.count("\n") == 1
+    for command in (["silence", "list"], ["explain", cli.good]):
+        cli(*command, "--state", str(cli.folder / "state.db"))
     assert {path: path.read_bytes() for path in cli.folder.iterdir()} == before
+
+
+def write_old_state(path: Path) -> None:
+    """Write a state file as earlier versions did, with a silence for `team=web`."""
+    silence = Silence(tuple(parse_matchers("team=web")), 1.0, 32_000_000_000.0, "ann", "cleaning", id="old")
+    database = sqlite3.connect(path)
+    database.execute(
+        "CREATE TABLE state (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+    )
+    database.execute("PRAGMA user_version=1")
+    database.execute("INSERT INTO state VALUES ('silence', '\"old\"', ?)", (json.dumps(silence.to_dict()),))
+    database.commit()
+    database.close()
+
+
+def test_a_state_file_of_an_earlier_version_is_read_as_it_is_and_continued_when_something_changes(cli):
+    path = cli.folder / "state.db"
+    write_old_state(path)
+    options, before = ["--state", str(path)], {each: each.read_bytes() for each in cli.folder.iterdir()}
+    assert [each["id"] for each in cli.json("silence", "list", *options)] == ["old"]
+    assert "cleaning" in cli("explain", cli.good, "team=web", *options).stdout
+    assert {each: each.read_bytes() for each in cli.folder.iterdir()} == before
+    added = cli.json("silence", "add", "a=b", "--duration", "1h", *options)
+    assert {each["id"] for each in cli.json("silence", "list", *options)} == {"old", added["id"]}
+    assert path.with_name("state.db.migrated").read_bytes() == before[path]
+    assert not path.with_name("state.db.old").exists()
+
+
+def test_a_moved_state_file_of_an_earlier_version_is_found_and_its_silences_can_be_expired(cli):
+    path = cli.folder / "state.db"
+    write_old_state(cli.folder / "state.db.old")  # the process was killed just then
+    options = ["--state", str(path)]
+    assert [each["id"] for each in cli.json("silence", "list", *options)] == ["old"]
+    assert not path.exists()
+    assert cli("silence", "expire", "old", *options).stdout == "old\n"
+    assert cli.json("silence", "list", *options) == []
+    assert not path.with_name("state.db.old").exists()
+
+
+def test_the_state_in_a_store_is_found_by_itself_or_named(cli):
+    url = f"sqlite:///{cli.folder}/events.db"
+    add = ["silence", "add", "a=b", "--duration", "1h", "--state", url]
+
+    async def create(*streams: str) -> None:
+        async with SQLiteStore(cli.folder / "events.db") as store:
+            for stream in streams:
+                await store.create_log(stream)
+
+    asyncio.run(create("orders"))
+    assert (
+        "there is no state of alerts; there are: none"
+        in cli("silence", "list", "--state", url, code=1).stderr
+    )
+    assert "--stream: is required" in cli(*add, code=2).stderr
+    assert "there are: orders" in cli(*add, "--stream", "order", code=1).stderr
+    cli(*add, "--stream", "orders")
+    cli(*add)  # now there is one
+    assert len(cli.json("silence", "list", "--state", url)) == 2
+    assert "of stream 'jobs'" in cli("silence", "list", "--state", url, "--stream", "jobs", code=1).stderr
+    asyncio.run(create("jobs"))
+    cli(*add, "--stream", "jobs", "--sink", "other")
+    problem = cli("silence", "list", "--state", url, code=2).stderr
+    assert "choose one with --stream or --sink: jobs (sink other), orders" in problem
+    assert len(cli.json("silence", "list", "--state", url, "--sink", "other")) == 1
+    assert len(cli.json("explain", cli.good, "--state", url, "--stream", "orders")) > 0
 
 
 # The process
@@ -719,7 +804,7 @@ def folder(cli) -> Path:
     )
     (cli.folder / "events.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in EVENTS), "utf-8")
     (cli.folder / "binary").write_bytes(bytes(range(256)))
-    StateFile(cli.folder / "state.db").close()
+    cli("silence", "add", "a=b", "--duration", "1h", "--state", str(cli.folder / "state.db"))
     return cli.folder
 
 
@@ -760,8 +845,8 @@ def test_a_file_that_cannot_be_read_is_exit_code_2_in_each_command(command, name
 MESSAGES = {
     "good.yaml": "this is a configuration of alerts and not a pipeline|by its name|not a file of events",
     "pipeline.yaml": "this is a pipeline and not a configuration of alerts|by its name|not a file of events",
-    "events.jsonl": "invalid YAML|not a state file of alerts",
-    "binary": "is not UTF-8 text|not a state file of alerts",
+    "events.jsonl": "invalid YAML|not a SQLite database",
+    "binary": "is not UTF-8 text|not a SQLite database",
     "state.db": "this is an SQLite database|not UTF-8 text",
 }
 INTENDED = {
@@ -786,10 +871,10 @@ def test_another_kind_of_file_is_a_hint_and_unchanged(command, name, folder, mon
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_state_file_in_no_folder_is_wrong_usage(cli):
+def test_a_state_in_no_folder_is_wrong_usage(cli):
     state = str(cli.folder / "nowhere" / "s.db")
     stderr = cli("silence", "add", "a=b", "--duration", "1h", "--state", state, code=2).stderr
-    assert "the folder of the state file" in stderr
+    assert "the folder of the state" in stderr
 
 
 @pytest.mark.parametrize("receivers", ["", ",", "chat,", " "])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import textwrap
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from codomyrmex.integrations.cli.app import app
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem
-from codomyrmex.integrations.notification import AlertConfigError, StateFile, load_alert_config
+from codomyrmex.integrations.durable import SQLiteStore
+from codomyrmex.integrations.notification import AlertConfigError, load_alert_config
 from codomyrmex.integrations.pipelines import PipelineConfig, PipelineConfigError, load_pipeline_config
 from codomyrmex.integrations.pipelines.parts import Address, Size
 from typer.testing import CliRunner
@@ -274,14 +276,19 @@ def test_a_configuration_of_alerts_is_no_pipeline_and_the_other_way_round(files,
     assert "this is a pipeline and not a configuration of alerts; its commands are `check`" in problem.message
 
 
-def test_a_state_file_is_no_configuration(files):
+def test_a_state_is_no_configuration(files):
     path = files.folder / "state.db"
-    StateFile(path).close()
+
+    async def create() -> None:
+        async with SQLiteStore(path):
+            pass
+
+    asyncio.run(create())
     for load in (load_alert_config, load_pipeline_config):
         with pytest.raises(ConfigError) as caught:
             load(path)
         [problem] = caught.value.problems
-        assert "this is an SQLite database, such as a state file of alerts" in problem.message
+        assert "this is an SQLite database, such as the state of alerts" in problem.message
 
 
 def test_a_path_that_is_too_long_is_no_traceback(files):

@@ -33,7 +33,7 @@ receivers:
     apprise_configs:
       - {url: "json://127.0.0.1:PORT", title: "{{ group_labels.alertname }}", body: "{{ status }}"}
 global: {resolve_timeout: 1d}
-state: state.db
+state: {url: state.db, lease: 300ms}
 """
 
 # Each life is a fork of one process that has imported all there is to import, as that is what takes time.
@@ -41,7 +41,7 @@ PROGRAM = """
 import asyncio, os, sys
 import apprise
 from codomyrmex.integrations import attach
-from codomyrmex.integrations.notification import AlertSink
+from codomyrmex.integrations.notification import AlertSink, NotifierRole
 from codomyrmex.streaming import InMemoryStream, create_event
 
 apprise.Apprise().add("json://127.0.0.1")  # loads its plugins
@@ -58,6 +58,8 @@ async def live(life, last):
         say(word, name)
 
     async with attach(stream, sink):
+        while sink.role is not NotifierRole.HOLDER:  # until the lease of the one before has ended
+            await asyncio.sleep(0.01)
         say("ready", os.getpid())
         for number in range(0 if last else 4):
             await tell("fired", f"{life}-{number}")

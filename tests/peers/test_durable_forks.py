@@ -190,6 +190,53 @@ def test_another_process_takes_over_within_the_lease_when_the_delivering_one_is_
     assert lines == ["quick True", "sent first by child", "sent second by parent"]
 
 
+@forks
+def test_a_forked_process_is_listed_and_when_it_is_killed_its_parent_settles_what_it_left(place, tmp_path):
+    lines = run(
+        f"""
+        settled = []
+        stream.report_section("breakers", lambda: {{"of": os.getpid()}}, settled.append)
+        attachment = attach_blocking(stream, Out(), policy=NOW).start()
+
+        def who(info):
+            return "child" if info.sections["breakers"]["of"] != parent else "parent"
+
+        def states():
+            return {{who(info): info.state.value for info in asyncio.run(stream.processes())}}
+
+        def wait_for(**expected):
+            while (found := states()) != expected:
+                time.sleep(0.05)
+            say("listed", *sorted(found.items()))
+
+        wait_for(parent="running")
+        if (child := os.fork()) == 0:
+            publish("first")
+            open({str(tmp_path / "ready")!r}, "w").close()
+            time.sleep(60)
+        wait_for_file({str(tmp_path / "ready")!r})
+        wait_for(child="running", parent="running")
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        logging.disable()
+        wait_for(child="gone", parent="running")
+        while not settled:
+            time.sleep(0.01)
+        say("settled", *map(who, settled))
+        attachment.close()
+        asyncio.run(stream.aclose())
+        """,
+        place.url,
+    )
+    assert lines == [
+        "listed ('child', 'gone') ('parent', 'running')",
+        "listed ('child', 'running') ('parent', 'running')",
+        "listed ('parent', 'running')",
+        "sent first",
+        "settled child",
+    ]
+
+
 def test_everything_that_is_published_until_the_very_end_is_stored(place):
     lines = run(
         """

@@ -310,6 +310,20 @@ def test_sinks_breakers_alerts_and_notifications_are_shown_as_they_change(site, 
     expect(page.locator("#topic-list .name", has_text="orders.created")).to_have_count(1)
 
 
+def test_a_breaker_of_several_processes_is_one_tile_with_the_state_in_each(site, open_page):
+    site.start()
+    page = open_page()
+    for process in ("web-1", "web-2", "web-3"):
+        opened = breaks("orders", BreakerState.CLOSED, BreakerState.OPEN, instance=process)
+        site.publish(opened.to_event())
+    site.publish(breaks("orders", BreakerState.OPEN, BreakerState.CLOSED, instance="web-2").to_event())
+    tile = page.get_by_role("region", name="Circuit breakers").locator(".tile")
+    expect(tile).to_have_count(1)
+    expect(tile.locator(".badge")).to_have_text("open in 2 of 3 processes")
+    tile.get_by_text("History").click()
+    expect(tile.locator("ul li")).to_have_text(["web-1 open", "web-2 closed", "web-3 open"])
+
+
 def test_a_click_shows_how_an_alert_is_routed(site, open_page):
     site.start()
     site.publish(check("disk", team="db", host="web-1"))
@@ -506,7 +520,9 @@ def test_after_a_restart_the_page_reconnects_and_loads_missed_events(site, open_
     expect(page.get_by_text("Connection lost")).to_be_visible()
     site.publish(order(2), order(3))
     site.up()
-    expect(page.get_by_text(re.compile("Reconnected after .*: 2 missed events loaded"))).to_be_visible()
+    expect(page.locator("#notice-text")).to_have_text(
+        re.compile("Reconnected after .*: 2 missed events loaded")
+    )
     expect(rows(page).locator(".summary")).to_have_text(['{"order":3}', '{"order":2}', '{"order":1}'])
     expect(page.locator(".gap")).to_contain_text("2 missed events loaded")
     page.get_by_role("button", name="Dismiss").click()

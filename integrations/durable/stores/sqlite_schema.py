@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, count, repeat
@@ -173,28 +173,45 @@ def _set_wal(connection: sqlite3.Connection, timeout: float) -> None:
             return
 
 
-@lru_cache(maxsize=16)
-def _insert(rows: int) -> str:
-    return f"INSERT INTO entries (log, position, time, value) VALUES {', '.join(['(?, ?, ?, ?)'] * rows)}"  # noqa: S608 - only question marks
+_ENTRIES = "INSERT INTO entries (log, position, time, value)"
+_VALUES = "INSERT OR REPLACE INTO saved (name, value)"
+
+
+@lru_cache(maxsize=32)
+def _insert(statement: str, columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{statement} VALUES {', '.join([row] * rows)}"
 
 
 def insert_rows(
     connection: sqlite3.Connection, log: int, position: int, now: float, entries: Sequence[bytes]
 ) -> int:
-    """Insert entries from a position on, and return their size.
-
-    The number of rows of each statement is a power of two: a statement for all rows gives up the GIL once
-    rather than for each row, and few statements need to be compiled.
-    """
-    start, rows = 0, _ROWS
-    while start < len(entries):
-        while rows > len(entries) - start:
-            rows //= 2
-        part = entries[start : start + rows]
-        values = zip(repeat(log), count(position + start), repeat(now), part)
-        connection.execute(_insert(rows), list(chain.from_iterable(values)))
-        start += rows
+    """Insert entries from a position on, and return their size."""
+    _insert_all(connection, _ENTRIES, list(zip(repeat(log), count(position), repeat(now), entries)))
     return sum(map(len, entries))
+
+
+def replace_values(connection: sqlite3.Connection, values: Mapping[str, bytes | None]) -> None:
+    """Insert or replace values by name, and delete those that are None."""
+    gone = [(name,) for name, value in values.items() if value is None]
+    if gone:
+        connection.executemany("DELETE FROM saved WHERE name = ?", gone)
+    _insert_all(connection, _VALUES, [row for row in values.items() if row[1] is not None])
+
+
+def _insert_all(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows; the number of rows of each statement is a power of two.
+
+    A statement for all rows gives up the GIL once rather than for each row, and few statements need to be
+    compiled.
+    """
+    start, number = 0, _ROWS
+    while start < len(rows):
+        while number > len(rows) - start:
+            number //= 2
+        part = rows[start : start + number]
+        connection.execute(_insert(statement, len(part[0]), number), list(chain.from_iterable(part)))
+        start += number
 
 
 def convert_os_error(error: OSError, place: str) -> StoreError:

@@ -23,7 +23,12 @@ from codomyrmex.integrations.durable.store import (
     Stored,
     StoreError,
 )
-from codomyrmex.integrations.durable.stores.sqlite_schema import FORGET_AFTER, insert_rows, parse_url
+from codomyrmex.integrations.durable.stores.sqlite_schema import (
+    FORGET_AFTER,
+    insert_rows,
+    parse_url,
+    replace_values,
+)
 from codomyrmex.integrations.durable.stores.sqlite_thread import SQLiteThread
 from codomyrmex.streaming.clock import SYSTEM_CLOCK, Clock
 
@@ -58,6 +63,8 @@ class SQLiteStore(Store):
     Raises:
         StoreConfigError: the URL or an argument is not valid.
     """
+
+    on_this_host = True
 
     def __init__(
         self,
@@ -341,11 +348,7 @@ class SQLiteStore(Store):
         held = "SELECT 1 FROM leases WHERE name = ? AND owner = ? AND token = ?"
         if connection.execute(held, lease).fetchone() is None:
             raise LeaseLostError(f"{self.url}: the lease {lease.name!r} is not held any more")
-        for name, value in values.items():
-            if value is None:
-                connection.execute("DELETE FROM saved WHERE name = ?", (name,))
-            else:
-                connection.execute("INSERT OR REPLACE INTO saved (name, value) VALUES (?, ?)", (name, value))
+        replace_values(connection, values)
         connection.commit()
 
 

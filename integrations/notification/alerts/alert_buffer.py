@@ -32,17 +32,24 @@ class AlertBuffer:
 
     It is bounded in label sets (`size`) and, once the engine is more than 128 of them behind, in memory: the
     events that come then take at most about 64 MiB.
+
+    Attributes:
+        rules: how events become labels.
+        size: the number of label sets.
     """
 
     def __init__(self, rules: LabelRules, size: int, wake: Callable[[], None]) -> None:
         self.rules = rules
-        self._size = size
+        self.size = size
         self._wake = wake
         self._lock = threading.Lock()
         self._entries: dict[frozenset[tuple[str, str]], list[tuple[int, Event, int]]] = {}
         self._bytes = 0
         self._order = count()
         self._dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     # The cost for a publisher: the labels, a frozenset of them, and one step under a lock.
     def put(self, event: Event) -> bool:
@@ -57,7 +64,7 @@ class AlertBuffer:
             entry = self._entries.get(key)
             replaced = sum(size for _, _, size in entry[1:]) if entry else 0
             fits = self._bytes + weight - replaced <= _MAX_BYTES and (
-                entry is not None or len(self._entries) < self._size
+                entry is not None or len(self._entries) < self.size
             )
             if fits:
                 self._bytes += weight - replaced

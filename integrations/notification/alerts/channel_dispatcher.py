@@ -19,7 +19,7 @@ from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.channels import ApplicationChannel, ChannelConfig
-from codomyrmex.streaming import Clock, Event, InMemoryStream
+from codomyrmex.streaming import Clock, Event, InMemoryStream, create_event
 from codomyrmex.streaming.provenance import LOGS, cause
 
 _log = Diagnostics(__name__)
@@ -48,16 +48,21 @@ class Outcome(NamedTuple):
 class ChannelDispatcher:
     """Sends notifications through channels, and calls `on_outcome` with the outcome of each.
 
-    After a delivery, a channel awaits `wait_until_saved` before its next one.
+    A channel asks `may_send` before each attempt, and forgets what it may not send, as another process does.
+    It awaits `render` for the event to send, and after a delivery `wait_until_saved` before its next one.
     """
 
     def __init__(
         self,
         on_outcome: Callable[[Outcome], None],
+        may_send: Callable[[Notification], bool],
+        render: Callable[[Notification, Event], Awaitable[Event]],
         wait_until_saved: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
         self._on_outcome = on_outcome
+        self._may_send = may_send
+        self._render = render
         self._wait_until_saved = wait_until_saved
         self._channels: dict[str, ChannelConfig] = {}
         self._changing: set[str] = set()  # channels that are being opened or replaced
@@ -105,7 +110,7 @@ class ChannelDispatcher:
             self._changing = set()
             for notification, event in list(self._in_flight.values()):
                 if notification.channel in changed or notification.channel not in self._channels:
-                    self.send(notification, event)
+                    self._send(notification, event)
 
     async def _remove_all_but(self, channels: Mapping[str, ChannelConfig]) -> None:
         names = [name for name, channel in self._channels.items() if channel != channels.get(name)]
@@ -114,13 +119,16 @@ class ChannelDispatcher:
         await asyncio.gather(*(self._attachment.remove(name, _REMOVAL_TIMEOUT) for name in names))
 
     async def _add(self, channel: ChannelConfig) -> None:
-        sink = _ReportingSink(channel.create(), channel.name, self._handle_delivered)
+        sink = _ReportingSink(channel.create(), channel.name, self._prepare, self._handle_delivered)
         policy = replace(_POLICY, timeout=channel.timeout + _TIMEOUT_MARGIN)
         await self._attachment.add(Binding(sink, topic=_topic(channel.name), policy=policy))
         self._channels[channel.name] = channel
 
-    def send(self, notification: Notification, event: Event) -> None:
-        """Queue the event of a notification for its channel."""
+    def send(self, notification: Notification) -> None:
+        """Queue a notification for its channel."""
+        self._send(notification, create_event(None, topic=_topic(notification.channel)))
+
+    def _send(self, notification: Notification, event: Event) -> None:
         name = notification.channel
         if event.id not in self._in_flight:
             self._in_flight[event.id] = notification, event
@@ -133,7 +141,6 @@ class ChannelDispatcher:
         if self._in_flight_of[name] > _QUEUE_SIZE:
             self._conclude(event.id, f"the queue of the channel is full: {_QUEUE_SIZE} notifications")
             return
-        event.metadata["topic"] = _topic(name)
         # Log lines about a notification must not become alerts.
         token = cause.set(LOGS)
         try:
@@ -161,6 +168,25 @@ class ChannelDispatcher:
         for event_id in list(self._in_flight):
             self._conclude(event_id, self._missing_reason)
 
+    async def _prepare(self, events: Sequence[Event]) -> list[Event]:
+        """Return the rendered events of what may be sent, and forget the others."""
+        prepared = []
+        for event in events:
+            notification, _ = self._in_flight.get(event.id, (None, None))
+            if notification is None:
+                continue
+            rendered = await self._render(notification, event)
+            if self._may_send(notification):
+                prepared.append(rendered)
+            else:
+                self._forget(event.id)
+        return prepared
+
+    def _forget(self, event_id: str) -> Notification:
+        notification, _ = self._in_flight.pop(event_id)
+        self._in_flight_of[notification.channel] -= 1
+        return notification
+
     async def _handle_delivered(self, events: Sequence[Event]) -> None:
         for event in events:
             self._conclude(event.id, None)
@@ -174,25 +200,31 @@ class ChannelDispatcher:
 
     def _conclude(self, event_id: str, error: str | None) -> None:
         if event_id in self._in_flight:
-            notification, _ = self._in_flight.pop(event_id)
-            self._in_flight_of[notification.channel] -= 1
-            self._on_outcome(Outcome(notification, error))
+            self._on_outcome(Outcome(self._forget(event_id), error))
 
 
 class _ReportingSink(Sink):
-    """Reports what a channel has delivered."""
+    """Prepares what a channel is going to send, and reports what it has delivered."""
 
     def __init__(
-        self, channel: Sink, name: str, on_delivered: Callable[[Sequence[Event]], Awaitable[None]]
+        self,
+        channel: Sink,
+        name: str,
+        prepare: Callable[[Sequence[Event]], Awaitable[list[Event]]],
+        on_delivered: Callable[[Sequence[Event]], Awaitable[None]],
     ) -> None:
         self.name = name
         self._channel = channel
+        self._prepare = prepare
         self._on_delivered = on_delivered
 
     async def open(self) -> None:
         await self._channel.open()
 
     async def send(self, events: Sequence[Event]) -> None:
+        events = await self._prepare(events)
+        if not events:
+            return
         try:
             await self._channel.send(events)
         except PartialDeliveryError as error:

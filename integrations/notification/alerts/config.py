@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
+from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.configuration.matchers import Matcher
 from codomyrmex.integrations.configuration.problems import ConfigError, Problem, SourceMap
 from codomyrmex.integrations.configuration.rates import RateLimit
@@ -16,6 +16,7 @@ from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
 from codomyrmex.integrations.notification.channels import ChannelConfig
 
 OnUnmute = Literal["summary", "drop"]
+WhenAway = Literal["send", "hold"]
 
 
 class AlertConfigError(ConfigError):
@@ -96,6 +97,21 @@ class InhibitRule:
 
 
 @dataclass(frozen=True, slots=True)
+class StateConfig:
+    """Where processes share their alerts, silences and notification log.
+
+    Args:
+        url: the store, as for `open_store`.
+        name: the name of the log in the store; different services need different ones.
+        lease: seconds after which another process notifies if the one that did was killed.
+    """
+
+    url: Secret
+    name: str = "alerts"
+    lease: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class AlertConfig:
     """A configuration of alert routing; made by `load_alert_config`.
 
@@ -108,7 +124,10 @@ class AlertConfig:
         resolve_timeout: seconds after which an alert that is not repeated is resolved.
         max_alerts: the maximum number of active alerts; more are refused, which is itself an alert.
         trace_url: the URL of a trace, with `{trace_id}`.
-        state: the file for silences, the notification log and groups.
+        state: where processes share alerts, silences and the notification log; None if they do not, or by
+            the durable stream to which the sink is attached.
+        when_away: what a process does that has been without the store for longer than the lease: `send`
+            notifications about what it publishes itself, or `hold` all until the store is back.
         tests: the tests of the file.
         notes: settings that are accepted but not used.
         source_map: the positions of all values.
@@ -122,7 +141,8 @@ class AlertConfig:
     resolve_timeout: float
     max_alerts: int
     trace_url: str | None
-    state: Path | None
+    state: StateConfig | None
+    when_away: WhenAway
     tests: tuple[TestFile, ...]
     notes: tuple[Problem, ...]
     source_map: SourceMap

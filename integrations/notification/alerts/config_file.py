@@ -212,6 +212,14 @@ class TestFile(msgspec.Struct, kw_only=True):
     expect: list[ExpectFile] = []
 
 
+class StateFile(msgspec.Struct, kw_only=True):
+    """Where processes share their alerts."""
+
+    url: str
+    name: str = "alerts"
+    lease: Duration = Duration(10)
+
+
 class ConfigFile(msgspec.Struct, kw_only=True):
     """The whole file."""
 
@@ -228,5 +236,6 @@ class ConfigFile(msgspec.Struct, kw_only=True):
     mute_time_intervals: list[IntervalFile] = []
     events: EventsFile | None = None
     labels: Any = None
-    state: str | None = None
+    state: Any = None
+    when_away: Literal["send", "hold"] = "send"
     tests: list[TestFile] = []

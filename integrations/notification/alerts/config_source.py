@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | AlertConfig
 
 
 class ConfigSource:
-    """Loads the configuration of an alert sink; the arguments are those of `AlertSink`."""
+    """Loads the configuration of an alert sink; the arguments are those of `AlertSink`.
+
+    Attributes:
+        id: identifies what was loaded last; empty if that is a configuration that was loaded before.
+    """
 
     def __init__(
         self, source: Source, channels: Mapping[str, Sink | Iterable[Sink]] | None, *, watch: bool
@@ -30,6 +36,7 @@ class ConfigSource:
         self._stamp: Stamp | None = None
         self._previous: Stamp | None = None  # at the last call of `has_changed`
         self._channels: dict[str, list[Sink]] = {}
+        self.id = ""
         if channels is not None and not isinstance(channels, Mapping):
             actual = type(channels).__name__
             raise TypeError(f"channels: must be a mapping of sinks by the name of a receiver, got {actual}")
@@ -41,15 +48,16 @@ class ConfigSource:
                     raise TypeError(f"channels: {receiver!r} must have a Sink, got {type(sink).__name__}")
 
     def load(self, current: AlertConfig | None = None) -> AlertConfig:
-        """Load the configuration, which must have the state file of the current one."""
+        """Load the configuration, which must have the state of the current one."""
         self._stamp = self._read_stamp()
         source = self._source
+        self.id = "" if isinstance(source, AlertConfig) else _identify(source)
         config = source if isinstance(source, AlertConfig) else load_alert_config(source)
         if self._path is None and config.source_map.file is not None:
             self._path = Path(config.source_map.file)
             self._stamp = self._read_stamp()
-        if current is not None and config.state != current.state:
-            raise _error(config, "state", "the state file cannot change while it is in use; restart instead")
+        if current is not None and (config.state, config.when_away) != (current.state, current.when_away):
+            raise _error(config, "state", "the state cannot change while it is in use; restart instead")
         receivers = dict(config.receivers)
         for name, sinks in self._channels.items():
             receiver = receivers.get(name)
@@ -83,3 +91,11 @@ class ConfigSource:
 
 def _error(config: AlertConfig, path: str, message: str) -> AlertConfigError:
     return AlertConfigError([Problem(message, path, config.source_map.file, config.line(path))])
+
+
+def _identify(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    content = repr(source).encode(errors="surrogatepass")
+    if not isinstance(source, Mapping):
+        with suppress(OSError, ValueError, TypeError):  # it is not a path
+            content = Path(source).read_bytes()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

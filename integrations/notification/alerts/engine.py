@@ -49,13 +49,13 @@ class AlertEngine:
 
     Attributes:
         refused: the number of alerts refused because `max_alerts` were active.
+        damaged: the number of values of the state that could not be read, and were skipped.
     """
 
     def __init__(self, config: AlertConfig, state: SavedState | None = None, *, id_prefix: str = "n") -> None:
         self.refused = 0
         self._state = EngineState(config)
-        if state:
-            restore(self._state, state)
+        self.damaged = restore(self._state, state) if state else 0
         self._planner = NotificationPlanner(self._state, id_prefix)
         self._ready: list[Notification] = []
 
@@ -269,6 +269,7 @@ class AlertEngine:
             now: seconds since 1970.
             since: when it stopped. A longer time in between does not count towards `resolve_timeout`.
         """
+        self._planner.reload()
         pause = now - since
         self._state.limit_times(now, pause if pause > _SHORT_PAUSE else 0.0)
         for group in self.groups():
@@ -277,6 +278,10 @@ class AlertEngine:
                 self._state.schedule(group, now)
 
     # Several engines with the same state
+
+    def number_from(self, id_prefix: str) -> None:
+        """Begin the ids of further notifications in another way."""
+        self._planner.number_from(id_prefix)
 
     def apply(self, changes: Iterable[tuple[str, str, Any]]) -> None:
         """Make the changes that another engine has made: kinds, keys and values of its `pop_changes`."""

@@ -1,10 +1,10 @@
-"""`EngineRunner`: runs the engine, its state file and the rendering of notifications on one thread."""
+"""`EngineRunner`: runs the engine and the rendering of notifications on one thread."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -16,7 +16,9 @@ from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.control import apply_control
 from codomyrmex.integrations.notification.alerts.engine import ALERTS_DROPPED, AlertEngine
+from codomyrmex.integrations.notification.alerts.engine_state import SavedState
 from codomyrmex.integrations.notification.alerts.messages import (
     NotificationRenderer,
     notify_type,
@@ -24,12 +26,12 @@ from codomyrmex.integrations.notification.alerts.messages import (
 )
 from codomyrmex.integrations.notification.alerts.notification import Notification, Status
 from codomyrmex.integrations.notification.alerts.planner import Suppressed
-from codomyrmex.integrations.notification.alerts.state import StateError, StateFile
+from codomyrmex.integrations.notification.alerts.state_records import Change, Encoded, encode_changes
 from codomyrmex.integrations.notification.channels import ChannelConfig
-from codomyrmex.integrations.notification.daemon_calls import DaemonCalls, NoThreadError
+from codomyrmex.integrations.notification.daemon_calls import DaemonCalls
 from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import TemplateError
-from codomyrmex.streaming import Clock, Event, EventType, create_event
+from codomyrmex.streaming import Clock, Event, EventType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,21 +41,25 @@ _log = Diagnostics(__name__)
 _MIN_JUMP = 1.0  # seconds by which the clock differs from the time elapsed, once it was set
 _HANGS = 10.0  # seconds of a call after which the health shows it
 _MAX_ERRORS = 100  # groups that may fail in a step
-_FIRST_SAVE_RETRY, _LAST_SAVE_RETRY = 1.0, 60.0  # seconds
+_MAX_SKEW = 5.0  # seconds by which the clock may differ from that of the store
 
 
 class Step(NamedTuple):
     """The result of a step of the engine.
 
     Attributes:
-        notifications: what to send, with the event for its channel.
+        notifications: what to send.
         suppressed: the alerts that were suppressed.
         deadline: when the next step is due, in seconds since 1970; None if nothing is pending.
+        changes: what has changed in the state; None unless it is kept.
+        now: the time of the step, by the clock of the store.
     """
 
-    notifications: list[tuple[Notification, Event]]
+    notifications: list[Notification]
     suppressed: list[Suppressed]
     deadline: float | None
+    changes: Encoded | None
+    now: float
 
 
 def _on_thread(
@@ -69,32 +75,37 @@ def _on_thread(
 
 
 class EngineRunner:
-    """Runs the engine and its state file on a thread, one call after another.
+    """Runs the engine on a thread, one call after another.
 
-    A call is not interrupted when its caller is cancelled. While the state cannot be saved, nothing is kept
-    for later: the first time that it can be saved again, all of it is.
+    A call is not interrupted when its caller is cancelled.
+
+    Args:
+        config: the configuration.
+        name: the name of the sink.
+        clock: the source of time.
+        keeps_changes: whether `step` returns what has changed in the state.
 
     Attributes:
         failed: the alerts, outcomes and groups with which the engine has failed.
         unrendered: the notifications that were sent with only a part of their content.
-        state_error: why the state cannot be saved; None if it can.
+        offset: by how many seconds the clock of the store is ahead.
+        id_prefix: how the ids of the notifications begin.
     """
 
-    def __init__(self, config: AlertConfig, name: str, clock: Clock) -> None:
+    def __init__(self, config: AlertConfig, name: str, clock: Clock, *, keeps_changes: bool = False) -> None:
         self._name = name
         self._clock = clock
+        self._keeps_changes = keeps_changes
         self._calls = DaemonCalls(f"alerts {name}", 1)
         self._lock = asyncio.Lock()
         self._query_lock = asyncio.Lock()
         self.failed = 0
         self.unrendered = 0
-        self.state_error: str | None = None
-        self._save_retry = _FIRST_SAVE_RETRY
-        self._save_at = 0.0  # monotonic
+        self.offset = 0.0
+        self.id_prefix = "n"
         self._busy_since = math.inf  # monotonic
-        self._offset = clock.time() - clock.monotonic()
-        self._file: StateFile | None = None
-        self._engine: AlertEngine
+        self._started = clock.time() - clock.monotonic()
+        self._engine = AlertEngine(config)
         self._use(config)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -111,33 +122,48 @@ class EngineRunner:
         return await shielded(run())
 
     @_on_thread
-    def open(self) -> None:
-        """Create the engine from the state file.
+    def restore(self, state: SavedState) -> None:
+        """Begin with a state that was saved, without what is damaged."""
+        self._engine = AlertEngine(self._config, state, id_prefix=self.id_prefix)
 
-        Raises:
-            StateError: the state file cannot be used.
+    @_on_thread
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Follow the engine of another process."""
+        self._engine.apply(changes)
+
+    @_on_thread
+    def take_over(self, id_prefix: str, since: float, offset: float) -> None:
+        """Continue where the engine of another process has stopped.
+
+        Args:
+            id_prefix: how the ids of the notifications begin from now on.
+            since: when it has stopped, by the clock of the store.
+            offset: by how many seconds the clock of the store is ahead.
         """
-        path = self._config.state
-        if path is None:
-            self._engine = AlertEngine(self._config)
-            return
-        file = StateFile(path)
-        try:
-            file.claim()
-            file.changed_by_others()  # from now on
-            state = file.load()
-            try:
-                self._engine = AlertEngine(self._config, state)
-            except Exception as error:
-                message = (
-                    f"the state file {path} is damaged, {describe(error)}; move it away to start without it"
-                )
-                raise StateError(message) from error
-        except BaseException:
-            file.close()
-            raise
-        self._engine.resume(self._now())
-        self._file = file
+        self.id_prefix, self.offset = id_prefix, offset
+        self._started = self._clock.time() - self._clock.monotonic()
+        self._engine.number_from(id_prefix)
+        self._engine.resume(self._now(), since)
+        if abs(offset) > _MAX_SKEW:
+            text = "sink %s: the clock of this host differs by %.1f s from the store's"
+            _log.warning("skew", text, self._name, offset)
+
+    @_on_thread
+    def state_of(self, kinds: Container[str]) -> dict[tuple[str, str], Any]:
+        """Return a part of the state."""
+        self._engine.mark_all()
+        changes = self._engine.pop_changes()
+        return {key: value for key, value in changes.items() if key[0] in kinds}
+
+    @_on_thread
+    def mark_all(self) -> None:
+        """Have the next step return the whole state as its changes."""
+        self._engine.mark_all()
+
+    @_on_thread
+    def alerts_of(self, batch: Batch) -> list[Alert]:
+        """Return the alerts of events, without passing them to the engine."""
+        return self._alerts_of(batch, self._now())
 
     @property
     def refused(self) -> int:
@@ -145,67 +171,60 @@ class EngineRunner:
         return self._engine.refused
 
     def health(self) -> dict[str, SinkHealth]:
-        """Return the health of the engine, the state file and the limit of alerts if something is wrong."""
+        """Return the health of the engine, the clock and the limit of alerts if something is wrong."""
         busy = self._clock.monotonic() - self._busy_since
         hangs = (
             f"busy for {Duration(busy)}, perhaps with a template; no alert is sent" if busy > _HANGS else None
         )
         refused = f"{self.refused} new alerts were refused" if self.refused else None
-        problems = {"engine": hangs, "state file": self.state_error, "max_alerts": refused}
-        return {
-            part: SinkHealth(SinkState.DEGRADED, 0, 0, 0, 0, {}, 0, problem, None, 0.0, 0)
-            for part, problem in problems.items()
-            if problem is not None
-        }
+        skew = f"differs by {self.offset:.1f} s from the store's" if abs(self.offset) > _MAX_SKEW else None
+        damaged = self._engine.damaged
+        skipped = f"{damaged} damaged values of the state were skipped" if damaged else None
+        problems = {"engine": hangs, "max_alerts": refused, "clock": skew, "state": skipped}
+        return {part: degraded(problem) for part, problem in problems.items() if problem is not None}
 
-    async def close(self) -> None:
-        """Save the state, close the state file, and end the thread."""
-        try:
-            await self._close_file()
-        except NoThreadError as error:
-            _log.warning("close", "sink %s could not save its state at the end: %s", self._name, error)
-        finally:
-            self._calls.close()
+    def close(self) -> None:
+        """End the thread."""
+        self._calls.close()
 
     @_on_thread
-    def _close_file(self) -> None:
-        if self._file is not None:
-            self._save_at = 0.0
-            self._save()
-            self._file.close()
+    def step(
+        self, batch: Batch, outcomes: Iterable[Outcome], controls: Iterable[Mapping[str, Any]] = ()
+    ) -> Step:
+        """Pass events and outcomes of notifications to the engine, and return what is due.
 
-    @_on_thread
-    def step(self, batch: Batch, outcomes: Iterable[Outcome]) -> Step:
-        """Pass events and outcomes of notifications to the engine, save its state, and return what is due."""
+        Args:
+            batch: events, and how many did not fit.
+            outcomes: the outcomes of notifications that earlier steps have returned.
+            controls: the data of the events of `control.py`.
+        """
         engine, now = self._engine, self._now()
-        alerts = list(self._alerts(batch.events))
-        if batch.dropped:
-            summary = f"sink {self._name} dropped {batch.dropped} events: its buffer was full"
-            alerts.append(Alert({**ALERTS_DROPPED, "sink": self._name}, {"summary": summary}, now))
-        for alert in alerts:
+        for data in controls:
+            self._attempt(apply_control, engine, data, now)
+        for alert in self._alerts_of(batch, now):
             self._attempt(engine.observe, [alert], now)
         for notification, error in outcomes:
-            self._attempt(engine.delivered if error is None else engine.failed, notification, now)
+            if notification.id.startswith(self.id_prefix):
+                self._attempt(engine.delivered if error is None else engine.failed, notification, now)
         due: list[Notification] = []
         for _ in range(_MAX_ERRORS):
             if self._attempt(lambda: due.extend(engine.due(now))):
                 break
-        # Saved before they are sent: the next process knows about them even if this one ends here.
-        self._save()
-        notifications = [(each, self._event(each)) for each in due]
-        return Step(notifications, engine.pop_suppressed(), engine.next_deadline())
+        deadline = engine.next_deadline()
+        changes = None
+        if self._keeps_changes:
+            changes = encode_changes(engine.pop_changes())
+        else:
+            engine.discard_changes()
+        local = None if deadline is None else deadline - self.offset
+        return Step(due, engine.pop_suppressed(), local, changes, now)
 
     async def query(self, function: Callable[[AlertEngine], T]) -> T:
-        """Call a function with the engine, and save what it changed."""
-
-        def run() -> T:
-            result = function(self._engine)
-            self._save()
-            return result
+        """Call a function with the engine."""
 
         async def in_turn() -> T:
             async with self._query_lock:  # so that a step waits for one query at most
-                return await self.call(run)
+                return await self.call(lambda: function(self._engine))
 
         return await shielded(in_turn())
 
@@ -214,36 +233,20 @@ class EngineRunner:
         """Continue with another configuration."""
         self._engine.reload(config, self._now())
         self._use(config)
-        self._save()
 
     @_on_thread
-    def sync_silences(self) -> bool:
-        """Add the silences of other processes; return whether the state file has changed."""
-        try:
-            if self._file is None or not self._file.changed_by_others():
-                return False
-            silences = self._file.silences()
-        except StateError as error:
-            self.state_error = describe(error)  # cleared by the next save
-            _log.warning(
-                "silences", "sink %s cannot read the silences of other processes: %s", self._name, error
-            )
-            return False
-        for silence in silences:
-            if self._engine.silences.get(silence.id) != silence:
-                self._engine.add_silence(silence)
-        return True
+    def skip_waits(self) -> None:
+        """Make pending notifications due now, as nothing of the state is left to another process."""
+        self._engine.skip_waits(self._now())
 
-    @_on_thread
-    def flush_pending(self) -> None:
-        """Make pending notifications due now, unless a state file keeps them for the next process."""
-        if self._file is None:
-            self._engine.skip_waits(self._now())
+    def now(self) -> float:
+        """Return the time by the clock of the store, in seconds since 1970."""
+        return self._clock.time() + self.offset
 
     def _now(self) -> float:
         """Return the time. If the clock was set since the last call, the engine's timers move with it."""
-        now, elapsed = self._clock.time(), self._clock.monotonic()
-        jump, self._offset = now - elapsed - self._offset, now - elapsed
+        now, started = self.now(), self._clock.time() - self._clock.monotonic()
+        jump, self._started = started - self._started, started
         if abs(jump) >= _MIN_JUMP:
             direction = "forward" if jump > 0 else "back"
             message = "sink %s: the clock was set %s by %s; timers continue as if it had not been"
@@ -268,40 +271,24 @@ class EngineRunner:
         receivers = config.receivers.values()
         self._channels = {channel.name: channel for each in receivers for channel in each.channels}
 
-    def _alerts(self, events: Iterable[Event]) -> Iterator[Alert]:
-        for event in events:
+    def _alerts_of(self, batch: Batch, now: float) -> list[Alert]:
+        alerts = []
+        for event in batch.events:
             try:
                 alert = self._config.label_rules.alert_of(event)
             except Exception as error:  # noqa: BLE001 - data can be anything, and must not affect other events
                 _log.warning("event", "event %s cannot become an alert: %s", event.id, describe(error))
             else:
                 if alert is not None:
-                    yield alert
+                    alerts.append(alert)
+        if batch.dropped:
+            summary = f"sink {self._name} dropped {batch.dropped} events: its buffer was full"
+            alerts.append(Alert({**ALERTS_DROPPED, "sink": self._name}, {"summary": summary}, now))
+        return alerts
 
-    def _save(self) -> None:
-        if self._file is None or self._clock.monotonic() < self._save_at:
-            self._engine.discard_changes()
-            return
-        failed_before = self.state_error is not None
-        if failed_before:
-            self._engine.mark_all()
-        changes = self._engine.pop_changes()
-        if not changes:
-            return
-        try:
-            self._file.save(changes, replace=failed_before)
-        except Exception as error:  # noqa: BLE001 - not only a `StateError`: nothing about saving stops anything
-            self.state_error = describe(error)
-            self._save_at = self._clock.monotonic() + self._save_retry
-            self._save_retry = min(2 * self._save_retry, _LAST_SAVE_RETRY)
-            _log.warning(
-                "save", "sink %s continues without saving its state: %s", self._name, self.state_error
-            )
-        else:
-            self.state_error, self._save_retry = None, _FIRST_SAVE_RETRY
-
-    def _event(self, notification: Notification) -> Event:
-        """Return the event for the channel, with what can be rendered of the notification."""
+    @_on_thread
+    def render(self, notification: Notification, event: Event) -> Event:
+        """Return an event with what can be rendered of a notification, for its channel."""
         try:
             message = self._message(notification, self._channels[notification.channel])
             data = notification.to_dict()
@@ -310,17 +297,20 @@ class EngineRunner:
             text = "sink %s cannot render a notification and sends what it can: %s\n%s"
             _log.warning("render", text, self._name, describe(error), LazyTraceback(error))
             message, data = outline(notification)
-        return create_event(
-            data,
-            EventType.ERROR if notification.status is Status.FIRING else EventType.MESSAGE,
-            title=message.title,
-            body=message.body,
-            format=message.format,
-            body_cuts=message.cuts,
-            notify_type=message.type,
-            status=notification.status.value,
-            receiver=notification.receiver,
-            channel=notification.channel,
+        return event.replace(
+            data=data,
+            type=EventType.ERROR if notification.status is Status.FIRING else EventType.MESSAGE,
+            metadata={
+                **event.metadata,
+                "title": message.title,
+                "body": message.body,
+                "format": message.format,
+                "body_cuts": message.cuts,
+                "notify_type": message.type,
+                "status": notification.status.value,
+                "receiver": notification.receiver,
+                "channel": notification.channel,
+            },
         )
 
     def _message(self, notification: Notification, channel: ChannelConfig) -> Message:
@@ -346,3 +336,8 @@ def retrieve_error(task: asyncio.Task[Any]) -> None:
     """Mark the error of a task as retrieved; otherwise asyncio logs it if the caller is gone."""
     if not task.cancelled():
         task.exception()
+
+
+def degraded(problem: str, state: SinkState = SinkState.DEGRADED) -> SinkHealth:
+    """Return the health of a part of a sink that does not work."""
+    return SinkHealth(state, 0, 0, 0, 0, {}, 0, problem, None, 0.0, 0)

@@ -42,6 +42,7 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     TimeSpec,
     time_range,
 )
+from codomyrmex.integrations.notification.alerts.state_config import read_state
 from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 
 _OWN_KEYS = {"route", "receivers"}
@@ -137,6 +138,7 @@ class _Loader:
         label_rules = replace(label_rules, selected=_selected(file))
         for number, test in enumerate(file.tests):
             self._check_test(test, at("tests", number))
+        state = read_state(file.state, self._reader, problems, self._environ)
         if problems.found or route is None:
             raise AlertConfigError(problems.in_order())
         return AlertConfig(
@@ -148,7 +150,8 @@ class _Loader:
             resolve_timeout=settings.resolve_timeout,
             max_alerts=settings.max_alerts,
             trace_url=settings.trace_url,
-            state=None if file.state is None else Path(problems.file or "").parent / file.state,
+            state=state,
+            when_away=file.when_away,
             tests=tuple(file.tests),
             notes=tuple(self._notes.in_order()),
             source_map=SourceMap(problems.file, problems.positions),

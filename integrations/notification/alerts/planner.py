@@ -49,10 +49,14 @@ class NotificationPlanner:
 
     def __init__(self, state: EngineState, id_prefix: str) -> None:
         self._state = state
-        self._ids = (f"{id_prefix}{number}" for number in count(1))
+        self.number_from(id_prefix)
         self._suppressed: deque[Suppressed] = deque(maxlen=_MAX_SUPPRESSED)
         self._with_pending = {key for key, group in state.groups.items() if group.pending}
         self._check_mutes_at = -math.inf
+
+    def number_from(self, id_prefix: str) -> None:
+        """Begin the ids of further notifications in another way."""
+        self._ids = (f"{id_prefix}{number}" for number in count(1))
 
     # A tick of a group
 
@@ -297,8 +301,8 @@ class NotificationPlanner:
         return suppressed
 
     def reload(self) -> None:
-        """Forget groups that the new configuration does not have."""
-        self._with_pending &= self._state.groups.keys()
+        """Continue with groups that have changed, because of a new configuration or another process."""
+        self._with_pending = {key for key, group in self._state.groups.items() if group.pending}
 
 
 def _next_minute(now: float) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.notification.alerts.engine_state import (
     EngineState,
     SavedState,
@@ -12,17 +14,61 @@ from codomyrmex.integrations.notification.alerts.engine_state import (
     log_key,
 )
 from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group
-from codomyrmex.integrations.notification.alerts.notification import LogEntry
+from codomyrmex.integrations.notification.alerts.notification import LogEntry, NotifiedAlert
 from codomyrmex.integrations.notification.alerts.silences import Silence
 
 _ORDER = {"log": 0, "silence": 1, "group": 2, "alert": 3}
+_Time = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]  # neither infinite nor NaN
+
+_log = Diagnostics(__name__)
 
 
-def restore(state: EngineState, saved: SavedState) -> None:
-    """Load what `pop_changes` of another engine has returned."""
+class _AlertRecord(msgspec.Struct):
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    starts_at: float
+    ends_at: _Time
+    times_out: bool
+    updated_at: _Time
+    url: str | None
+    trace_id: str | None
+    closed: list[str]
+
+
+class _GroupRecord(msgspec.Struct):
+    route: str
+    labels: dict[str, str]
+    next_tick: _Time
+    flushed: bool
+    failed: list[str]
+    pending: list[NotifiedAlert]
+    in_flight: dict[str, str] = {}
+
+
+class _LogRecord(msgspec.Struct):
+    firing: list[str]
+    resolved: list[str]
+    at: _Time
+    expires: _Time
+
+
+_RECORDS = {"alert": _AlertRecord, "group": _GroupRecord, "log": _LogRecord}
+
+
+def restore(state: EngineState, saved: SavedState) -> int:
+    """Load what `pop_changes` of another engine has returned.
+
+    Returns:
+        How many values are damaged; they are skipped and logged.
+    """
+    damaged = 0
     known = [(_ORDER[kind], kind, key, value) for (kind, key), value in saved.items() if kind in _ORDER]
     for _, kind, key, value in sorted(known, key=itemgetter(0)):
-        apply(state, kind, key, value)
+        try:
+            apply(state, kind, key, value)
+        except Exception as error:  # noqa: BLE001 - a value can be anything, and must not affect the others
+            damaged += 1
+            _log.warning(kind, "a saved %s is damaged and skipped: %s (%s)", kind, error, key)
     for alert in list(state.alerts.values()):
         if not alert.groups:
             state.delete_alert(alert)
@@ -35,18 +81,26 @@ def restore(state: EngineState, saved: SavedState) -> None:
         keys = {key for _, known_kind, key, value in known if known_kind == kind and value is not None}
         for key in sorted(keys ^ current):
             state.mark(kind, key)
+    return damaged
 
 
 def apply(state: EngineState, kind: str, key: str, value: Any) -> None:
-    """Make a change that `pop_changes` of an engine with the same configuration has returned."""
+    """Make a change that `pop_changes` of an engine with the same configuration has returned.
+
+    Raises:
+        Exception: it is damaged; nothing has changed.
+    """
+    if value is not None and kind in _RECORDS:
+        msgspec.convert(value, _RECORDS[kind])  # checks it
     if kind == "alert":
         _apply_alert(state, key, value)
     elif kind == "group":
         _apply_group(state, key, value)
     elif kind == "silence":
+        silence = None if value is None else Silence.from_dict(value)
         state.silences.pop(key, None)
-        if value is not None:
-            state.silences[key] = Silence.from_dict(value)
+        if silence is not None:
+            state.silences[key] = silence
     elif kind == "log":
         state.log.pop(log_key(key), None)
         if value is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+import msgspec
 from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, matches_all
 from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
 from codomyrmex.streaming.events import new_id
@@ -109,10 +110,21 @@ class Silence:
             ValueError: the data are not those of a silence.
         """
         try:
-            others = tuple(_from_lists(each) for each in data.get("other_matchers", ()))
-            return cls(**{**data, "matchers": _from_lists(data["matchers"]), "other_matchers": others})
-        except (KeyError, TypeError) as error:
+            record = msgspec.convert(data, _Record)
+            others = tuple(_from_lists(each) for each in record.other_matchers)
+            return cls(**{**data, "matchers": _from_lists(record.matchers), "other_matchers": others})
+        except (msgspec.ValidationError, TypeError) as error:
             raise ValueError(f"not a silence: {error}") from None
+
+
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    matchers: list[tuple[str, str, str]]
+    starts_at: float
+    ends_at: float
+    created_by: str
+    comment: str
+    other_matchers: list[list[tuple[str, str, str]]] = []
 
 
 def _to_lists(matchers: Iterable[Matcher]) -> list[list[str]]:

@@ -2,10 +2,12 @@
 
 An alert passes through these objects, in this order:
 
-1. `AlertSink.emit`, in the publisher's thread: `AlertBuffer.put` keeps it by its labels and wakes the sink.
-2. `AlertSink._step`, on the event loop, hands the buffer to `EngineRunner.step`, on the thread of the sink:
-   the engine groups the alerts and returns the notifications that are due, the state is saved, and the
-   notifications are rendered.
+1. `AlertSink.emit`, in the publisher's thread: `AlertBuffer.put` keeps it by its labels and wakes the
+   notifier. On a durable stream it does nothing, as the event is in the log.
+2. `Notifier.step`, on the event loop, passes the buffer to `EngineRunner.step`, on the thread of the sink:
+   the engine groups the alerts and returns the notifications that are due, rendered. With a shared state,
+   `SharedNotifier.step` appends the buffer to a log instead; the process that holds the lease reads the log,
+   and saves the state before it sends what is due.
 3. `ChannelDispatcher.send`, on the event loop, queues each notification for the worker of its channel.
 4. The worker calls the channel's `send`. The outcome goes back to the engine with the next step.
 """
@@ -15,58 +17,51 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from codomyrmex.integrations.configuration.durations import check_seconds
-from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.errors import DroppedError
-from codomyrmex.integrations.delivery.health import CLOSED, QUEUE_FULL, SinkHealth, SinkProblem, worst_problem
-from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.delivery.health import (
+    CLOSED,
+    NOT_OPEN,
+    QUEUE_FULL,
+    SinkHealth,
+    SinkProblem,
+    SinkState,
+    worst_problem,
+)
+from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
+from codomyrmex.integrations.durable.stream import DurableStream
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
 from codomyrmex.integrations.notification.alerts.audit import Audit
-from codomyrmex.integrations.notification.alerts.channel_dispatcher import (
-    ChannelDispatcher,
-    Outcome,
-    channels_of,
-)
+from codomyrmex.integrations.notification.alerts.channel_dispatcher import channels_of
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, removed_by
 from codomyrmex.integrations.notification.alerts.config_source import ConfigSource, Source
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
-from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner, retrieve_error, shielded
+from codomyrmex.integrations.notification.alerts.engine_runner import retrieve_error, shielded
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
+from codomyrmex.integrations.notification.alerts.notifier import (
+    AlertStatistics,
+    Notifier,
+    NotifierRole,
+    Parts,
+)
+from codomyrmex.integrations.notification.alerts.shared_notifier import SharedNotifier, Sharing
+from codomyrmex.integrations.notification.alerts.shared_state import SharedState
 from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.integrations.notification.alerts.state_config import old_state_at, open_log, state_of
 from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
 from codomyrmex.integrations.notification.channels import UndeliverableChannel
-from codomyrmex.streaming import Clock, Event, Stream
+from codomyrmex.streaming import Clock, Event, FilterFunction, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
 
-_POLL_INTERVAL = 1.0  # seconds between checks of the file and of the silences of other processes
-_SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
 _CLOSE_TIMEOUT = 2.0  # seconds to close the channels and the state, after the drain timeout
 
-NOT_OPEN = "not_open"  # the reason of drops after `open` has failed
-
 _logger = logging.getLogger(__name__)
-_log = Diagnostics(__name__)
-
-
-class AlertStatistics(NamedTuple):
-    """What an alert sink refused or failed to do.
-
-    Attributes:
-        refused: new alerts that were refused because `max_alerts` were active.
-        unrendered: notifications that were sent with only what could be rendered of them.
-        failed: alerts, outcomes and groups with which the engine has failed; each is a bug, and logged.
-    """
-
-    refused: int
-    unrendered: int
-    failed: int
 
 
 class AlertSink(InlineSink):
@@ -77,8 +72,9 @@ class AlertSink(InlineSink):
     one alert occupies one entry of the buffer. An event that does not fit is dropped and counted, and is
     itself an alert.
 
-    When the sink closes, it sends what is due. With `state:` in the configuration, pending groups are left
-    to the next process; without it they are notified at once.
+    Attached to a durable stream, or with `state:` in the configuration, all processes share their alerts: one
+    of them notifies, and the others stand by. When a sink closes, another process continues; without a shared
+    state, what is pending is notified at once.
 
     Args:
         config: a path, YAML text, a mapping, or the result of `load_alert_config`.
@@ -122,6 +118,7 @@ class AlertSink(InlineSink):
         self._config = self._source.load()
         self._clock = clock
         self._audit = Audit(self, audit)
+        self._attached: tuple[Stream | None, str, FilterFunction | None] = None, "*", None
         self._buffer_size = buffer_size
         self._reset()
         renew_in_children(self)
@@ -129,10 +126,8 @@ class AlertSink(InlineSink):
     def _reset(self) -> None:
         self._buffer = AlertBuffer(self._config.label_rules, self._buffer_size, self._wake)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._woken: asyncio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._notifier: Notifier | None = None
         self._reload_task: asyncio.Task[None] | None = None
-        self._outcomes: list[Outcome] = []
         self._refusal: str | None = None  # why events are dropped
 
     def after_fork(self) -> None:
@@ -152,23 +147,29 @@ class AlertSink(InlineSink):
         """The event loop that the sink runs on; None while it is not open."""
         return self._loop
 
+    @property
+    def role(self) -> NotifierRole | None:
+        """What this process does about alerts; None while the sink is not open."""
+        return None if self._notifier is None else self._notifier.role
+
+    def bind(self, stream: Stream, topic: str, filter_fn: FilterFunction | None) -> None:
+        self._attached = stream, topic, filter_fn
+
     # The publisher's thread
 
     def emit(self, event: Event) -> None:
         if self._refusal is not None:
             raise DroppedError(self._refusal)
+        notifier = self._notifier
+        if notifier is not None and not notifier.accepts():
+            return  # it is in the log
         if not self._buffer.put(event):
             raise DroppedError(QUEUE_FULL)
 
     def _wake(self) -> None:
-        loop = self._loop
-        if loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._wake_task)
-
-    def _wake_task(self) -> None:
-        if self._woken is not None:
-            self._woken.set()
+        notifier = self._notifier
+        if notifier is not None:
+            notifier.wake()
 
     # Opening and closing
 
@@ -176,126 +177,57 @@ class AlertSink(InlineSink):
         """Open the state and the channels, and start.
 
         Raises:
-            StateError: the state file cannot be used.
+            StoreConfigError: the store of the state cannot be used.
             ChannelError: a channel cannot be set up.
-            MissingExtraError: Apprise is not installed.
+            MissingExtraError: Apprise, or the package of the store, is not installed.
         """
         self._loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
-        self._woken.set()  # for events that were published before, and for the state
         self._reload_lock = asyncio.Lock()
-        self._runner = EngineRunner(self._config, self.name, self._clock)
-        self._dispatcher = ChannelDispatcher(self._handle_outcome, self._wait_until_saved, self._clock)
-        self._deadline: float | None = None
         self._refusal = None
         for channel in channels_of(self._config).values():
             if isinstance(channel, UndeliverableChannel):
                 _logger.warning("sink %s: %s", self.name, channel.reason)
         try:
-            await self._runner.open()
-            await self._dispatcher.open(self._config)
+            notifier = self._make_notifier()
+            await notifier.open()
         except BaseException as error:
             self._refusal = NOT_OPEN
             waiting = self._buffer.get_all()
             lost = len(waiting.events) + waiting.dropped
             message = "sink %s could not be opened and sends no notifications (%d events so far): %s"
             _logger.warning(message, self.name, lost, describe(error))
-            await shielded(self._runner.close())
             raise
-        self._next_poll = self._clock.monotonic() + _POLL_INTERVAL
-        self._task = asyncio.create_task(self._run(), name=f"alerts {self.name}")
+        self._notifier = notifier
+
+    def _make_notifier(self) -> Notifier:
+        parts = Parts(
+            self.name, self._config, self._source.id, self._buffer, self._audit, self._clock, self._poll
+        )
+        stream, topic, filter_fn = self._attached
+        durable = stream if isinstance(stream, DurableStream) else None
+        where = state_of(self._config, shares_stream=durable is not None)
+        reads_stream = where is None and durable is not None
+        if durable is not None and where is None:
+            log, old_state = durable, None
+        elif where is not None:
+            log, old_state, topic, filter_fn = open_log(where), old_state_at(where), "*", None
+        else:
+            return Notifier(parts)
+        state = SharedState(log, self.name, topic, filter_fn, self._clock)
+        sends_away = self._config.when_away == "send"
+        return SharedNotifier(parts, Sharing(state, reads_stream, log.lease, sends_away, old_state))
 
     async def close(self) -> None:
         self._refusal = CLOSED
-        task, self._task = self._task, None
-        if task is None:
+        notifier, self._notifier = self._notifier, None
+        if notifier is None:
             return
-        try:
-            self._wake_task()
-            await asyncio.wait({task})
-            async with self._reload_lock:  # a reload that is in progress
-                await self._drain()
-        finally:
-            task.cancel()
-            await shielded(self._close_channels_and_state())
-
-    async def _drain(self) -> None:
-        now = self._clock.monotonic
-        end = now() + self._delivery_timeout
-        await self._step()
-        await self._runner.flush_pending()
-        await self._step()
-        # Half of the time is for retries, and for the fallbacks of receivers that fail; then each channel
-        # makes its last attempt.
-        retry_end = end - self._delivery_timeout / 2
-        while self._dispatcher.is_busy and (remaining := retry_end - now()) > 0:
-            await self._dispatcher.flush(remaining)
-            await self._step()
-        await self._dispatcher.close(max(end - now(), 0.0))
-
-    async def _close_channels_and_state(self) -> None:
-        try:
-            await self._dispatcher.close(0)
-            await self._step()  # the last outcomes
-        finally:
-            await self._runner.close()
-
-    # The task
-
-    async def _run(self) -> None:
-        while self._refusal is None:
-            await self._wait()
-            try:
-                if self._clock.monotonic() >= self._next_poll:
-                    self._next_poll = self._clock.monotonic() + _POLL_INTERVAL
-                    await self._poll()
-                await self._step()
-            except Exception as error:  # noqa: BLE001 - a bug must not end the notifications
-                self._deadline = None  # retry after a pause
-                text = "sink %s failed: %s\n%s"
-                _log.warning("step", text, self.name, describe(error), LazyTraceback(error))
-
-    async def _wait(self) -> None:
-        """Wait until the sink is woken, a notification is due, or it is time to poll."""
-        assert self._woken is not None  # noqa: S101 - the sink is open
-        seconds = self._next_poll - self._clock.monotonic()
-        if self._deadline is not None:
-            seconds = min(seconds, self._deadline - self._clock.time())
-        if seconds > 0 and not self._woken.is_set():
-            timer = self._clock.call_later(seconds, self._wake_task)
-            try:
-                await self._woken.wait()
-            finally:
-                timer.cancel()
-        self._woken.clear()
-
-    async def _step(self) -> None:
-        """Pass events and outcomes to the engine, and dispatch the notifications that are due."""
-        outcomes, self._outcomes = self._outcomes, []
-        step = await self._runner.step(self._buffer.get_all(), outcomes)
-        self._deadline = step.deadline
-        for notification, event in step.notifications:
-            self._dispatcher.send(notification, event)
-        for suppressed in step.suppressed:
-            self._audit.suppressed(suppressed)
-
-    def _handle_outcome(self, outcome: Outcome) -> None:
-        self._outcomes.append(outcome)
-        self._audit.concluded(outcome)
-        self._wake_task()
-
-    async def _wait_until_saved(self) -> None:
-        """Wait until a delivery is saved, so that a process that is killed repeats at most one."""
-        if self._config.state is not None:
-            task = asyncio.create_task(self._step())
-            task.add_done_callback(retrieve_error)
-            await asyncio.wait({task}, timeout=_SAVE_TIMEOUT)
+        async with self._reload_lock:  # a reload that is in progress
+            await notifier.close(self._delivery_timeout)
 
     # Reloading
 
     async def _poll(self) -> None:
-        if await self._runner.sync_silences():
-            self._wake_task()
         if self._source.has_changed() and not self._reload_lock.locked():
             # Not awaited: a channel that is removed may take a while.
             self._reload_task = asyncio.create_task(self._reload())
@@ -309,16 +241,15 @@ class AlertSink(InlineSink):
             Exception: the error of a channel that cannot be opened; the old configuration stays in force.
             RuntimeError: the sink is not open.
         """
-        self._check_open()
+        self._open_notifier()
         await shielded(self._reload())
 
     async def _reload(self) -> None:
         async with self._reload_lock:
-            self._check_open()
+            notifier = self._open_notifier()
             try:
-                config = await self._runner.call(self._source.load, self._config)
-                await self._dispatcher.reload(config)
-                await self._runner.reload(config)
+                config = await notifier.runner.call(self._source.load, self._config)
+                await notifier.reload(config, self._source.id)
             except Exception as error:
                 message = "sink %s keeps its configuration, as the new one cannot be used: %s"
                 _logger.warning(message, self.name, describe(error))
@@ -331,23 +262,22 @@ class AlertSink(InlineSink):
             self._config = config
             self._buffer.rules = config.label_rules
             self._audit.reloaded(config, removed)
-            self._wake_task()
+            notifier.wake()
 
     # Queries of the engine
 
     async def flush(self) -> None:
         """Wait until the engine has the events published so far, and the channels what is due."""
-        self._check_open()
-        await shielded(self._step())
+        await self._open_notifier().flush()
 
     async def explain(self, labels: Mapping[str, str]) -> Explanation:
         """Explain where an alert with these labels is sent now, and why."""
-        now = self._clock.time()
+        now = self._open_notifier().now()
         return await self._query(lambda engine: explain(engine.config, labels, now, engine))
 
     async def groups(self) -> list[GroupView]:
         """Return the current groups."""
-        now = self._clock.time()
+        now = self._open_notifier().now()
         return await self._query(lambda engine: views_of(engine, now))
 
     async def silences(self) -> list[Silence]:
@@ -355,41 +285,51 @@ class AlertSink(InlineSink):
         return await self._query(lambda engine: list(engine.silences.values()))
 
     async def add_silence(self, silence: Silence) -> None:
-        """Add a silence, or replace the one with its id."""
-        await self._query(lambda engine: engine.add_silence(silence))
+        """Add a silence, or replace the one with its id; within a second it is in force in all processes.
+
+        Raises:
+            StoreUnavailableError: the store of the shared state is not available.
+        """
+        await self._open_notifier().put_silence(silence)
 
     async def expire_silence(self, silence_id: str) -> None:
         """Expire a silence now.
 
         Raises:
             KeyError: no silence has this id.
+            StoreUnavailableError: the store of the shared state is not available.
         """
-        now = self._clock.time()
-        await self._query(lambda engine: engine.expire_silence(silence_id, now))
+        notifier = self._open_notifier()
+        silence = await self._query(lambda engine: engine.silences[silence_id])
+        now = notifier.now()
+        if now < silence.ends_at:
+            await notifier.put_silence(silence.ended(now))
 
     def health(self) -> Mapping[str, SinkHealth]:
         """Return the health of each channel; empty while the sink is not open.
 
-        `state file` is there too while the state cannot be saved, `max_alerts` after alerts were refused, and
+        Other parts are there while they do not work: `state` while the shared state is not available,
+        `configuration` while the file differs from that of the process that notifies, `clock` if it differs
+        from that of the store, `log` after entries were lost, `max_alerts` after alerts were refused, and
         `engine` while a call takes long.
         """
-        if self._task is None:
-            return {}
-        return {**self._dispatcher.health(), **self._runner.health()}
+        return {} if self._notifier is None else self._notifier.health()
 
     def problem(self) -> SinkProblem | None:
         """Return what is worst in `health`."""
-        return worst_problem(self.health())
+        problem = worst_problem(self.health())
+        if problem is None and self.role is NotifierRole.STANDBY:
+            return SinkProblem(SinkState.STANDBY, None)
+        return problem
 
     def statistics(self) -> AlertStatistics:
         """Return the counts since the sink was opened; it must be open."""
-        self._check_open()
-        return AlertStatistics(self._runner.refused, self._runner.unrendered, self._runner.failed)
+        return self._open_notifier().statistics()
 
     async def _query(self, function: Callable[[AlertEngine], T]) -> T:
-        self._check_open()
-        return await self._runner.query(function)
+        return await self._open_notifier().query(function)
 
-    def _check_open(self) -> None:
-        if self._task is None:
+    def _open_notifier(self) -> Notifier:
+        if self._notifier is None:
             raise RuntimeError(f"sink {self.name}: it is not open; attach it first")
+        return self._notifier

@@ -4,6 +4,7 @@ import { showAlerts } from "./alerts.js";
 import { $, h, setText, sync } from "./dom.js";
 import { EventList } from "./event_list.js";
 import { Feed } from "./feed.js";
+import { showProcesses } from "./processes.js";
 import { recentRate, showBreakers, showNotifications, showSinks, showStore, showTopics } from "./sections.js";
 import { get, token } from "./session.js";
 import { onChange, showSilences } from "./silences.js";
@@ -87,6 +88,7 @@ function showState(state, form) {
   const { problems } = state;
   showTopics(state.topics);
   showStore(state.store, problems.store);
+  showProcesses(state.processes, problems.processes);
   showSinks(state.sinks, problems.sinks);
   showBreakers(state.breakers, problems.breakers, state.now);
   showAlerts(state.alerts, problems.alerts, state.may_act);
@@ -95,7 +97,7 @@ function showState(state, form) {
   showFigures(state);
 }
 
-function showFigures({ topics, alerts, breakers, sinks, store }) {
+function showFigures({ topics, alerts, breakers, sinks, store, processes }) {
   const figures = [{ name: "events per second", value: rate(recentRate(topics.counts)), to: "topics" }];
   if (store?.available === false) {
     figures.push({ name: "without the store", value: span(store.unavailable_for), to: "store", bad: true });
@@ -111,6 +113,12 @@ function showFigures({ topics, alerts, breakers, sinks, store }) {
   if (sinks) {
     const failing = sinks.filter(({ state }) => !["ok", "standby", "degraded", "closed"].includes(state)).length;
     figures.push({ name: failing === 1 ? "sink failing" : "sinks failing", value: String(failing), to: "sinks", bad: failing > 0 });
+  }
+  if (processes?.length > 1) {
+    const gone = processes.filter(({ state }) => state === "gone").length;
+    const running = processes.length - gone;
+    const name = `${running === 1 ? "process" : "processes"}${gone ? `, ${gone} gone` : ""}`;
+    figures.push({ name, value: String(running), to: "processes", bad: gone > 0 });
   }
   sync($("figures"), figures, (figure) => figure.to, ({ name, value, to, bad }) =>
     h("li", {}, h("a", { href: `#${to}`, class: bad ? "bad" : "", data: { part: to } }, h("strong", {}, value), ` ${name}`)),

@@ -26,7 +26,8 @@ export function showTopics(topics) {
     used.add(key);
     drawChart(row.image, each.counts);
     setText(row.rate, rate(recentRate(each.counts)));
-    row.rate.title = `${plural(each.total, "event")} in total, at most ${number(Math.max(...each.counts))} per second`;
+    const of = topics.window == null ? "in total" : `among the newest ${number(topics.window)}`;
+    row.rate.title = `${plural(each.total, "event")} ${of}, at most ${number(Math.max(...each.counts))} per second`;
     if (list.children[used.size - 1] !== row.element) list.insertBefore(row.element, list.children[used.size - 1] ?? null);
   }
   for (const [key, row] of rows) {
@@ -71,7 +72,7 @@ function storeRow({ available, problems, warnings, store, name, pending }) {
 
 // Sinks
 
-const SINK_WORDS = {
+export const SINK_WORDS = {
   ok: "ok",
   standby: "standby",
   degraded: "lost events",
@@ -98,6 +99,7 @@ function sinkBody(sink) {
   const dropped = Object.entries(sink.dropped);
   const total = dropped.reduce((sum, [, count]) => sum + count, 0);
   const of = sink.of === null ? null : h("span", { class: "muted" }, ` of ${sink.of}`);
+  const where = placesOf(sink.processes ?? []);
   const queued = sink.queued + sink.in_flight;
   // A sink of a durable stream has no queue of its own; what waits for it is in the store.
   const queue = sink.capacity ? `${number(queued)} / ${compact(sink.capacity)}` : queued ? number(queued) : "–";
@@ -113,8 +115,20 @@ function sinkBody(sink) {
     "tbody",
     {},
     h("tr", {}, name, ...cells.map((cell, index) => h("td", { class: bad[index] ? "number bad" : "number" }, cell))),
+    where && h("tr", {}, h("td", { class: "note places", colspan: 6 }, where)),
     notes.length > 0 && h("tr", {}, h("td", { class: "note", colspan: 6 }, ...notes.map((note) => h("p", {}, note)))),
   );
+}
+
+/** Return in how many processes a sink is in which state; null if it is the same in all, or there is only one. */
+function placesOf(processes) {
+  const count = processes.reduce((sum, { names }) => sum + names.length, 0);
+  if (count < 2) return null;
+  const parts = processes.map(({ state, names }) => {
+    const where = names.length === 1 ? names[0] : `${number(names.length)} processes`;
+    return h("span", { title: names.join(", ") }, `${SINK_WORDS[state] ?? state} in ${where}`);
+  });
+  return h("p", {}, ...parts.flatMap((part, index) => (index ? [" · ", part] : [part])));
 }
 
 // Circuit breakers
@@ -123,7 +137,7 @@ export function showBreakers(breakers, problem, now) {
   $("breakers").hidden = breakers === null || breakers === undefined;
   if ($("breakers").hidden) return;
   const key = (each) => JSON.stringify([each.source, each.service, each.breaker]);
-  announceChanges("breaker", breakers.map((each) => [key(each), each.state, `Circuit breaker ${each.breaker} is ${words(each.state)}`]));
+  announceChanges("breaker", breakers.map((each) => [key(each), each.state, `Circuit breaker ${each.breaker} is ${each.summary}`]));
   const minute = Math.floor(now / 10) * 10; // the band is redrawn every ten seconds
   sync($("breaker-list"), breakers.map((each) => ({ ...each, minute })), key, tile);
   showStatus($("breakers"), breakers.length, problem);
@@ -143,7 +157,7 @@ function tile(each) {
     "li",
     { class: "tile", data: { state: each.state ?? "unknown" } },
     h("p", { class: "name" }, each.breaker),
-    h("p", {}, badge(each.state ?? "unknown", words(each.state)), h("span", { class: "muted" }, ` since ${momentOf(each.since)}`)),
+    h("p", {}, badge(each.state ?? "unknown", each.summary), h("span", { class: "muted" }, ` since ${momentOf(each.since)}`)),
     h("div", { title: `State in the last ${BAND_MINUTES} minutes` }, band(changes, each.minute * 1000 + 10_000, BAND_MINUTES)),
     h("p", { class: "muted" }, [where, ...facts].join(" · ")),
     each.reason && h("p", { class: "reason" }, each.reason),
@@ -151,6 +165,8 @@ function tile(each) {
       "details",
       { data: { part: "history" } },
       h("summary", { data: { part: "history-summary" } }, "History"),
+      Object.keys(each.instances).length > 1 &&
+        h("ul", { class: "history" }, ...Object.entries(each.instances).map(([name, state]) => h("li", {}, name, " ", words(state)))),
       h("ol", { class: "history" }, ...[...changes].reverse().map(([time, state]) => h("li", {}, h("time", {}, momentOf(time)), " ", words(state)))),
     ),
   );

@@ -1,0 +1,169 @@
+"""`Away`: notifies about the alerts of this process while the store is not available."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.durable.tail import Item
+from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer, Batch
+from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
+from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.control import (
+    ControlSelection,
+    alert_event,
+    log_event,
+    silence_event,
+)
+from codomyrmex.integrations.notification.alerts.engine import AlertEngine
+from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner, Step
+from codomyrmex.integrations.notification.alerts.notification import LogEntry, Notification
+from codomyrmex.integrations.notification.alerts.notifier import Parts
+from codomyrmex.integrations.notification.alerts.shared_state import SharedState
+from codomyrmex.integrations.notification.alerts.silences import Silence
+
+T = TypeVar("T")
+
+_log = Diagnostics(__name__)
+
+
+class Away:
+    """Runs an engine of its own while the store is not available.
+
+    It knows the silences and the notification log as they were, and the alerts that this process has
+    published since. Once the store is available again, the log of events gets these alerts, and what was
+    sent.
+
+    Args:
+        parts: what the notifier works with.
+        shared: the engine that follows the shared state.
+        state: the shared state.
+
+    Attributes:
+        sent: how many notifications were delivered meanwhile.
+    """
+
+    def __init__(self, parts: Parts, shared: EngineRunner, state: SharedState) -> None:
+        self.sent = 0
+        self._name, self._config, self._clock = parts.name, parts.config, parts.clock
+        self._shared = shared
+        self._state = state
+        self._times = 0
+        self._runner: EngineRunner | None = None
+        self._kept = AlertBuffer(parts.config.label_rules, parts.buffer.size, _do_nothing)
+        self._controls: list[Mapping[str, Any]] = []  # for the next step
+        self._silences: list[Silence] = []
+        self._known: dict[str, LogEntry] = {}
+
+    async def begin(self, buffer: AlertBuffer) -> None:
+        """Start with what was published here and is not in the store."""
+        self._times += 1
+        runner = EngineRunner(self._config, self._name, self._clock)
+        runner.id_prefix, runner.offset = f"away{self._times}.", self._shared.offset
+        await runner.restore(await self._shared.state_of({"silence", "log"}))
+        self._known = await runner.query(lambda engine: engine.log_entries())
+        self._runner = runner
+        self._controls = self._pending(buffer)
+        _log.warning(
+            "away", "sink %s: without its store, it notifies about the alerts of this process", self._name
+        )
+
+    def _pending(self, buffer: AlertBuffer) -> list[Mapping[str, Any]]:
+        """Put what waits to be stored into the buffer, and return the data of what only sinks read."""
+        appender = self._state.stream.runtime.appender
+        selection = ControlSelection(self._name, "*", None)
+        for entry in () if appender is None else appender.pending():
+            try:
+                event = selection.event_for(0, Item(0, 0.0, entry))
+            except ValueError:
+                continue
+            if event is not None:
+                buffer.put(event)
+        return selection.pop()
+
+    async def step(self, buffer: AlertBuffer, outcomes: list[Outcome]) -> Step:
+        """Pass the events of this process to the engine, and return what is due."""
+        assert self._runner is not None  # noqa: S101 - `begin` was called
+        batch = buffer.get_all()
+        for event in batch.events:
+            self._kept.put(event)
+        self.sent += sum(error is None and self.owns(notification) for notification, error in outcomes)
+        controls, self._controls = self._controls, []
+        return await self._runner.step(batch, outcomes, controls)
+
+    async def end(self, buffer: AlertBuffer) -> None:
+        """Append what was sent, and the alerts that it was about, for the process that notifies from now on.
+
+        Raises:
+            StoreError: the store is not available again.
+        """
+        runner, stream = self._runner, self._state.stream
+        assert runner is not None  # noqa: S101 - `begin` was called
+        # First what was sent: an alert whose notification is known is not sent again.
+        log = await runner.query(lambda engine: engine.log_entries())
+        sent = {key: entry for key, entry in log.items() if self._known.get(key) != entry}
+        if sent:
+            await stream.publish_to_group(log_event(sent), self._name)
+        for silence in self._silences:
+            await stream.publish_to_group(silence_event(silence), self._name)
+        self._silences = []
+        kept, new = self._kept.get_all(), buffer.get_all()
+        batch = Batch([*kept.events, *new.events], kept.dropped + new.dropped)
+        for alert in await runner.alerts_of(batch):
+            await stream.publish_to_group(alert_event(alert), self._name)
+        self.close()
+
+    async def skip_waits(self) -> None:
+        """Make due what nobody would send later."""
+        if self._runner is not None:
+            await self._runner.skip_waits()
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def owns(self, notification: Notification) -> bool:
+        """Return whether a notification was made while the store was not available."""
+        return self._runner is not None and notification.id.startswith(self._runner.id_prefix)
+
+    async def query(self, function: Callable[[AlertEngine], T]) -> T:
+        """Call a function with the engine."""
+        return await (self._shared if self._runner is None else self._runner).query(function)
+
+    async def add_silence(self, silence: Silence) -> None:
+        """Add a silence, here at once and in the other processes later."""
+        self._silences.append(silence)
+        await self.query(lambda engine: engine.add_silence(silence))
+
+    async def reload(self, config: AlertConfig) -> None:
+        """Continue with another configuration."""
+        self._config = config
+        self._kept.rules = config.label_rules
+        if self._runner is not None:
+            await self._runner.reload(config)
+
+    def problem(self, seconds: float, lease: float, *, sends: bool) -> str | None:
+        """Return what does not work while the store is not available, None if it is.
+
+        Args:
+            seconds: for how long the store has not been available.
+            lease: seconds after which this process notifies on its own.
+            sends: whether it does so.
+        """
+        if seconds <= lease / 2:
+            return None
+        error = self._state.stream.runtime.last_error or "it does not answer in time"
+        for_how_long = f"the store has not been available for {Duration(round(seconds))}: {error}"
+        if not sends:
+            return f"{for_how_long}; nothing is sent until it is (when_away: hold)"
+        if self._runner is None:
+            return f"{for_how_long}; nothing is sent for now"
+        return f"{for_how_long}; only alerts of this process are sent, perhaps twice (when_away: send)"
+
+
+def _do_nothing() -> None:
+    """Nobody waits for what is kept."""

@@ -1,0 +1,87 @@
+"""Entries of the log that only the alert sinks read: alerts, silences, records of notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from codomyrmex.integrations.durable.saved_groups import Definition
+from codomyrmex.integrations.durable.shard import Selection
+from codomyrmex.integrations.durable.tail import Item
+from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.engine import AlertEngine
+from codomyrmex.integrations.notification.alerts.notification import LogEntry
+from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.streaming import Event, FilterFunction, create_event
+
+_TOPIC = "alerts.control"
+
+
+def alert_event(alert: Alert) -> Event:
+    """Return the event that passes an alert to the process that notifies."""
+    return create_event({"alert": {name: getattr(alert, name) for name in _FIELDS}}, topic=_TOPIC)
+
+
+def silence_event(silence: Silence) -> Event:
+    """Return the event that adds a silence everywhere."""
+    return create_event({"silence": silence.to_dict()}, topic=_TOPIC)
+
+
+def log_event(entries: Mapping[str, LogEntry]) -> Event:
+    """Return the event that adds entries to the notification log, of what was sent without the store."""
+    return create_event({"log": {key: entry.to_dict() for key, entry in entries.items()}}, topic=_TOPIC)
+
+
+def reload_event() -> Event:
+    """Return the event that makes all processes look for a changed configuration."""
+    return create_event({"reload": True}, topic=_TOPIC)
+
+
+def apply_control(engine: AlertEngine, data: Mapping[str, Any], now: float) -> None:
+    """Pass the data of such an event to an engine.
+
+    Raises:
+        Exception: they are not what one of the functions above has made.
+    """
+    if "alert" in data:
+        engine.observe([msgspec.convert(data["alert"], Alert)], now)
+    elif "silence" in data:
+        engine.add_silence(Silence.from_dict(data["silence"]))
+    elif "log" in data:
+        for key, entry in data["log"].items():
+            engine.merge_log(key, LogEntry.from_dict(entry))
+
+
+def silences_in(controls: Iterable[Mapping[str, Any]]) -> list[Silence]:
+    """Return the silences that such events add, in their order."""
+    return [Silence.from_dict(data["silence"]) for data in controls if "silence" in data]
+
+
+class ControlSelection(Selection):
+    """Which entries are for an alert sink; the events of this module are put aside.
+
+    Attributes:
+        controls: the data of these events, in their order.
+    """
+
+    def __init__(self, group: str, topic: str, filter_fn: FilterFunction | None) -> None:
+        super().__init__(group, group, Definition(topic), filter_fn)
+        self._name = group
+        self.controls: list[Mapping[str, Any]] = []
+
+    def event_for(self, shard: int, item: Item) -> Event | None:
+        if item.group == self._name:
+            event = item.event()
+            if event is not None and event.topic == _TOPIC and isinstance(event.data, Mapping):
+                self.controls.append(event.data)
+                return None
+        return super().event_for(shard, item)
+
+    def pop(self) -> list[Mapping[str, Any]]:
+        """Return what was put aside."""
+        controls, self.controls = self.controls, []
+        return controls
+
+
+_FIELDS = ("labels", "annotations", "starts_at", "ends_at", "url", "trace_id")
