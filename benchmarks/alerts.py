@@ -25,6 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import apprise
+import go_templates
 from codomyrmex.integrations import attach
 from codomyrmex.integrations.configuration.matchers import Matcher, Op
 from codomyrmex.integrations.notification import (
@@ -60,6 +61,7 @@ MANY = 100_000
 
 def measure() -> Iterator[Result]:
     yield from matching()
+    yield from go_templates.rendering()
     yield from observing()
     yield memory()
     yield from hanging()

@@ -125,7 +125,7 @@ class Reader:
             return self.struct(value, kind, path)
         try:
             return msgspec.convert(value, kind)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for a lone surrogate
             expected = " or ".join(map(str, args)) if origin is Literal else _NAMES.get(kind, str(kind))
             return self._wrong_type(path, expected, value, is_choice=origin is Literal)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.sink import AlertSink
     from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
     from codomyrmex.integrations.notification.channels import ChannelError
+    from codomyrmex.integrations.notification.go_templates import GoTemplate, GoTemplateError, GoTemplates
 
 _MODULES = {
     "Alert": "alerts.alert",
@@ -38,6 +39,9 @@ _MODULES = {
     "ChannelError": "channels",
     "Explanation": "alerts.explain",
     "Finding": "alerts.lint",
+    "GoTemplate": "go_templates",
+    "GoTemplateError": "go_templates",
+    "GoTemplates": "go_templates",
     "LabelRules": "alerts.alert",
     "Matcher": ".configuration.matchers",
     "MatcherError": ".configuration.matchers",
@@ -67,6 +71,9 @@ __all__ = [
     "ChannelError",
     "Explanation",
     "Finding",
+    "GoTemplate",
+    "GoTemplateError",
+    "GoTemplates",
     "LabelRules",
     "Matcher",
     "MatcherError",

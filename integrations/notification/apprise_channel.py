@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.configuration.environment import Secret
-from codomyrmex.integrations.delivery.errors import PartialDeliveryError
-from codomyrmex.integrations.delivery.sink import Sink
-from codomyrmex.integrations.notification.apprise_target import AppriseTarget
+from codomyrmex.integrations.notification.apprise_target import AppriseTarget, UrlSource, key_parameter
 from codomyrmex.integrations.notification.channels import (
     ChannelConfig,
     ChannelError,
     ChannelPermanentError,
     ChannelRetryableError,
+    ChannelSink,
+    deduplication_key,
 )
 from codomyrmex.integrations.notification.daemon_calls import DaemonCalls, NoThreadError
 from codomyrmex.integrations.notification.event_renderer import EventRenderer
@@ -48,16 +47,21 @@ class AppriseConfig(ChannelConfig, kw_only=True, frozen=True):
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield why Apprise does not accept the URL; nothing if Apprise is not installed."""
-        reason = AppriseTarget(self.name, self.url, (), None, expand_url=False).check()
+        target = AppriseTarget(self.name, self.url, (), None, expand_url=False)
+        reason = target.check()
         if reason is not None:
-            yield "url", reason
+            hint = "; a scheme that the application adds with @notify is known only there"
+            yield "url", f"{reason}: {target.scheme}://...{hint}"
+
+    def sends_groups_separately(self) -> bool:
+        return key_parameter(self.url) is not None
 
     def create(self) -> AppriseChannel:
         """Create the channel; the configuration has expanded its URL."""
         return AppriseChannel(self.name, self.url, tags=self.tags, timeout=self.timeout, expand_url=False)
 
 
-class AppriseChannel(Sink):
+class AppriseChannel(ChannelSink):
     """Sends events as notifications to the target of an Apprise URL.
 
     Apprise is imported when the channel opens, and called on at most four daemon threads of the channel.
@@ -73,7 +77,8 @@ class AppriseChannel(Sink):
     Args:
         name: the name of the channel in reports, logs and errors.
         url: an Apprise URL, such as `json://127.0.0.1:8080/`. `${NAME}` and `${NAME:-default}` are
-            expanded when the channel opens.
+            expanded when the channel opens. Or a function that returns a URL from the `payload` in the
+            metadata of an event, or from None; it may block. Then the URL is checked for each event.
         title: a Jinja template of the title with the variable `event`, whose attributes are those of
             `Event.to_dict`, with `topic`, and with the timestamp as a `datetime`. The title is one line
             of plain text.
@@ -84,6 +89,7 @@ class AppriseChannel(Sink):
         timeout: seconds for each notification; a call that takes longer is abandoned and retried.
         environ: the environment variables; `os.environ` if None.
         expand_url: whether to expand `${NAME}` in the URL.
+        scheme: what errors show of a URL that a function returns.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -95,7 +101,7 @@ class AppriseChannel(Sink):
     def __init__(
         self,
         name: str,
-        url: str,
+        url: str | UrlSource,
         *,
         title: str | None = None,
         body: str | None = None,
@@ -104,22 +110,28 @@ class AppriseChannel(Sink):
         timeout: float = 10.0,
         environ: Mapping[str, str] | None = None,
         expand_url: bool = True,
+        scheme: str | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name: must be a string, got {type(name).__name__}")
         if not name:
             raise ValueError("name: must not be empty")
-        if not isinstance(url, str):  # the value is not shown, whatever it is
+        if not (isinstance(url, str) or callable(url)):  # the value is not shown, whatever it is
             raise TypeError(f"url: must be a string, got {type(url).__name__}")
         check_seconds("timeout", timeout)
         self.name = name
         self._renderer = EventRenderer(title, body, format)
-        self._target = AppriseTarget(name, url, _check_tags(tags), environ, expand_url=expand_url)
+        self._target = AppriseTarget(
+            name, url, _check_tags(tags), environ, expand_url=expand_url, scheme=scheme
+        )
         self._timeout = timeout
         self._calls: DaemonCalls | None = None
 
     def __repr__(self) -> str:
         return f"<AppriseChannel {self.name} ({self._target.scheme})>"
+
+    def __str__(self) -> str:
+        return str(self._target)
 
     async def open(self) -> None:
         """Import Apprise and set up the target.
@@ -135,32 +147,12 @@ class AppriseChannel(Sink):
             await self.close()
             raise
 
-    async def send(self, events: Sequence[Event]) -> None:
-        failed: dict[str, Exception] = {}
-        finished = 0
-        try:
-            for event in events:
-                try:
-                    await self._deliver(event)
-                except ChannelError as error:
-                    failed[event.id] = error
-                    if getattr(error, "retry_after", None):  # the server asked for a pause
-                        failed.update((other.id, error) for other in events[finished:])
-                        break
-                finished += 1
-        except asyncio.CancelledError:
-            # Report what was delivered before the timeout, so that only the others are retried.
-            interrupted = ChannelRetryableError(f"{self._target} was interrupted before it finished")
-            failed.update((event.id, interrupted) for event in events[finished:])
-        if failed:
-            raise PartialDeliveryError(failed)
-
     async def close(self) -> None:
         calls, self._calls = self._calls, None
         if calls is not None:
             calls.close()
 
-    async def _deliver(self, event: Event) -> None:
+    async def deliver(self, event: Event) -> None:
         if self._calls is None:
             raise ChannelError(f"{self._target} is not open")
         try:
@@ -178,7 +170,7 @@ class AppriseChannel(Sink):
         except Exception as error:
             reason = f"the event cannot be rendered, {type(error).__name__}"
             raise ChannelPermanentError(f"{self._target}: {reason}") from error
-        self._target.notify(message)
+        self._target.notify(message, event.metadata.get("payload"), deduplication_key(event.data))
 
 
 def _check_tags(tags: Iterable[str]) -> tuple[str, ...]:

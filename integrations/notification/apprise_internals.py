@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib import import_module
 from inspect import isasyncgenfunction, isgeneratorfunction
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from codomyrmex.integrations.delivery.sink import is_async
+from codomyrmex.integrations.notification.channels import parse_retry_after
 
 # Where Apprise stores a function under `@notify`, since 1.9.0 at least.
 _FUNCTION = "_CustomNotifyPluginWrapper__send"
@@ -40,7 +40,6 @@ _LOGGED_STATUS = re.compile(r"\berror=([1-5][0-9]{2})\b")
 _TITLE_MARKUP = 20  # characters around a title that becomes a part of the body, as in `<b>...</b><br />`
 _METHODS = frozenset({"delete", "get", "head", "options", "patch", "post", "put", "request"})
 _CONNECTION_ERRORS = ("ConnectionError", "Timeout", "ChunkedEncodingError")  # of `requests`
-_MAX_RETRY_AFTER = 86_400.0  # seconds
 
 
 # A call of `Apprise.notify` with a title, a body, a type and a format.
@@ -200,21 +199,6 @@ def _record(
 def _changes_method(first: Any, last: Any) -> bool:
     """Return whether a request was redirected to one with another method (RFC 9110, section 15.4)."""
     return bool(first.request.method != last.request.method)
-
-
-def parse_retry_after(header: str | None, now: datetime) -> float | None:
-    """Return the seconds of a `Retry-After` (RFC 9110, section 10.2.3), at most a day; None if invalid."""
-    if header is None:
-        return None
-    if re.fullmatch(r"\s*[0-9]+\s*", header, re.ASCII):
-        seconds = float(header)
-    else:
-        try:
-            date = parsedate_to_datetime(header)
-        except (TypeError, ValueError):
-            return None
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
 
 
 # Log lines

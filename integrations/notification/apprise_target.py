@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -26,6 +26,7 @@ from codomyrmex.integrations.notification.channels import (
     ChannelError,
     ChannelPermanentError,
     ChannelRetryableError,
+    is_retryable,
 )
 from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.templates import escape
@@ -37,46 +38,69 @@ _MENTION = re.compile(r"(?<![\w.])@(?=everyone\b|here\b|channel\b|all\b)|<(?=[@!
 # The services whose Markdown has no entities such as `&lt;`; all of them take the backslashes of CommonMark.
 _WITHOUT_ENTITIES = frozenset({"discord", "slack", "tgram"})
 
+_MAX_SERVICES = 256
+
+# The parameter of services that close an incident under the key with which it was opened.
+_KEYS = {
+    **dict.fromkeys(("firehydrant", "goalert", "goalerts", "ilert", "incidentio", "pagerduty"), "dedup"),
+    **dict.fromkeys(("opsimate", "opsimates"), "dedup"),
+    **dict.fromkeys(("jira", "opsgenie"), "alias"),
+    **dict.fromkeys(("splunk", "victorops"), "entity_id"),
+}
+
+# Returns a URL from the payload of a notification, or from None without one; it may block.
+UrlSource = Callable[[object], str]
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-_RETRYABLE = frozenset({408, 425, 429})  # RFC 9110, 8470 and 6585: the same request may succeed later
 
 
 class AppriseTarget:
-    """The service behind one Apprise URL; the arguments are those of `AppriseChannel`.
+    """The service behind an Apprise URL; the arguments are those of `AppriseChannel`.
 
     Attributes:
         scheme: the scheme of the URL, the only part of it that is shown.
     """
 
     def __init__(
-        self, name: str, url: str, tags: Sequence[str], environ: Mapping[str, str] | None, *, expand_url: bool
+        self,
+        name: str,
+        url: str | UrlSource,
+        tags: Sequence[str],
+        environ: Mapping[str, str] | None,
+        *,
+        expand_url: bool,
+        scheme: str | None = None,
     ) -> None:
-        self.scheme = _scheme(url)
+        self.scheme = scheme or (_scheme(url) if isinstance(url, str) else "apprise")
         self._name = name
+        self._given_url = url
         self._url = url
         self._tags = tags
         self._environ = environ
         self._expand_url = expand_url
         self._apprise: Any = None
-        self._service: Any = None
-        self._send: Send | None = None
+        self._services: dict[str, AppriseService] = {}  # by URL, the last one used most recently
 
     def __str__(self) -> str:
         return f"channel {self._name} ({self.scheme})"
 
     def load(self) -> None:
-        """Import Apprise and create the service; raises the errors of `AppriseChannel.open`."""
+        """Import Apprise, and create the service unless its URL depends on the notification.
+
+        Raises:
+            MissingExtraError: Apprise is not installed.
+            ChannelError: Apprise does not accept the URL, or nothing sent to it would arrive.
+        """
         try:
             self._apprise = import_module("apprise")
         except ImportError as error:
             raise MissingExtraError("AppriseChannel", "apprise", "apprise") from error
-        try:
-            reason = self._set_up() or find_false_success(self._service)
-        except ExpansionError as error:  # it names the variable, never the URL
-            raise ChannelError(f"{self} cannot be set up: {error}") from None
-        if reason is not None:
-            raise ChannelError(f"{self} cannot be set up: {reason}")
-        watch_requests(self._service)
+        if isinstance(self._given_url, str):
+            try:
+                self._url = expand(self._given_url, self._environ) if self._expand_url else self._given_url
+            except ExpansionError as error:  # it names the variable, never the URL
+                raise ChannelError(f"{self} cannot be set up: {error}") from None
+            self._service(self._url)
 
     def check(self) -> str | None:
         """Return why Apprise does not accept the URL; None if it does or is not installed."""
@@ -84,34 +108,73 @@ class AppriseTarget:
             self._apprise = import_module("apprise")
         except ImportError:
             return None
-        reason = self._set_up()
-        hint = "; a scheme that the application adds with @notify is known only there"
-        return None if reason is None else f"{reason}: {self.scheme}://...{hint}"
+        reason = self._set_up(self._url if isinstance(self._url, str) else self._url(None))
+        return reason if isinstance(reason, str) else None
 
-    def _set_up(self) -> str | None:
-        """Create the service, or return why that fails; no error leaves this frame, which has the URL."""
-        url = expand(self._url, self._environ) if self._expand_url else self._url
-        self.scheme = _scheme(url)
-        try:
-            with silenced():
-                self._service = self._apprise.Apprise.instantiate(str(url), tag=list(self._tags))
-                if not self._service:
-                    return "Apprise does not support this URL"
-                self._send = one_attempt(self._apprise, self._service)
-        except Exception as error:  # noqa: BLE001 - its message may contain the URL
-            return f"Apprise raised {type(error).__name__}"
-        return None
-
-    def notify(self, message: Message) -> None:
+    def notify(self, message: Message, payload: object = None, key: str = "") -> None:
         """Send a notification, once.
+
+        Args:
+            message: the notification.
+            payload: what the URL depends on.
+            key: what identifies the incident, for services that have a parameter for it.
 
         Raises:
             ChannelRetryableError: it was not delivered, and a retry may succeed.
             ChannelPermanentError: it was not delivered, and a retry would fail.
             ChannelError: it was not delivered, and Apprise does not report why.
         """
-        if self._send is None:
+        if self._apprise is None:
             raise ChannelError(f"{self} is not open")
+        self._service(self._url if isinstance(self._url, str) else self._url(payload), key).notify(message)
+
+    def _service(self, url: str, key: str = "") -> AppriseService:
+        """Return the service of a URL. Some remember what they have opened, so the latest are kept."""
+        url = _with_key(url, key)
+        service = self._services.pop(url, None) or self._set_up(url)
+        if isinstance(service, str):
+            del url  # some error reports show the variables of a frame
+            raise ChannelPermanentError(f"{self} cannot be set up: {service}")
+        self._services[url] = service
+        if len(self._services) > _MAX_SERVICES:
+            self._services.pop(next(iter(self._services)), None)
+        return service
+
+    def _set_up(self, url: str) -> AppriseService | str:
+        """Create the service, or return why that fails; no error leaves this frame, which has the URL."""
+        self.scheme = _scheme(url)
+        try:
+            with silenced():
+                service = self._apprise.Apprise.instantiate(str(url), tag=list(self._tags))
+                if not service:
+                    return "Apprise does not support this URL"
+                send = one_attempt(self._apprise, service)
+        except Exception as error:  # noqa: BLE001 - its message may contain the URL
+            return f"Apprise raised {type(error).__name__}"
+        if not isinstance(self._url, str):  # Alertmanager waits only when a service asks for it
+            service.request_rate_per_sec = 0
+        reason = find_false_success(service)
+        if reason is not None:
+            return reason
+        watch_requests(service)
+        return AppriseService(self._apprise, service, send, str(self), self.scheme.lower())
+
+
+class AppriseService:
+    """A service that Apprise has created; `shown` names it in errors."""
+
+    def __init__(self, apprise: Any, service: Any, send: Send, shown: str, scheme: str) -> None:
+        self._apprise = apprise
+        self._service = service
+        self._send = send
+        self._shown = shown
+        self._scheme = service.secure_protocol if scheme in {"http", "https"} else scheme
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def notify(self, message: Message) -> None:
+        """Send a notification, once; raises as `AppriseTarget.notify`."""
         sent, raised = False, None
         with silenced() as logged_statuses, recorded_responses() as responses:
             try:
@@ -130,13 +193,13 @@ class AppriseTarget:
     def _fitted(self, message: Message) -> Message:
         """Return a message that the service accepts: not too long, and without mentions."""
         service = self._service
-        if self.scheme.lower() in _CHATS:
+        if self._scheme in _CHATS:
             message = _without_mentions(message)
         if service.title_maxlen <= 0:  # Apprise puts the title into the body, in the body's format
             message = replace(message, title=escape(message.title, message.format))
         else:
             message = replace(message, title=message.title[: service.title_maxlen])
-        if message.format == "markdown" and self.scheme.lower() in _WITHOUT_ENTITIES:
+        if message.format == "markdown" and self._scheme in _WITHOUT_ENTITIES:
             body = message.body.replace("&lt;", "\\<").replace("&gt;", "\\>").replace("&amp;", "&")
             message = replace(message, body=body)
         room = room_for_body(service, message.title)
@@ -193,10 +256,22 @@ def _has_failed(response: Response) -> bool:
 
 
 def _is_retryable(response: Response) -> bool:
-    status = response.status or 0
-    return response.connection_failed or status in _RETRYABLE or status >= 500  # noqa: PLR2004
+    return response.connection_failed or is_retryable(response.status or 0)
 
 
 def _scheme(url: str) -> str:
     match = _SCHEME.match(url)
     return "no scheme" if match is None else match[0]
+
+
+def key_parameter(url: str) -> str | None:
+    """Return the parameter for the key of an incident; None if there is none, or the URL has its own."""
+    name = _KEYS.get(_scheme(url).lower())
+    return None if name is None or re.search(rf"[?&]{name}=", url) else name
+
+
+def _with_key(url: str, key: str) -> str:
+    name = key_parameter(url)
+    if not key or name is None:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{name}={key}"

@@ -36,6 +36,7 @@ class Message:
     type: str  # `info`, `success`, `warning` or `failure`
     format: str  # of the body: `text`, `markdown` or `html`
     cuts: Sequence[tuple[int, int]] = ()  # where the body may end, and how many alerts it then leaves out
+    payload: Any = None  # what a channel sends besides or instead of these; without secrets
 
     def shortened(self, limit: int) -> str:
         """Return the body with at most `limit` characters; it says what was left out."""

@@ -39,11 +39,13 @@ from codomyrmex.integrations.notification.alerts.state_records import (
     value_name,
 )
 from codomyrmex.integrations.notification.event_renderer import EventRenderer
+from codomyrmex.integrations.notification.go_templates import GoTemplateError, GoTemplates
 from codomyrmex.integrations.notification.templates import TemplateError, compile_template
 from codomyrmex.integrations.pipelines.config import PipelineConfigError, load_pipeline_config
 from codomyrmex.streaming import Event
 from fuzz.fuzzing import Targets
 from fuzz.record_targets import EVENT, JSON, decoded_events, path, text
+from go_template_cases import NOTIFICATION
 
 TARGETS = Targets()
 NOW = 1_800_000_000.0
@@ -57,6 +59,8 @@ CONFIG = load_alert_config({
     "route": {"receiver": "ops", "group_by": ["cluster"]},
     "receivers": [{"name": "ops", "apprise_configs": [{"url": "json://127.0.0.1"}]}],
 })  # fmt: skip
+
+GO_TEMPLATES = GoTemplates()
 
 
 # Texts
@@ -151,6 +155,21 @@ def templates(data: bytes) -> None:
     for kind in ("text", "markdown", "html"):
         with suppress(TemplateError):
             compile_template(text(data), kind).render(event=event.to_dict())
+
+
+@TARGETS.add(
+    b"{{ ", b" }}", b"{{- ", b" -}}", b"{{/*", b"*/}}", b"{{ end }}", b"{{ else }}", b"{{ if .Status }}",
+    b"{{ range .Alerts }}", b"{{ with $x := .Labels }}", b'{{ define "a" }}', b'{{ template "a" . }}', b"$x",
+    b" = ", b" := ", b".Alerts", b".StartsAt.Format ", b'"2006-01-02"', b"(index .Alerts 0)", b"printf ",
+    b'"%*[1]d %q"', b"reReplaceAll ", b"slice ", b"dict ", b"list ", b"toJson ", b"| html", b"| urlquery",
+    b"safeHtml ", b"<p title=", b"<a href='", b"<style>", b"</style>", b"<!--", b"-->", b"<title>", b"\xff",
+    b"0x1p-2", b"'\\377'", b"1e999", memory=4_000, seconds=4,
+)  # fmt: skip
+def go_templates(data: bytes) -> None:
+    with suppress(GoTemplateError):
+        GO_TEMPLATES.compile(text(data)).render(NOTIFICATION)
+    with suppress(GoTemplateError):
+        GO_TEMPLATES.compile(text(data), html=True).render(NOTIFICATION)
 
 
 # Alerts

@@ -16,7 +16,7 @@ from codomyrmex.integrations.configuration.rates import RateLimit
 from codomyrmex.integrations.notification import AlertConfig, AlertConfigError, lint, load_alert_config
 from codomyrmex.integrations.notification.alerts.config import StateConfig
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
-from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
+from codomyrmex.integrations.notification.channels import ChannelConfig
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -237,6 +237,7 @@ ALERTMANAGER = """
 global:
   smtp_smarthost: 'localhost:25'
   smtp_auth_password: hunter2
+  smtp_from: am@example.org
   slack_api_url: https://hooks.slack.com/services/hunter2
   resolve_timeout: 5m
 templates: ['/etc/alertmanager/template/*.tmpl']
@@ -275,20 +276,12 @@ def test_a_whole_alertmanager_yml_loads_and_the_notes_say_what_is_not_used() -> 
         "team-X-pager",
         "team-X-mails",
     ]
-    assert [note.path for note in config.notes] == [
-        "global.smtp_smarthost",
-        "global.smtp_auth_password",
-        "global.slack_api_url",
-        "templates",
-        "receivers[0].email_configs",
-        "receivers[1].pagerduty_configs",
-        "receivers[1].webhook_configs",
-    ]
-    assert (config.notes[4].line, config.notes[4].column) == (25, 3)
-    assert "deliver nothing" in config.notes[4].message
-    [channel] = config.receivers["team-X-pager"].channels
-    assert isinstance(channel, UndeliverableChannel)
-    assert "has only pagerduty_configs and webhook_configs, which deliver nothing here" in channel.reason
+    assert [note.path for note in config.notes] == ["templates[0]"]
+    [mail] = config.receivers["team-X-mails"].channels
+    assert (mail.smarthost, mail.auth_password, mail.from_) == ("localhost:25", "hunter2", "am@example.org")
+    pager, hook = config.receivers["team-X-pager"].channels
+    assert pager.routing_key == "hunter2"
+    assert hook.url == "http://u:hunter2@127.0.0.1/"
     assert "hunter2" not in repr(config)
 
 
@@ -303,16 +296,15 @@ class PagerConfig(ChannelConfig, kw_only=True, frozen=True):
 
 @pytest.fixture
 def pagers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CHANNEL_TYPES, "pagerduty_configs", PagerConfig)
+    monkeypatch.setitem(CHANNEL_TYPES, "pager_configs", PagerConfig)
 
 
 PAGERS = """
 receivers:
 - name: a
   rate_limit: 6/1m
-  pagerduty_configs:
+  pager_configs:
   - {key: "${KEY}", timeout: 3s}
-  slack_configs: [{api_url: hunter2}]
   apprise_configs:
   - {url: json://h}
 """
@@ -326,7 +318,6 @@ def test_another_channel_type_is_an_entry_of_the_registry() -> None:
     assert (pager.name, pager.key, pager.timeout) == ("a[0]", "hunter2", 3)
     assert pager.rate_limit == apprise.rate_limit == RateLimit(6, 60)
     assert apprise.name == "a[1]"
-    assert [note.path for note in config.notes] == ["receivers[0].slack_configs"]
     assert "hunter2" not in repr(config)
 
 
@@ -343,14 +334,14 @@ def test_another_channel_type_is_an_entry_of_the_registry() -> None:
     ],
 )
 def test_problems_of_another_channel_type_have_their_position(channel: str, path: str, message: str) -> None:
-    (problem, *_) = problems(whole(f"receivers: [{{name: a, pagerduty_configs: [{channel}]}}]"))
-    assert problem.path == f"receivers[0].pagerduty_configs[0]{path}"
+    (problem, *_) = problems(whole(f"receivers: [{{name: a, pager_configs: [{channel}]}}]"))
+    assert problem.path == f"receivers[0].pager_configs[0]{path}"
     assert message in problem.message
 
 
 @pytest.mark.usefixtures("pagers")
 def test_a_receiver_with_only_another_channel_type_delivers() -> None:
-    config = load("receivers: [{name: a, pagerduty_configs: [{key: a}]}]")
+    config = load("receivers: [{name: a, pager_configs: [{key: a}]}]")
     assert lint(config, 0) == []
 
 

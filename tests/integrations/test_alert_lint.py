@@ -280,13 +280,12 @@ def test_receivers_that_nothing_uses_are_found_also_those_that_are_only_the_fall
 
 
 def test_a_receiver_that_delivers_nothing_is_found_unless_its_name_says_so():
-    config = tree(*(node(f'a="{name}"', receiver=name) for name in ("quiet", "null", "slack")))
-    config["receivers"] += [{"name": "quiet"}, {"name": "null"}, {"name": "slack", "slack_configs": [{}]}]
+    config = tree(*(node(f'a="{name}"', receiver=name) for name in ("quiet", "null", "jira")))
+    config["receivers"] += [{"name": "quiet"}, {"name": "null"}, {"name": "jira", "jira_configs": [{}]}]
     found = lint(load_alert_config(config), NOW)
     assert [(each.kind, each.path) for each in found] == [
-        ("note", "receivers[3].slack_configs"),
         ("no-channel", "receivers[1].name"),
-        ("delivers-nothing", "receivers[3].name"),
+        ("delivers-nothing", "receivers[3].jira_configs[0]"),
     ]
 
 

@@ -554,18 +554,19 @@ async def test_an_alert_with_an_extreme_time_does_not_suppress_its_group(time):
 
 
 @in_time
-async def test_a_receiver_with_foreign_blocks_only_is_reported_at_the_start_and_at_each_loss(caplog):
-    config = routing({"name": "ops", "slack_configs": [{"channel": "#ops"}], "fallback": "boss"}, "boss")
+async def test_a_receiver_that_delivers_nothing_is_reported_at_the_start_and_at_each_loss(caplog):
+    jira = {"project": "P", "issue_type": "Bug"}
+    config = routing({"name": "ops", "jira_configs": [jira], "fallback": "boss"}, "boss")
     audit, boss = InMemoryStream(), Inbox()
     with collect(audit) as decisions:
         async with running(config, {"boss": boss}, audit=audit) as run:
-            assert "the receiver ops has only slack_configs, which deliver nothing here" in caplog.text
+            assert "jira_configs deliver nothing here" in caplog.text
             await run.publish(fires("disk"))
             await run.pass_time(WAIT)
             assert await boss.wait_for(1) == ["firing: disk"]
             health = run.sink.health()["ops[0]"]
             assert health.dead == 1
-            assert "has only slack_configs" in (health.last_error or "")
+            assert "jira_configs deliver nothing here" in (health.last_error or "")
     [failed] = [event for event in decisions if event.topic == "alerts.failed"]
     assert (failed.data["receiver"], failed.type) == ("ops", EventType.ERROR)
 

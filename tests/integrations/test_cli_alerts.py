@@ -135,7 +135,7 @@ def test_findings_of_lint_are_problems_unless_disabled(cli):
 
 def test_notes_are_problems_only_if_strict(cli):
     file = cli.write("notes.yaml", f"{CONFIG}\ntemplates: [a.tmpl]")
-    assert "note: templates: Go templates are not supported" in cli("check", file).stdout
+    assert "note: templates[0]: no file matches this" in cli("check", file).stdout
     cli("check", file, "--strict", code=1)
 
 

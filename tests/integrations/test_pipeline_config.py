@@ -419,7 +419,7 @@ def test_check_tells_each_problem_in_a_line_that_editors_can_read(files):
 def test_check_tells_the_notes_of_an_alert_file(files):
     files.write(f"{ALERTS}\ntemplates: [a.tmpl]", "noted.yaml")
     path = files.write(f"{SOURCES}\nsinks: [{{type: alerts, config: noted.yaml}}]")
-    assert "note: templates: Go templates" in check(path, code=0).stderr
+    assert "note: templates[0]: no file matches this" in check(path, code=0).stderr
     assert len(json.loads(check(path, "--json", code=0).stdout)["notes"]) == 1
 
 

@@ -22,27 +22,50 @@ from codomyrmex.integrations.notification.alerts.intervals import (
 )
 from codomyrmex.integrations.notification.apprise_channel import AppriseConfig
 from codomyrmex.integrations.notification.channels import ChannelConfig
+from codomyrmex.integrations.notification.receivers.defaults import ReceiverDefaults
+from codomyrmex.integrations.notification.receivers.discord import DiscordConfig
+from codomyrmex.integrations.notification.receivers.email import EmailConfig
+from codomyrmex.integrations.notification.receivers.incidentio import IncidentioConfig
+from codomyrmex.integrations.notification.receivers.jira import JiraConfig
+from codomyrmex.integrations.notification.receivers.mattermost import MattermostConfig
+from codomyrmex.integrations.notification.receivers.msteams import MsteamsConfig
+from codomyrmex.integrations.notification.receivers.msteamsv2 import Msteamsv2Config
+from codomyrmex.integrations.notification.receivers.opsgenie import OpsgenieConfig
+from codomyrmex.integrations.notification.receivers.pagerduty import PagerdutyConfig
+from codomyrmex.integrations.notification.receivers.pushover import PushoverConfig
+from codomyrmex.integrations.notification.receivers.rocketchat import RocketchatConfig
+from codomyrmex.integrations.notification.receivers.slack import SlackConfig
+from codomyrmex.integrations.notification.receivers.sns import SnsConfig
+from codomyrmex.integrations.notification.receivers.telegram import TelegramConfig
+from codomyrmex.integrations.notification.receivers.victorops import VictoropsConfig
+from codomyrmex.integrations.notification.receivers.webex import WebexConfig
+from codomyrmex.integrations.notification.receivers.webhook import WebhookConfig
+from codomyrmex.integrations.notification.receivers.wechat import WechatConfig
 
 # Each key of a receiver that holds channels, with their type. Another type is a file and a line here.
 CHANNEL_TYPES: dict[str, type[ChannelConfig]] = {
     "apprise_configs": AppriseConfig,
+    "discord_configs": DiscordConfig,
+    "email_configs": EmailConfig,
+    "incidentio_configs": IncidentioConfig,
+    "jira_configs": JiraConfig,
+    "mattermost_configs": MattermostConfig,
+    "msteams_configs": MsteamsConfig,
+    "msteamsv2_configs": Msteamsv2Config,
+    "opsgenie_configs": OpsgenieConfig,
+    "pagerduty_configs": PagerdutyConfig,
+    "pushover_configs": PushoverConfig,
+    "rocketchat_configs": RocketchatConfig,
+    "slack_configs": SlackConfig,
+    "sns_configs": SnsConfig,
+    "telegram_configs": TelegramConfig,
+    "victorops_configs": VictoropsConfig,
+    "webex_configs": WebexConfig,
+    "webhook_configs": WebhookConfig,
+    "wechat_configs": WechatConfig,
 }
 
 _UNUSED = "accepted, but not used here"
-_GLOBAL_KEYS = """
-    http_config jira_api_url mattermost_webhook_url mattermost_webhook_url_file opsgenie_api_key
-    opsgenie_api_key_file opsgenie_api_url pagerduty_url rocketchat_api_url rocketchat_token
-    rocketchat_token_file rocketchat_token_id rocketchat_token_id_file slack_api_url slack_api_url_file
-    slack_app_token slack_app_token_file slack_app_url smtp_auth_identity smtp_auth_password
-    smtp_auth_password_file smtp_auth_secret smtp_auth_secret_file smtp_auth_username
-    smtp_force_implicit_tls smtp_from smtp_hello smtp_require_tls smtp_smarthost smtp_tls_config
-    telegram_api_url telegram_bot_token telegram_bot_token_file victorops_api_key victorops_api_key_file
-    victorops_api_url webex_api_url wechat_api_corp_id wechat_api_secret wechat_api_secret_file wechat_api_url
-"""
-_INTEGRATIONS = """
-    discord email incidentio jira mattermost msteams msteamsv2 opsgenie pagerduty pushover rocketchat slack
-    sns telegram victorops webex webhook wechat
-"""
 
 
 class Moment:
@@ -103,10 +126,7 @@ class ReceiverFile(msgspec.Struct, kw_only=True):
 
     __internal__: ClassVar[frozenset[str]] = frozenset({"plugins"})
     __plugins__: ClassVar[dict[str, type[ChannelConfig]]] = CHANNEL_TYPES
-    __ignored__: ClassVar[_Text] = {
-        f"{name}_configs": f"{name}_configs are accepted for routing, but deliver nothing here"
-        for name in _INTEGRATIONS.split()
-    }
+    __ignored__: ClassVar[_Text] = {"labels": _UNUSED}
 
     name: str = ""
     plugins: list[tuple[str, ChannelConfig]] = []
@@ -153,10 +173,10 @@ class IntervalFile(msgspec.Struct, kw_only=True):
     time_intervals: list[TimeSpecFile] = []
 
 
-class GlobalFile(msgspec.Struct, kw_only=True):
+class GlobalFile(ReceiverDefaults, kw_only=True):
     """The global settings."""
 
-    __ignored__: ClassVar[_Text] = dict.fromkeys(_GLOBAL_KEYS.split(), _UNUSED)
+    __ignored__: ClassVar[_Text] = {"jira_api_url": _UNUSED}
 
     resolve_timeout: Duration = Duration(300)
     max_alerts: int = 200_000
@@ -223,10 +243,7 @@ class StateFile(msgspec.Struct, kw_only=True):
 class ConfigFile(msgspec.Struct, kw_only=True):
     """The whole file."""
 
-    __ignored__: ClassVar[_Text] = {
-        "templates": "Go templates are not supported here",
-        "tracing": _UNUSED,
-    }
+    __ignored__: ClassVar[_Text] = {"tracing": _UNUSED}
 
     global_: GlobalFile = msgspec.field(default_factory=GlobalFile, name="global")
     route: RouteFile | None = None
@@ -237,5 +254,6 @@ class ConfigFile(msgspec.Struct, kw_only=True):
     events: EventsFile | None = None
     labels: Any = None
     state: Any = None
+    templates: list[str] = []
     when_away: Literal["send", "hold"] = "send"
     tests: list[TestFile] = []

@@ -21,7 +21,6 @@ from codomyrmex.integrations.notification.alerts.engine import ALERTS_DROPPED, A
 from codomyrmex.integrations.notification.alerts.engine_state import SavedState
 from codomyrmex.integrations.notification.alerts.messages import (
     NotificationRenderer,
-    notify_type,
     outline,
 )
 from codomyrmex.integrations.notification.alerts.notification import Notification, Status
@@ -307,6 +306,7 @@ class EngineRunner:
                 "format": message.format,
                 "body_cuts": message.cuts,
                 "notify_type": message.type,
+                **({} if message.payload is None else {"payload": message.payload}),
                 "status": notification.status.value,
                 "receiver": notification.receiver,
                 "channel": notification.channel,
@@ -320,9 +320,9 @@ class EngineRunner:
         except TemplateError as error:
             self.unrendered += 1
             _log.warning(channel.name, "a template of channel %s failed: %s", channel.name, error)
-            message = self._renderer.message(notification, ChannelConfig(name=channel.name))
+            message = self._renderer.default(notification, channel)
             body = f"{message.body}\n\n(a template of this channel failed: {error})"
-            return Message(message.title, body, notify_type(notification), "text")
+            return Message(message.title, body, message.type, "text", payload=message.payload)
 
 
 def shielded(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:

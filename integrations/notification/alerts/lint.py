@@ -231,9 +231,6 @@ class _Lint:
         for receiver in receivers.values():
             path = at(receiver.path, "name")
             self._check_channels(receiver)
-            lossy = next((each for each in receiver.channels if isinstance(each, UndeliverableChannel)), None)
-            if lossy is not None:
-                self._add("delivers-nothing", path, lossy.reason)
             if receiver.name not in used:
                 message = f"no route uses the receiver {receiver.name}, not even as a fallback; remove it"
                 self._add("unused-receiver", path, message)
@@ -241,7 +238,6 @@ class _Lint:
                 receiver.channels
                 or receiver.name.lower() in _SILENT
                 or any(at(receiver.path, key) in self._positions for key in CHANNEL_TYPES)
-                or any(note.path.startswith(f"{receiver.path}.") for note in self._config.notes)
             ):
                 message = (
                     f"the receiver {receiver.name} has no channel and delivers nothing; add one, or write"
@@ -253,8 +249,11 @@ class _Lint:
         for key, kind in CHANNEL_TYPES.items():
             channels = [channel for channel in receiver.channels if isinstance(channel, kind)]
             for number, channel in enumerate(channels):
+                path = at(receiver.path, key, number)
+                if isinstance(channel, UndeliverableChannel):
+                    self._add("delivers-nothing", path, channel.reason)
                 for field, message in channel.findings():
-                    self._add("invalid-channel", at(receiver.path, key, number, field), message)
+                    self._add("invalid-channel", at(path, field) if field else path, message)
 
     def _check_intervals(self) -> None:
         for number, interval in enumerate(self._config.intervals.values()):

@@ -10,9 +10,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.configuration.environment import ExpansionError, Secret, expand
 from codomyrmex.integrations.configuration.files import read_text
 from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
 from codomyrmex.integrations.configuration.problems import Problem, ProblemList, SourceMap, at
@@ -26,11 +24,9 @@ from codomyrmex.integrations.notification.alerts.config import (
     Route,
 )
 from codomyrmex.integrations.notification.alerts.config_file import (
-    CHANNEL_TYPES,
     ConfigFile,
     InhibitFile,
     IntervalFile,
-    ReceiverFile,
     RouteFile,
     TestFile,
     TimeRangeFile,
@@ -42,8 +38,12 @@ from codomyrmex.integrations.notification.alerts.intervals import (
     TimeSpec,
     time_range,
 )
+from codomyrmex.integrations.notification.alerts.loading_receivers import (
+    ReceiverLoader,
+    load_context,
+    load_globals,
+)
 from codomyrmex.integrations.notification.alerts.state_config import read_state
-from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 
 _OWN_KEYS = {"route", "receivers"}
 _PIPELINE_KEYS = {"sources", "processors", "sinks"}
@@ -118,8 +118,12 @@ class _Loader:
         for key in ("time_intervals", "mute_time_intervals"):
             for number, interval in enumerate(getattr(file, key)):
                 self._add_interval(interval, at(key, number))
+        settings = load_globals(file.global_, problems, self._environ)
+        context = load_context(settings, file, problems, self._notes)
+        receivers = ReceiverLoader(problems, self._notes, self._environ, context)
         for number, receiver in enumerate(file.receivers):
-            self._add_receiver(receiver, at("receivers", number), _at_number(data, "receivers", number))
+            receivers.add(receiver, at("receivers", number))
+        self._receivers = receivers.receivers
         for loaded in self._receivers.values():
             self._check_fallback(loaded)
         root = data.get("route") if isinstance(data, Mapping) else data
@@ -130,7 +134,6 @@ class _Loader:
             self._check_root(file.route)
             route = self._route(file.route, "route", None, self._route_matchers(file.route, "route"))
         rules = tuple(self._rule(rule, at("inhibit_rules", n)) for n, rule in enumerate(file.inhibit_rules))
-        settings = file.global_
         if settings.max_alerts < 1:
             problems.add("global.max_alerts", f"must be at least 1, got {settings.max_alerts}")
         self._check_positive("global.resolve_timeout", settings.resolve_timeout)
@@ -272,42 +275,6 @@ class _Loader:
 
     # Receivers
 
-    def _add_receiver(self, file: ReceiverFile, path: str, data: Mapping[str, Any]) -> None:
-        if not file.name:
-            self._problems.add(path, "a receiver must have a name")
-        elif file.name in self._receivers:
-            self._problems.add(at(path, "name"), f"there are two receivers named {file.name!r}")
-        else:
-            channels = tuple(
-                self._channel(channel, channel_path, f"{file.name}[{number}]", file)
-                for number, (channel_path, channel) in enumerate(file.plugins)
-            )
-            foreign = [key for key in ReceiverFile.__ignored__ if data.get(key)]
-            if foreign and not channels:
-                reason = (
-                    f"the receiver {file.name} has only {' and '.join(foreign)}, which deliver nothing here; "
-                    f"add {' or '.join(CHANNEL_TYPES)}"
-                )
-                channels = (UndeliverableChannel(name=f"{file.name}[0]", reason=reason),)
-            self._receivers[file.name] = Receiver(file.name, channels, file.fallback, path, file.rate_limit)
-
-    def _channel(self, channel: ChannelConfig, path: str, name: str, receiver: ReceiverFile) -> ChannelConfig:
-        changes: dict[str, Any] = {"name": name, "rate_limit": channel.rate_limit or receiver.rate_limit}
-        failed = set()
-        for field in channel.__struct_fields__:
-            value = getattr(channel, field)
-            if isinstance(value, Secret):
-                try:
-                    changes[field] = Secret(expand(value, self._environ))
-                except ExpansionError as error:
-                    failed.add(field)
-                    self._problems.add(at(path, field), str(error))
-        channel = msgspec.structs.replace(channel, **changes)
-        for field, message in channel.problems():
-            if field not in failed:
-                self._problems.add(at(path, field) if field else path, message)
-        return channel
-
     def _check_fallback(self, receiver: Receiver) -> None:
         path = at(receiver.path, "fallback")
         self._check_receiver(path, receiver.fallback)
@@ -386,13 +353,6 @@ def _selected(file: ConfigFile) -> tuple[Matcher, ...] | None:
     if file.events is None:
         return None
     return tuple(matcher for line in file.events.matchers for matcher in line.matchers)
-
-
-def _at_number(data: Any, key: str, number: int) -> Mapping[str, Any]:
-    """Return a mapping in a list of the file, or an empty one if it is something else."""
-    items = data.get(key) if isinstance(data, Mapping) else None
-    item = items[number] if isinstance(items, (list, tuple)) and number < len(items) else None
-    return item if isinstance(item, Mapping) else {}
 
 
 def _text_of(matchers: tuple[Matcher, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from codomyrmex.integrations.notification.alerts.notification import (
 )
 from codomyrmex.integrations.notification.channels import ChannelConfig
 from codomyrmex.integrations.notification.event_renderer import Message, one_line, severity_type
+from codomyrmex.integrations.notification.receivers.receiver_config import ReceiverConfig
 from codomyrmex.integrations.notification.templates import compile_template
 
 _MAX_ALERTS = 50  # in a body; the others are counted
@@ -53,16 +55,28 @@ class NotificationRenderer:
         Raises:
             TemplateError: a template fails with this notification.
         """
+        if isinstance(channel, ReceiverConfig):
+            return channel.compose(notification.to_dict(), self._default(notification))
         values = {} if channel.title is channel.body is None else self._values(notification)
         title = _title(notification)
         if channel.title is not None:
             title = compile_template(channel.title).render(**values)
         title = one_line(title)
         if channel.body is None:
-            body, cuts = self._body_and_cuts(notification)
-            return Message(title, body, notify_type(notification), "text", cuts)
+            return replace(self._default(notification), title=title)
         body = compile_template(channel.body, channel.format).render(**values)
         return Message(title, body, notify_type(notification), channel.format)
+
+    def default(self, notification: Notification, channel: ChannelConfig) -> Message:
+        """Return the default message of a notification, for a channel whose templates fail."""
+        default = self._default(notification)
+        if isinstance(channel, ReceiverConfig):
+            return channel.outline(notification.to_dict(), default)
+        return default
+
+    def _default(self, notification: Notification) -> Message:
+        body, cuts = self._body_and_cuts(notification)
+        return Message(one_line(_title(notification)), body, notify_type(notification), "text", cuts)
 
     def _values(self, notification: Notification) -> dict[str, Any]:
         """Return the variables of a template: plain values only, nothing that could be called."""

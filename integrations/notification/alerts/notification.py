@@ -57,8 +57,8 @@ class NotifiedAlert:
             "status": self.status.value,
             "labels": dict(self.labels),
             "annotations": dict(self.annotations),
-            "startsAt": iso(self.starts_at),
-            "endsAt": None if self.ends_at is None else iso(self.ends_at),
+            "startsAt": iso(self.starts_at, "microseconds"),
+            "endsAt": None if self.ends_at is None else iso(self.ends_at, "microseconds"),
             "generatorURL": self.url or "",
             "fingerprint": self.fingerprint,
             "traceId": self.trace_id,
@@ -223,6 +223,6 @@ def moment_of(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0.0), MAX_TIME), UTC)
 
 
-def iso(seconds: float) -> str:
-    """Return a time as ISO 8601 text in UTC, with milliseconds."""
-    return moment_of(seconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def iso(seconds: float, timespec: str = "milliseconds") -> str:
+    """Return a time as ISO 8601 text in UTC."""
+    return moment_of(seconds).isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -147,6 +147,15 @@ class NotificationPlanner:
             id_, kind, receiver, channel.name, route.path, route.labels, tuple(parts), now, fallback_for
         )
 
+    def _create_summary(
+        self, kind: Kind, channel: ChannelConfig, parts: Sequence[Part], now: float
+    ) -> list[Notification]:
+        """Create a notification about several groups; or one for each, if each has its own incident."""
+        summaries = [[part] for part in parts] if channel.sends_groups_separately() else [parts]
+        if kind is Kind.RATE_LIMIT and len(summaries[0]) == 1:
+            kind = Kind.GROUP
+        return [self._create(kind, channel, each, now, None) for each in summaries]
+
     # A receiver that failed
 
     def fall_back(self, group: Group, receiver_name: str, now: float) -> list[Notification]:
@@ -177,8 +186,7 @@ class NotificationPlanner:
                 if part is not None and self._may_send(group, part, now):
                     parts.append(part)
             if parts and bucket_of(self._state, channel).try_acquire(now):
-                kind = Kind.GROUP if len(parts) == 1 else Kind.RATE_LIMIT
-                due.append(self._create(kind, channel, parts, now, None))
+                due += self._create_summary(Kind.RATE_LIMIT, channel, parts, now)
         return due
 
     def _ready_at(self, channel: str) -> float:
@@ -245,7 +253,7 @@ class NotificationPlanner:
             if parts:
                 if channel.rate_limit is not None:  # a summary is never delayed, but it counts
                     bucket_of(self._state, channel).spend(now)
-                due.append(self._create(Kind.QUIET_HOURS, channel, parts, now, None))
+                due += self._create_summary(Kind.QUIET_HOURS, channel, parts, now)
         for group in groups:
             if not group.in_flight:
                 self._clear_pending(group)

@@ -1,0 +1,1 @@
+"""The channel types of an `alertmanager.yml`, one file each."""
