@@ -10,11 +10,11 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin", "durable.servers", "durable.stores"]
 
-# tests/test_tutorial.py and tests/test_contributing.py run the code of these pages.
+# The code of these pages has tests of its own: tests/test_{tutorial,contributing,deployment}.py.
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["*.md"],
-    excludes=["CONTRIBUTING.md", "docs/tutorial.md"],
+    excludes=["CONTRIBUTING.md", "docs/tutorial.md", "docs/deployment.md"],
     fixtures=["own_folder"],
 ).pytest()
 

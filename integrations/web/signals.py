@@ -27,7 +27,7 @@ def watch(key: object, callback: Callable[[], object]) -> None:
     """Call a function on the running loop when the process receives SIGTERM or SIGINT.
 
     Signal handlers can be installed in the main thread only; elsewhere a warning is logged. The key
-    identifies the callback for `unwatch`.
+    identifies the callback for `unwatch`. If the server is ending already, the function is called soon.
     """
     if threading.current_thread() is not threading.main_thread():
         _log.warning(
@@ -36,12 +36,15 @@ def watch(key: object, callback: Callable[[], object]) -> None:
             "end by itself; await aclose() before it stops, and pass signals=False",
         )
         return
-    _watchers[key] = (asyncio.get_running_loop(), callback)
+    loop = asyncio.get_running_loop()
+    _watchers[key] = (loop, callback)
     for number in _SIGNALS:
         handler = signal.getsignal(number)
         if handler is not _handle:
             _previous[number] = handler
             signal.signal(number, _handle)
+    if any(map(_is_ending, _previous.values())):
+        loop.call_soon(callback)
 
 
 def unwatch(key: object) -> None:
@@ -53,6 +56,11 @@ def unwatch(key: object) -> None:
         if signal.getsignal(number) is _handle and handler is not None:
             signal.signal(number, handler)
         del _previous[number]
+
+
+def _is_ending(handler: object) -> bool:
+    """Return whether a handler is that of a uvicorn which got a signal but still accepts connections."""
+    return getattr(getattr(handler, "__self__", None), "should_exit", None) is True
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

@@ -22,6 +22,15 @@ async def filled(path, entries=2_000):
         await store.save(lease, {"value": b"saved"})
 
 
+async def test_stores_that_begin_at_the_same_time_make_a_new_file_together(tmp_path):
+    for number in range(20):
+        stores = [open_store(f"sqlite:///{tmp_path}/{number}.db") for _ in range(8)]
+        try:
+            await asyncio.gather(*(store.open() for store in stores))
+        finally:
+            await asyncio.gather(*(store.close() for store in stores))
+
+
 FULL = """
     import asyncio, resource, sys
     from codomyrmex.integrations.durable import StoreUnavailableError, open_store

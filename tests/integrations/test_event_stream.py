@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import uvicorn
 from codomyrmex.integrations.web import EventStreamApp, event_stream, require_token
 from codomyrmex.streaming import (
     Event,
@@ -1256,6 +1257,19 @@ async def test_a_signal_closes_the_application_and_then_reaches_the_server(numbe
             await client.task
             assert client.records[-1].event == "disconnect"
         assert calls == [number]
+
+
+@in_time
+async def test_a_client_that_comes_when_the_server_is_ending_already_does_not_hold_it_up():
+    server = uvicorn.Server(uvicorn.Config("shop:app", log_config=None))
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
+    try:
+        signal.raise_signal(signal.SIGTERM)
+        client = await connect(serve(InMemoryStream(), signals=True))
+        await client.task
+        assert [record.event for record in client.records] == ["connect", "disconnect"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @in_time

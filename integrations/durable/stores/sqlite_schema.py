@@ -130,8 +130,10 @@ def _file_system(directory: Path) -> str:
 
 def _prepare(connection: sqlite3.Connection, path: Path, timeout: float, *, must_exist: bool) -> None:
     execute = connection.execute
+    execute("BEGIN")  # one state of the file, as another process may be making the tables
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    connection.commit()
     if application != _APPLICATION_ID and (tables or application or version):
         raise StoreConfigError(
             f"sqlite:///{path}: the file is a database of another program; choose another path"
