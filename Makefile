@@ -53,6 +53,7 @@ proof: $(READY) ## run the tests against real servers, browsers and killed proce
 # All can be set in the environment, such as for a short trial of this target.
 proof-long: FUZZ_SECONDS := $(if $(filter environment,$(origin FUZZ_SECONDS)),$(FUZZ_SECONDS),3600)
 proof-long: export ALERT_KILLS ?= 500
+proof-long: export ALERT_HOLDER_KILLS ?= 200
 proof-long: export STORE_KILLS ?= 300
 proof-long: export STREAM_KILLS ?= 300
 proof-long: export STREAM_EVENTS ?= 1000000
