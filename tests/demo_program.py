@@ -45,7 +45,7 @@ class Demo:
             self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
         self.close()
-        assert "Traceback" not in self.printed
+        assert "Traceback" not in self.printed, self.printed
         return code
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ The live page:  {url}
 
 In another terminal:  codomyrmex-streaming tail {url}api/events
 For Kubernetes and Prometheus:  {url}readyz and {url}metrics
+With three processes, of which one is killed every 20 seconds:  codomyrmex-streaming demo --workers 3
 Below are the log and the notifications of pager and chat. Press Ctrl-C to end the demo.
 """
 

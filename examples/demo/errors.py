@@ -1,0 +1,7 @@
+"""What ends the demo."""
+
+from __future__ import annotations
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
