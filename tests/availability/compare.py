@@ -4,9 +4,9 @@
     PYTHONPATH=tests .venv/bin/python -m availability.compare sqlite postgres --quick --faults 8 --seed 1
 
 Every second a new group fires; its alerts end after a while. At a random moment of each round, the member
-that notifies is killed, stopped, or restarted, or both are, or the server with the store is killed. All kinds
-of faults are tried at the same time, each with members of its own. The table goes to the standard output, and
-what each kind recorded to a folder of its own.
+that notifies is killed, stopped, or restarted, or both are, or the server with the store is killed. The
+kinds of faults are tried at the same time, each with members of its own. The table goes to the standard
+output, and what each kind recorded to a folder of its own.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short timeouts and leases for both")
     parser.add_argument("--faults", type=int, default=6, help="of each kind")
     parser.add_argument("--only", choices=[*FAULTS], action="append", help="these kinds")
+    parser.add_argument("--jobs", type=int, default=6, help="how many kinds are tried at the same time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=None, help="for the histories")
     asked = parser.parse_args()
@@ -154,7 +155,7 @@ def main() -> None:
         for fault in asked.only or FAULTS
         if fault != "store killed" or kind == "postgres"
     ]
-    with ThreadPoolExecutor(len(tried)) as pool:
+    with ThreadPoolExecutor(asked.jobs) as pool:
         running = {}
         for kind, fault in tried:
             place = folder / f"{kind}-{fault.replace(' ', '-')}"

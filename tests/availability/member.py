@@ -1,7 +1,7 @@
 """A process of an application: it publishes the alerts that it reads from its standard input.
 
 `python -m availability.member URL FOLDER HOOK NAME LEASE`, with `tests` in PYTHONPATH. It answers with the
-number of each line when its alert is in the stream.
+number of each line when its alert is in the stream. It records when it ceases to notify.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 from codomyrmex.integrations import DeliveryError, Sink, attach
 from codomyrmex.integrations.durable import DurableStream, StoreUnavailableError, open_store
-from codomyrmex.integrations.notification import AlertSink
+from codomyrmex.integrations.notification import AlertSink, NotifierRole
 from codomyrmex.streaming import EventType, create_event
 from durable.history import Recorder, recording
 
@@ -63,6 +63,14 @@ async def publish(stream: DurableStream, line: bytes) -> None:
     write(asked["number"])
 
 
+async def watch(sink: AlertSink, recorder: Recorder) -> None:
+    while True:
+        was_holder = sink.role is NotifierRole.HOLDER
+        await asyncio.sleep(0.02)
+        if was_holder and sink.role is not NotifierRole.HOLDER:
+            recorder.note("lost")
+
+
 async def work(url: str, folder: Path, hook: str, name: str, lease: float) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
@@ -80,9 +88,10 @@ async def work(url: str, folder: Path, hook: str, name: str, lease: float) -> No
                     tasks.create_task(publish(stream, line))
                 ended.set()
 
-            reading = tasks.create_task(read())
+            others = [tasks.create_task(read()), tasks.create_task(watch(sink, recorder))]
             await ended.wait()
-            reading.cancel()
+            for task in others:
+                task.cancel()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,7 +203,8 @@ class Member:
 
     def __init__(self, name: str, process: subprocess.Popen[str], answered: Callable[[int], None]) -> None:
         self.name, self.process, self.answered, self.started = name, process, answered, False
-        threading.Thread(target=self._read, daemon=True).start()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
         for line in self.process.stdout:
@@ -210,6 +212,13 @@ class Member:
                 self.started = True
             else:
                 self.answered(int(line))
+
+    def close(self) -> None:
+        """Close the pipes of a process that has ended."""
+        self._thread.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # what was written last has no reader
+                pipe.close()
 
     @property
     def alive(self) -> bool:
@@ -279,6 +288,8 @@ class Processes(System):
                     "CODOMYRMEX_PROCESS": life,
                 },
             )
+        if name in self.running:
+            self.running[name].close()
         self.running[name] = Member(life, self.processes[name], self.publisher.answered)
 
     def ready(self, name: str) -> bool:
@@ -308,5 +319,5 @@ class Processes(System):
     def close(self) -> None:
         self.publisher.close()
         self.kill_all()
-        for process in self.processes.values():
-            process.stdin.close()
+        for member in self.running.values():
+            member.close()

@@ -122,7 +122,7 @@ class Proxy:
             writer.close()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await source.read(65_536):
                 while self._mode == "stall":
                     await self._changed.wait()
@@ -138,6 +138,8 @@ class Proxy:
                 await sink.drain()
             if self._mode != "stall":
                 sink.write_eof()
+        except OSError:  # the other side of a killed server must not wait for an answer
+            reset(sink)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import struct
 import threading
 import time
 
@@ -55,6 +56,17 @@ def test_it_forwards_and_gives_the_url_that_leads_through_it(proxy):
         assert exchange(connection, b"hello") == b"hello"
     assert proxy.url("redis://:6379@127.0.0.1:6379/0") == f"redis://:6379@127.0.0.1:{proxy.port}/0"
     assert proxy.connections == 1
+
+
+def test_a_connection_that_the_server_resets_is_reset(proxy, echo):
+    def reset(request, address):
+        request.recv(1024)
+        request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.close()
+
+    echo.finish_request = reset
+    with connect(proxy) as connection, pytest.raises(ConnectionResetError):
+        exchange(connection, b"hello")
 
 
 def test_cut_resets_what_is_open_and_what_comes(proxy):

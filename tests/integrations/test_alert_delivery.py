@@ -497,6 +497,35 @@ def test_a_pause_resolves_nothing() -> None:
     assert {each.labels["n"]: each.fires(2 * HOUR + 1) for each in engine.alerts()} == {"x": True, "y": False}
 
 
+def killed_while_sending(*before: tuple[float, Step]) -> AlertEngine:
+    """Return the engine that continues at second 12 where another one was killed, which had sent at 10."""
+    engine = AlertEngine(config(), None)
+    for at, step in before:
+        step(engine, at) if callable(step) else engine.observe([step], at)
+    assert engine.due(10)
+    restored = AlertEngine(config(), engine.pop_changes())
+    restored.resume(12, 11)
+    return restored
+
+
+def test_what_was_resolved_before_another_process_took_over_is_resolved() -> None:
+    engine = killed_while_sending((0, fires("x")))
+    assert run(engine.config, (12, ends("x")), until=HOUR, engine=engine) == [
+        "12 a: all alerts resolved: end of x"
+    ]
+
+
+def test_what_was_being_sent_is_sent_again_even_if_it_was_sent_before() -> None:
+    engine = AlertEngine(config())
+    run(engine.config, (0, fires("x")), (20, ends("x")), until=69, engine=engine)
+    assert [line.reason for line in engine.due(70)] == ["all alerts resolved"]  # and it is killed
+    restored = AlertEngine(config(), engine.pop_changes())
+    restored.resume(75, 71)
+    assert run(restored.config, (75, fires("x")), until=HOUR, engine=restored) == [
+        "75 a: first notification: x",
+    ]
+
+
 def test_the_pending_alerts_of_a_restored_engine_are_sent_when_the_night_ends() -> None:
     engine = AlertEngine(night())
     run(engine.config, (HOUR, fires("x")), (2 * HOUR, ends("x")), until=3 * HOUR, engine=engine)

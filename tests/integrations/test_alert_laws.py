@@ -277,10 +277,13 @@ class Machine(RuleBasedStateMachine):
     def deliver(self, data: st.DataObject) -> None:
         self.arrive(self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1))))
 
-    def arrive(self, notification: Notification) -> None:
+    def know(self, notification: Notification) -> None:
         knows = self.knows.setdefault(notification.channel, {})
         for alert in notification.alerts:
             knows[alert.fingerprint] = alert.status
+
+    def arrive(self, notification: Notification) -> None:
+        self.know(notification)
         self.engine.delivered(notification, self.now)
 
     @precondition(lambda self: self.in_flight)
@@ -299,9 +302,12 @@ class Machine(RuleBasedStateMachine):
         self.current = 1 - self.current
         self.engine.reload(self.configs[self.current], self.now)
 
-    @rule()
-    def kill_and_restart(self) -> None:
+    @rule(data=st.data())
+    def kill_and_restart(self, data: st.DataObject) -> None:
         self.keep()
+        for notification in self.in_flight:
+            if data.draw(st.booleans()):  # it arrives, and nobody knows
+                self.know(notification)
         self.in_flight.clear()
         self.engine = AlertEngine(self.configs[self.current], self.kept)
         self.engine.resume(self.now, self.now)

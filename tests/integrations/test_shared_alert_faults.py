@@ -149,6 +149,38 @@ async def test_a_process_that_has_lost_its_lease_sends_no_more(tmp_path):
 
 
 @in_time
+async def test_what_was_queued_when_the_lease_ended_is_not_sent_besides_what_is_sent_for_it(tmp_path):
+    """The same process acquires the lease again, with the same token, as nobody else did meanwhile."""
+    store, stream, sink, inbox = make(tmp_path / "a.db", when_away="hold")
+    answer = asyncio.Event()
+    send = inbox.send
+
+    async def send_late(events: Any) -> None:
+        await answer.wait()
+        await send(events)
+
+    inbox.send = send_late
+    async with stream, attach(stream, sink):
+        await stream.publish(fires("disk"))
+        await stream.publish(fires("cpu"))
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await until(lambda: any(name == "save" for name, *_ in store.calls))
+        await asyncio.sleep(0.1)
+        store.away = {"renew", "acquire"}
+        await until(lambda: sink.role is NotifierRole.STANDBY)
+        store.away = set()
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await sink.flush()
+        answer.set()
+        await inbox.wait_for(3)  # what was in its hands, and both again
+        await asyncio.sleep(0.1)
+    assert sorted(inbox.summaries) in (
+        ["firing: cpu", "firing: cpu", "firing: disk"],
+        ["firing: cpu", "firing: disk", "firing: disk"],
+    )
+
+
+@in_time
 async def test_a_standby_that_missed_changes_loads_the_state(tmp_path):
     _, stream, sink, inbox = make(tmp_path / "a.db", route={"group_wait": "1h"})
     store, other_stream, other, _ = make(tmp_path / "a.db", route={"group_wait": "1h"})

@@ -30,6 +30,8 @@ def test_every_group_is_notified_and_resolved_and_only_what_was_in_flight_is_sen
     problems = chaos.run(kills)
     for what, number in (*chaos.faults.items(), *chaos.figures._asdict().items()):
         print(f"{kind}: {what} {number}")
+    print(f"{kind}: in flight at a fault {chaos.in_flight}")
     assert problems == [], f"seed {seed}, {history}"
+    assert chaos.figures.duplicates <= chaos.in_flight
     assert chaos.figures.alerts > kills
     assert chaos.faults["killed"] == kills

@@ -274,6 +274,7 @@ class AlertEngine:
         self._state.limit_times(now, pause if pause > _SHORT_PAUSE else 0.0)
         for group in self.groups():
             if group.in_flight:
+                group.unsure |= {channel for channel, id_ in group.in_flight.items() if id_}
                 group.in_flight.clear()
                 self._state.schedule(group, now)
 

@@ -194,9 +194,17 @@ class EngineState:
     ) -> None:
         """Record in the log what a channel has delivered about a group."""
         group = self.groups.get(key)
+        if group is not None:
+            group.unsure.discard(channel)
         repeat = (self.config.route if group is None else group.route).repeat_interval
         self.log[key, channel] = LogEntry(firing, resolved, now, now + 2 * repeat)
         self.mark("log", f"{key}{_SEPARATOR}{channel}")
+
+    def delivered(self, group: Group, channel: str) -> frozenset[str]:
+        """Return the fingerprints that are firing as far as a channel may know."""
+        entry = self.log.get((group.key, channel))
+        known = frozenset[str]() if entry is None else entry.firing
+        return known.union(group.alerts) if channel in group.unsure else known
 
     def _delete_log(self, key: str, channel: str) -> None:
         del self.log[key, channel]

@@ -129,6 +129,7 @@ class Group:
         flushed: whether it has had a tick.
         in_flight: the id of the notification that each channel is sending. It is saved before it is sent, so
             that the next process sends it again if this one ends meanwhile.
+        unsure: the channels that may have delivered what another process was sending when it ended.
         rate_limited: what the rate limit of each channel does not allow yet.
         failed: the channels that failed to deliver the last notification.
         pending: alerts for the summary at the end of a mute.
@@ -143,6 +144,7 @@ class Group:
     flushed: bool = False
     alerts: dict[str, ActiveAlert] = field(default_factory=dict)
     in_flight: dict[str, str] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)
     rate_limited: dict[str, Part] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     pending: dict[str, NotifiedAlert] = field(default_factory=dict)
@@ -183,7 +185,11 @@ class Group:
             "next_tick": self.next_tick,
             "flushed": self.flushed,
             "failed": sorted(self.failed),
-            "in_flight": {**dict.fromkeys(self.rate_limited, ""), **self.in_flight},
+            "in_flight": {
+                **dict.fromkeys(self.rate_limited, ""),
+                **dict.fromkeys(sorted(self.unsure), "unsure"),
+                **self.in_flight,
+            },
             "pending": msgspec.to_builtins(list(self.pending.values())),
         }
 
@@ -191,7 +197,7 @@ class Group:
         """Continue with what `to_dict` returned, apart from the tick."""
         self.flushed = data["flushed"]
         self.failed = set(data["failed"])
-        self.in_flight = dict(data.get("in_flight", {}))
+        self.in_flight, self.unsure = dict(data.get("in_flight", {})), set()
         pending = msgspec.convert(data["pending"], list[NotifiedAlert])
         self.pending = {alert.fingerprint: alert for alert in pending}
 

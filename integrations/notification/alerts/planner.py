@@ -120,12 +120,12 @@ class NotificationPlanner:
         group, now = flush.group, flush.now
         if channel.name not in group.in_flight:
             group.rate_limited.pop(channel.name, None)  # it gets a new one if the receiver fails again
-        entry = self._state.log.get((group.key, channel.name))
-        if entry is None or not entry.firing:
+        delivered = self._state.delivered(group, channel.name)
+        if not delivered:
             return []
         firing = group.firing(now)
         keys = flush.alerts.keys() | ((group.alerts.keys() - firing) if group.route.resolve_always else ())
-        keys &= entry.firing
+        keys &= delivered
         if keys <= firing or (keys & firing and not channel.send_resolved):
             return []
         labels = {key: group.alerts[key].labels for key in keys}

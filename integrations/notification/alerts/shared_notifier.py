@@ -86,6 +86,7 @@ class SharedNotifier(Notifier):
         self.role = NotifierRole.STANDBY
         self._suspects = False  # the store may not be available, so events are kept here as well
         self._token = 0
+        self._takeovers = 0
         self._unpublished: deque[Alert] = deque()  # for which the log had no room yet
         self._back_at = math.inf  # when the store was available again, in seconds of the clock
         self._replica = Replica(sharing.state, self.runner, self._poll_soon)
@@ -297,7 +298,8 @@ class SharedNotifier(Notifier):
             self._note(error)
             return
         since = head.at if head.number else float("-inf")
-        await self.runner.take_over(f"{token}.", since, offset)
+        self._takeovers += 1  # the token is the same if no other process held the lease meanwhile
+        await self.runner.take_over(f"{token}.{self._takeovers}.", since, offset)
         if self._state.begin(token):
             self.role, self._token, self._replica.head = NotifierRole.HOLDER, token, head
             self._error = None

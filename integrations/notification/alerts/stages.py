@@ -106,8 +106,8 @@ def deduplication(state: EngineState, flush: Flush) -> None:
     firing = group.firing(now) & flush.alerts.keys()
     resolved = frozenset(flush.alerts) - firing
     still_firing = frozenset[str]()
-    if group.route.resolve_always and entry is not None:
-        delivered = entry.firing & flush.suppressed.keys()
+    if group.route.resolve_always:
+        delivered = state.delivered(group, channel.name) & flush.suppressed.keys()
         still_firing = delivered & group.firing(now)
         resolved |= delivered - still_firing
     reason = Reason.NONE
@@ -115,6 +115,8 @@ def deduplication(state: EngineState, flush: Flush) -> None:
         reason = reason_to_notify(entry, firing | still_firing, resolved, now, channel, group.route)
     if reason is Reason.REPEAT and not firing:
         reason = Reason.NONE  # everything that is repeated is suppressed
+    if reason is Reason.NONE and channel.name in group.unsure:
+        reason = Reason.FIRST if firing else Reason.ALL_RESOLVED if resolved else Reason.NONE
     shown = firing | resolved if channel.send_resolved else firing
     if reason is Reason.NONE or not shown:
         if reason is not Reason.NONE:
