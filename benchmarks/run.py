@@ -18,6 +18,7 @@ import alerts
 import breakers
 import durable
 import pipelines
+import shared_alerts
 import sinks
 import streams
 import web
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers, alerts, web, pipelines, durable)
+GROUPS = (streams, sinks, breakers, alerts, shared_alerts, web, pipelines, durable)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

@@ -91,7 +91,7 @@ async def main() -> None:
                 await stream.publish(alert("p99 is 3 s", {**latency, "instance": instance}))
             await stream.publish(alert("1 of 5 cards is declined", declined))
             await asyncio.to_thread(print_notifications, 1)  # the pager, at once
-        # When the sink closes, pending notifications are sent, as this configuration has no state file.
+        # When the sink closes, pending notifications are sent, as this configuration has no shared state.
         await asyncio.to_thread(print_notifications, 2)
 
         print("\nWhat the sink decided:")

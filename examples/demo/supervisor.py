@@ -13,8 +13,8 @@ from contextlib import suppress
 from itertools import count
 from typing import NamedTuple, Self
 
-from codomyrmex.demo.child import READY, Settings
 from codomyrmex.demo.errors import DemoError
+from codomyrmex.demo.settings import READY, Settings
 from codomyrmex.integrations.durable import DurableStream, StoreError
 
 _STOP_TIMEOUT = 8.0  # seconds for a worker to end in order

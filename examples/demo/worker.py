@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 import uvicorn
-from codomyrmex.demo.child import DATABASE, READY, Settings
+from codomyrmex.demo.settings import DATABASE, READY, Settings
 from codomyrmex.integrations import Binding, Sink, attach
 from codomyrmex.integrations.durable import DurableStream, SQLiteStore
+from codomyrmex.integrations.notification import AlertSink
 from codomyrmex.integrations.web import dashboard, event_ingest
 from codomyrmex.streaming import Event
 from starlette.applications import Starlette
@@ -68,16 +69,10 @@ async def work(settings: Settings) -> None:
     decisions = DurableStream(store, "decisions", lease=settings.lease)
     recorder = Recorder("recorder", f"http://{settings.address}/events", lambda event: event.id)
     pager = Recorder("pager", f"http://{settings.address}/alerts", _alert_key)
-    alerts = None
-    pager = Recorder(
-        "alerts",
-        f"http://{settings.address}/alerts",
-        lambda e: f"{e.metadata['labels']['order']} {e.metadata['status']}",
-    )
-    standin = Binding(pager, topic="orders.alert")
+    alerts = AlertSink(ALERTS, {"pager": pager}, audit=decisions)
     # Any worker may deliver any part of the events.
     in_parts = Binding(recorder, shards=6, shard_by="customer")
-    async with stream, decisions, attach(stream, in_parts, standin) as attachment:
+    async with stream, decisions, attach(stream, in_parts, alerts) as attachment:
         page = dashboard(
             stream,
             attachment,

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import codomyrmex.demo.worker  # noqa: F401 - raises for a missing package before a worker does
-from codomyrmex.demo.child import DATABASE, Settings
 from codomyrmex.demo.errors import DemoError
 from codomyrmex.demo.ledger import Books
 from codomyrmex.demo.load import Load
 from codomyrmex.demo.main import print_line
 from codomyrmex.demo.service import serving
+from codomyrmex.demo.settings import DATABASE, Settings
 from codomyrmex.demo.supervisor import LeaseWatch, Supervisor, Takeover
 from codomyrmex.integrations.durable import DurableStream, SQLiteStore, StoreError
 from codomyrmex.streaming import Event

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from codomyrmex.demo.child import Settings
 from codomyrmex.demo.errors import DemoError
+from codomyrmex.demo.settings import Settings
 from codomyrmex.demo.supervisor import Supervisor
 from demo_program import Demo, running
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
@@ -15,11 +14,10 @@ from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.durable.entries import Place
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
-from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
 from codomyrmex.integrations.notification.alerts.away import Away
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
-from codomyrmex.integrations.notification.alerts.control import alert_event, reload_event, silence_event
+from codomyrmex.integrations.notification.alerts.control import reload_event, silence_event
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.engine_runner import (
     EngineRunner,
@@ -35,9 +33,9 @@ from codomyrmex.integrations.notification.alerts.notifier import (
     NotifierRole,
     Parts,
 )
-from codomyrmex.integrations.notification.alerts.old_state import OldState
+from codomyrmex.integrations.notification.alerts.outbox import Outbox
 from codomyrmex.integrations.notification.alerts.replica import Replica
-from codomyrmex.integrations.notification.alerts.shared_state import Input, SharedState
+from codomyrmex.integrations.notification.alerts.shared_state import Input, Sharing
 from codomyrmex.integrations.notification.alerts.silences import Silence
 from codomyrmex.integrations.notification.alerts.state_records import Head
 
@@ -52,24 +50,6 @@ _SUSPECT = 2.5  # seconds without the store after which events are kept here as 
 _SILENCE_TIMEOUT = 2.0  # seconds until the process that notifies knows a silence
 
 _log = Diagnostics(__name__)
-
-
-class Sharing(NamedTuple):
-    """How the alerts are shared.
-
-    Attributes:
-        state: the state and the log.
-        reads_stream: whether the log is the stream itself; otherwise this process appends its alerts to it.
-        lease: seconds after which another process takes over from one that was killed.
-        sends_away: whether this process notifies about its own alerts while the store is not available.
-        old_state: the state file of an earlier version, to continue from.
-    """
-
-    state: SharedState
-    reads_stream: bool
-    lease: float
-    sends_away: bool
-    old_state: OldState | None
 
 
 class SharedNotifier(Notifier):
@@ -87,7 +67,7 @@ class SharedNotifier(Notifier):
         self._suspects = False  # the store may not be available, so events are kept here as well
         self._token = 0
         self._takeovers = 0
-        self._unpublished: deque[Alert] = deque()  # for which the log had no room yet
+        self._outbox = Outbox(parts, self.runner, sharing.state)
         self._back_at = math.inf  # when the store was available again, in seconds of the clock
         self._replica = Replica(sharing.state, self.runner, self._poll_soon)
         self._saved_at = 0.0
@@ -143,43 +123,26 @@ class SharedNotifier(Notifier):
                     await self.flush()
                 else:
                     await self._state.stream.flush()
-        if left := len(self._unpublished) + len(self._buffer):
+        if left := len(self._outbox):
             _log.warning("left", "sink %s: %d alerts could not be stored", self._name, left)
 
     # Steps
 
     async def step(self) -> None:
         async with self._turn:
+            self._deadline = None
             await self._update_role()
             if self.role is NotifierRole.AWAY:
                 self._dispatch(await self._away.step(self._buffer, self._pop_outcomes()))
                 return
-            await self._publish()
+            if self._sharing.reads_stream and not self._suspects:
+                self._buffer.get_all()  # it is in the stream
+            elif not self._suspects and not await self._outbox.publish():
+                self._deadline = self._clock.time() + _RETRY  # there will be room in the log
             if self.role is NotifierRole.HOLDER:
                 await self._step_as_holder()
             else:
-                self._deadline = None
                 self._outcomes.clear()
-
-    async def _publish(self) -> None:
-        """Append the alerts of this process to the log, unless they are in the stream anyway."""
-        if self._suspects:
-            return
-        if self._sharing.reads_stream:
-            self._buffer.get_all()
-            return
-        if not self._unpublished:
-            batch = self._buffer.get_all()
-            if not batch.events and not batch.dropped:
-                return
-            self._unpublished += await self.runner.alerts_of(batch)
-        stream = self._state.stream
-        while self._unpublished:
-            if not stream.publish_to_group_nowait(alert_event(self._unpublished[0]), self._name):
-                self._deadline = self._clock.time() + _RETRY  # there will be room
-                return
-            self._unpublished.popleft()
-        self._woken.set()
 
     async def _step_as_holder(self) -> None:
         try:

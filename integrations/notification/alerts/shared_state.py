@@ -17,6 +17,7 @@ from codomyrmex.integrations.durable.shard import ShardReader
 from codomyrmex.integrations.durable.store import Batch, Retention, Store, StoreError
 from codomyrmex.integrations.durable.stream import DurableStream
 from codomyrmex.integrations.notification.alerts.control import ControlSelection
+from codomyrmex.integrations.notification.alerts.old_state import OldState
 from codomyrmex.integrations.notification.alerts.state_records import (
     Change,
     Encoded,
@@ -290,3 +291,21 @@ class SharedState:
                     saves.append((head, self._partial))
                     self._partial = []
         return saves
+
+
+class Sharing(NamedTuple):
+    """How the alerts are shared.
+
+    Attributes:
+        state: the state and the log.
+        reads_stream: whether the log is the stream itself; otherwise this process appends its alerts to it.
+        lease: seconds after which another process takes over from one that was killed.
+        sends_away: whether this process notifies about its own alerts while the store is not available.
+        old_state: the state file of an earlier version, to continue from.
+    """
+
+    state: SharedState
+    reads_stream: bool
+    lease: float
+    sends_away: bool
+    old_state: OldState | None

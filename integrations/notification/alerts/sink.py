@@ -47,8 +47,8 @@ from codomyrmex.integrations.notification.alerts.notifier import (
     NotifierRole,
     Parts,
 )
-from codomyrmex.integrations.notification.alerts.shared_notifier import SharedNotifier, Sharing
-from codomyrmex.integrations.notification.alerts.shared_state import SharedState
+from codomyrmex.integrations.notification.alerts.shared_notifier import SharedNotifier
+from codomyrmex.integrations.notification.alerts.shared_state import SharedState, Sharing
 from codomyrmex.integrations.notification.alerts.silences import Silence
 from codomyrmex.integrations.notification.alerts.state_config import old_state_at, open_log, state_of
 from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
