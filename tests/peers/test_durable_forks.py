@@ -187,7 +187,8 @@ def test_another_process_takes_over_within_the_lease_when_the_delivering_one_is_
         """,
         place.url,
     )
-    assert lines == ["quick True", "sent first by child", "sent second by parent"]
+    others = [line for line in lines if "its lease has expired" not in line]  # that the process is gone
+    assert others == ["quick True", "sent first by child", "sent second by parent"]
 
 
 @forks

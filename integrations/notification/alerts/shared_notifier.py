@@ -44,7 +44,8 @@ T = TypeVar("T")
 _SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
 _SAVE_INTERVAL = 1.0  # seconds between saves while only events pass that are not alerts
 _WAIT = 5.0  # seconds; a wait that was missed costs at most this
-_PAUSE = 0.05  # seconds between reads of the changes of another process
+_PAUSE = 0.25  # seconds between reads of the changes of another process
+_LOOK = 0.05  # seconds between checks while a caller waits
 _RETRY = 0.2  # seconds until something is tried again that the store refused
 _SUSPECT = 2.5  # seconds without the store after which events are kept here as well
 _SILENCE_TIMEOUT = 2.0  # seconds until the process that notifies knows a silence
@@ -334,7 +335,7 @@ class SharedNotifier(Notifier):
         target = stream.tail.last or 0
         while not self._has(target) and self.role is not NotifierRole.AWAY:
             await shielded(self.step())
-            await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _PAUSE)
+            await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
 
     def _has(self, position: int) -> bool:
         """Return whether the state has the log up to a position, or nobody reads it."""
@@ -357,7 +358,7 @@ class SharedNotifier(Notifier):
         async def wait_for_it() -> None:
             while await self.query(lambda engine: engine.silences.get(silence.id)) != silence:
                 await self.step()
-                await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _PAUSE)
+                await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
 
         with suppress(TimeoutError):  # it is in the log
             await asyncio.wait_for(wait_for_it(), _SILENCE_TIMEOUT)
