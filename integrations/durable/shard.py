@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 from codomyrmex.integrations.delivery.policy import Item
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding
-from codomyrmex.integrations.durable.entries import decode_event, parse_cursor
-from codomyrmex.integrations.durable.group import Group, Held
+from codomyrmex.integrations.durable.entries import Place, decode_event, parse_cursor
+from codomyrmex.integrations.durable.group import Group, Held, open_group
 from codomyrmex.integrations.durable.names import encode_name
 from codomyrmex.integrations.durable.runtime import Runtime
 from codomyrmex.integrations.durable.saved_groups import Definition
@@ -79,6 +79,33 @@ def define_group(binding: Binding, topic: str) -> tuple[str, Definition]:
     if binding.after is not None and binding.after != "earliest":
         parse_cursor(binding.after)
     return name, Definition(str(topic), shards, shard_by)
+
+
+async def join_group(
+    stream: GroupSource, name: str, definition: Definition, after: str | None, since: float
+) -> Group:
+    """Open this process's part of a group of a stream that is open.
+
+    Args:
+        stream: the stream.
+        name: the name of the group.
+        definition: what it reads.
+        after: where a new group begins; None for the end of the log.
+        since: the end of the log when it was first to be opened: one that is opened late gets what was
+            published meanwhile.
+
+    Raises:
+        CursorError: `after` is not a position of the log.
+        GroupError: the group exists with another definition.
+        StoreUnavailableError: the store is not available.
+    """
+    tail = stream.tail
+    position = await stream.resolve(after)
+    if after is None:
+        position = int(min(position, max(since, tail.opened_at)))
+    group = stream.make_group(name, definition, tail.bell.ring)
+    await open_group(group, Place(tail.epoch, position), stream.call, stream.runtime.call_soon)
+    return group
 
 
 class Selection:

@@ -16,11 +16,17 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sending import SendingWorker
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.delivery.worker import GRACE, done_within
-from codomyrmex.integrations.durable.entries import Place, encode_event
-from codomyrmex.integrations.durable.group import Group, open_group
+from codomyrmex.integrations.durable.entries import encode_event
+from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.letters import Letters
 from codomyrmex.integrations.durable.places import PlaceSaver
-from codomyrmex.integrations.durable.shard import GroupSource, Selection, ShardReader, define_group
+from codomyrmex.integrations.durable.shard import (
+    GroupSource,
+    Selection,
+    ShardReader,
+    define_group,
+    join_group,
+)
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.streaming import Clock, Event, FilterFunction
 from codomyrmex.streaming.provenance import origin_of, stems_from_logs
@@ -117,12 +123,7 @@ class GroupWorker(SendingWorker):
     async def _open_group(self) -> None:
         stream = self._stream
         await stream.open()
-        position = await stream.resolve(self._after)
-        if self._after is None:  # one that is opened late gets what was published meanwhile
-            position = int(min(position, max(self._since, stream.tail.opened_at)))
-        group = stream.make_group(self.group, self._definition, stream.tail.bell.ring)
-        await open_group(group, Place(stream.tail.epoch, position), stream.call, stream.runtime.call_soon)
-        self._group = group
+        self._group = await join_group(stream, self.group, self._definition, self._after, self._since)
         self._generation = stream.tail.generation
 
     async def _close_group(self) -> None:

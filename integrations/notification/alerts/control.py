@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.durable.saved_groups import Definition
 from codomyrmex.integrations.durable.shard import Selection
 from codomyrmex.integrations.durable.tail import Item
@@ -17,10 +18,12 @@ from codomyrmex.streaming import Event, FilterFunction, create_event
 
 _TOPIC = "alerts.control"
 
+_log = Diagnostics(__name__)
+
 
 def alert_event(alert: Alert) -> Event:
     """Return the event that passes an alert to the process that notifies."""
-    return create_event({"alert": {name: getattr(alert, name) for name in _FIELDS}}, topic=_TOPIC)
+    return create_event({"alert": alert}, topic=_TOPIC)
 
 
 def silence_event(silence: Silence) -> Event:
@@ -54,8 +57,15 @@ def apply_control(engine: AlertEngine, data: Mapping[str, Any], now: float) -> N
 
 
 def silences_in(controls: Iterable[Mapping[str, Any]]) -> list[Silence]:
-    """Return the silences that such events add, in their order."""
-    return [Silence.from_dict(data["silence"]) for data in controls if "silence" in data]
+    """Return the silences that such events add, in their order; one that is damaged is skipped and logged."""
+    silences = []
+    for data in controls:
+        if "silence" in data:
+            try:
+                silences.append(Silence.from_dict(data["silence"]))
+            except ValueError as error:
+                _log.warning("control", "a silence in the log is skipped: %s", error)
+    return silences
 
 
 class ControlSelection(Selection):
@@ -82,6 +92,3 @@ class ControlSelection(Selection):
         """Return what was put aside."""
         controls, self.controls = self.controls, []
         return controls
-
-
-_FIELDS = ("labels", "annotations", "starts_at", "ends_at", "url", "trace_id")

@@ -29,7 +29,7 @@ class Replica:
         self._on_config = on_config
 
     async def load(self) -> None:
-        """Give the engine the whole state.
+        """Load the whole state into the engine.
 
         Raises:
             StoreError: it cannot be read.
@@ -51,7 +51,7 @@ class Replica:
             old.finish()
 
     async def catch_up(self) -> None:
-        """Give the engine what was saved since the last call.
+        """Apply to the engine what was saved since the last call.
 
         Raises:
             StoreError: it cannot be read.

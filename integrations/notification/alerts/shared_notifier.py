@@ -178,7 +178,7 @@ class SharedNotifier(Notifier):
         assert changes is not None  # noqa: S101 - the runner keeps them
         now = self._clock.monotonic()
         moved = Place(head.epoch, head.position) != found.place and now - self._saved_at >= _SAVE_INTERVAL
-        if not (changes.values or moved or found.events or found.controls):
+        if not (changes.values or moved):
             return self._state.is_held(self._token)
         epoch, position = found.place.epoch, found.place.position
         new = Head(head.number + 1, self._token, epoch, position, step.now, process_name(), self._config_id)
@@ -342,6 +342,8 @@ class SharedNotifier(Notifier):
         head = self._replica.head
         if not self._state.is_open or (head is None and self._ending):
             return True
+        if self.role is NotifierRole.HOLDER:  # what follows from it was saved in the same step
+            return self._state.has_read(position)
         return head is not None and head.position >= position
 
     async def query(self, function: Callable[[AlertEngine], T]) -> T:

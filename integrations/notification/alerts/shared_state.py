@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import msgspec
 from codomyrmex.integrations.durable.entries import Place
-from codomyrmex.integrations.durable.group import Group, open_group
+from codomyrmex.integrations.durable.group import Group
 from codomyrmex.integrations.durable.saved_groups import Definition
-from codomyrmex.integrations.durable.shard import ShardReader
+from codomyrmex.integrations.durable.shard import ShardReader, join_group
 from codomyrmex.integrations.durable.store import Batch, Retention, Store, StoreError
 from codomyrmex.integrations.durable.stream import DurableStream
 from codomyrmex.integrations.notification.alerts.control import ControlSelection
@@ -106,12 +106,8 @@ class SharedState:
         except StoreError:
             self._since = min(self._since, stream.tail.last or 0)
             raise
-        position = int(min(await stream.resolve(None), max(self._since, stream.tail.opened_at)))
-        place = Place(stream.tail.epoch, position)
-        group = stream.make_group(self._name, self._definition, stream.tail.bell.ring)
         await stream.call(self._create_changes())
-        await open_group(group, place, stream.call, stream.runtime.call_soon)
-        self._group = group
+        self._group = await join_group(stream, self._name, self._definition, None, self._since)
         self._generation = stream.tail.generation
 
     async def _create_changes(self) -> None:
@@ -197,7 +193,11 @@ class SharedState:
 
     def has_more(self) -> bool:
         """Return whether the holder has not read the end of the log."""
-        return self._reader is not None and self._reader.scanned < (self.stream.tail.last or 0)
+        return self._reader is not None and not self.has_read(self.stream.tail.last or 0)
+
+    def has_read(self, position: int) -> bool:
+        """Return whether the holder has read the log up to a position."""
+        return self._reader is not None and self._reader.scanned >= position
 
     async def save(self, token: int, head: Head, encoded: Encoded) -> bool:
         """Save changes, and then let the other processes know; return False if the lease was lost.
@@ -211,8 +211,7 @@ class SharedState:
         group = self._group
         if group is None:
             return False
-        values = {f"{self._names.prefix}{name}": value for name, value in encoded.values.items()}
-        values[self._names.head] = msgspec.json.encode(head)
+        values = self._names.values_of(head, encoded)
         if not await group.save(0, token, Place(head.epoch, head.position), values):
             return False
         with suppress(StoreError):  # then the others load the whole state

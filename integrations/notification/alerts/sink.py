@@ -204,18 +204,16 @@ class AlertSink(InlineSink):
             self.name, self._config, self._source.id, self._buffer, self._audit, self._clock, self._poll
         )
         stream, topic, filter_fn = self._attached
-        durable = stream if isinstance(stream, DurableStream) else None
-        where = state_of(self._config, shares_stream=durable is not None)
-        reads_stream = where is None and durable is not None
-        if durable is not None and where is None:
-            log, old_state = durable, None
-        elif where is not None:
+        where = state_of(self._config, shares_stream=isinstance(stream, DurableStream))
+        if where is not None:
             log, old_state, topic, filter_fn = open_log(where), old_state_at(where), "*", None
+        elif isinstance(stream, DurableStream):
+            log, old_state = stream, None
         else:
             return Notifier(parts)
         state = SharedState(log, self.name, topic, filter_fn, self._clock)
         sends_away = self._config.when_away == "send"
-        return SharedNotifier(parts, Sharing(state, reads_stream, log.lease, sends_away, old_state))
+        return SharedNotifier(parts, Sharing(state, where is None, log.lease, sends_away, old_state))
 
     async def close(self) -> None:
         self._refusal = CLOSED

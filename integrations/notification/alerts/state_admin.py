@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -133,7 +133,7 @@ class StateAdmin:
             if item.group == self._sink:
                 with suppress(ValueError):  # it is not an event
                     selection.event_for(0, item)
-        return [silence for data in selection.pop() for silence in _silences_in([data])]
+        return silences_in(selection.pop())
 
     async def add_silence(self, silence: Silence) -> None:
         """Add a silence, or replace the one with its id."""
@@ -186,9 +186,8 @@ class StateAdmin:
         changes = {**(state if head == Head() else {}), ("silence", silence.id): silence.to_dict()}
         encoded = encode_changes(changes)
         new = msgspec.structs.replace(head, number=head.number + 1, token=lease.token, process="")
-        values = {f"{self._names.prefix}{name}": value for name, value in encoded.values.items()}
         try:
-            await self._store.save(lease, {**values, self._names.head: msgspec.json.encode(new)})
+            await self._store.save(lease, self._names.values_of(new, encoded))
         except LeaseLostError:
             return False
         if self._old is not None:
@@ -201,11 +200,3 @@ class StateAdmin:
     async def _append(self, silence: Silence) -> None:
         entry = address_entry(encode_event(silence_event(silence)), self._sink)
         await self._store.append(self._stream.name, Batch(uuid4().hex, 1, [entry]))
-
-
-def _silences_in(controls: Iterable[Mapping[str, Any]]) -> list[Silence]:
-    try:
-        return silences_in(controls)
-    except ValueError as error:
-        _log.warning("control", "a silence in the log is skipped: %s", error)
-        return []

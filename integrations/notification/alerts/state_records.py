@@ -40,6 +40,11 @@ class StateNames:
         self.head = f"{self.prefix}head"
         self.changes = f"{stream}.{encoded}{_CHANGES}"
 
+    def values_of(self, head: Head, encoded: Encoded) -> dict[str, bytes | None]:
+        """Return what a store saves of changes, by name, with the head that they lead to."""
+        values = {f"{self.prefix}{name}": value for name, value in encoded.values.items()}
+        return {**values, self.head: msgspec.json.encode(head)}
+
 
 def parse_changes_name(log: str) -> tuple[str, str] | None:
     """Return the stream and the sink whose log of changes has a name, None if it is another log."""

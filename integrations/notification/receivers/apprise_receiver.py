@@ -26,6 +26,7 @@ class AppriseReceiver(ReceiverConfig, kw_only=True, frozen=True):
     __body__: ClassVar[str] = "message"  # and with that of the body
     __url_texts__: ClassVar[tuple[str, ...]] = ()  # options that are templates and a part of the URL
     __authorized__: ClassVar[bool] = False  # whether the token is in `http_config.authorization`
+    __api_url__: ClassVar[str] = ""  # where Apprise sends to, whatever `api_url` says
 
     http_config: HttpConfig | None = None
 
@@ -39,6 +40,9 @@ class AppriseReceiver(ReceiverConfig, kw_only=True, frozen=True):
             yield "http_config", _UNUSED
         elif self.context.defaults.http_config is not None and "http_config" not in self.__internal__:
             yield "", f"http_config of global is {_UNUSED}"
+        used, chosen = self.__api_url__, getattr(self, "api_url", "")
+        if used and chosen and chosen.rstrip("/") != used:
+            yield "api_url", f"not used here: messages go to {used}"
 
     def findings(self) -> Iterator[tuple[str, str]]:
         """Yield why Apprise does not accept the URL, unless it is known only later."""

@@ -9,12 +9,12 @@ from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.notification.receivers.apprise_receiver import AppriseReceiver, apprise_url
 
 _FORMATS = {"": "text", "HTML": "html", "Markdown": "markdown", "MarkdownV2": "markdown"}
-_API_URL = "https://api.telegram.org"
 
 
 class TelegramConfig(AppriseReceiver, kw_only=True, frozen=True):
     """An item of `telegram_configs`; its options are those of Alertmanager."""
 
+    __api_url__ = "https://api.telegram.org"
     __literal__ = frozenset({"api_url", "parse_mode"})
     __ignored__: ClassVar[dict[str, str]] = {
         "update_message": "not done here: each notification is a message of its own",
@@ -40,11 +40,6 @@ class TelegramConfig(AppriseReceiver, kw_only=True, frozen=True):
         yield from self.required("chat_id", "chat_id_file")
         if self.parse_mode not in _FORMATS:
             yield "parse_mode", f"must be Markdown, MarkdownV2, HTML or empty, got {self.parse_mode!r}"
-
-    def notes(self) -> Iterator[tuple[str, str]]:
-        yield from super().notes()
-        if self.api_url and self.api_url.rstrip("/") != _API_URL:
-            yield "api_url", f"not used here: messages go to {_API_URL}"
 
     @property
     def scheme(self) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 
 from codomyrmex.integrations.notification.receivers.apprise_receiver import AppriseReceiver, apprise_url
 
-_API_URL = "https://webexapis.com/v1/messages"
-
 
 class WebexConfig(AppriseReceiver, kw_only=True, frozen=True):
     """An item of `webex_configs`; its options are those of Alertmanager."""
 
     __url_texts__ = ("room_id",)
     __authorized__ = True
+    __api_url__ = "https://webexapis.com/v1/messages"
     __literal__ = frozenset({"api_url"})
     __global__ = ({"api_url": "webex_api_url"},)
 
@@ -28,11 +27,6 @@ class WebexConfig(AppriseReceiver, kw_only=True, frozen=True):
         authorization = None if self.http_config is None else self.http_config.authorization
         if authorization is None or not (authorization.credentials or authorization.credentials_file):
             yield "", "the token of the bot is required, as http_config.authorization.credentials"
-
-    def notes(self) -> Iterator[tuple[str, str]]:
-        yield from super().notes()
-        if self.api_url and self.api_url.rstrip("/") != _API_URL:
-            yield "api_url", f"not used here: messages go to {_API_URL}"
 
     @property
     def scheme(self) -> str:

@@ -8,13 +8,12 @@ from typing import Any
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.notification.receivers.apprise_receiver import AppriseReceiver, apprise_url
 
-_API_URL = "https://qyapi.weixin.qq.com/cgi-bin"
-
 
 class WechatConfig(AppriseReceiver, kw_only=True, frozen=True):
     """An item of `wechat_configs`; its options are those of Alertmanager."""
 
     __url_texts__ = ("agent_id", "to_party", "to_tag", "to_user")
+    __api_url__ = "https://qyapi.weixin.qq.com/cgi-bin"
     __literal__ = frozenset({"api_url", "corp_id", "message_type"})
     __global__ = (
         {"api_secret": "wechat_api_secret", "api_secret_file": "wechat_api_secret_file"},
@@ -40,11 +39,6 @@ class WechatConfig(AppriseReceiver, kw_only=True, frozen=True):
         yield from self.required("corp_id")
         if self.message_type not in {"", "markdown", "text"}:
             yield "message_type", f"must be text or markdown, got {self.message_type!r}"
-
-    def notes(self) -> Iterator[tuple[str, str]]:
-        yield from super().notes()
-        if self.api_url and self.api_url.rstrip("/") != _API_URL:
-            yield "api_url", f"not used here: messages go to {_API_URL}"
 
     @property
     def scheme(self) -> str:
