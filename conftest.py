@@ -8,7 +8,14 @@ import structlog
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-pytest_plugins = ["pytester", "codomyrmex.integrations.pytest_plugin", "durable.servers", "durable.stores"]
+pytest_plugins = [
+    "pytester",
+    "codomyrmex.integrations.pytest_plugin",
+    "durable.servers",
+    "durable.stores",
+    "browsers",
+    "http_answers",
+]
 
 # The code of these pages has tests of its own: tests/test_{tutorial,contributing,deployment}.py.
 pytest_collect_file = Sybil(

@@ -293,26 +293,6 @@ async def test_what_the_last_report_does_not_have_is_read_from_the_log(processes
 # Sources that another process continues to read
 
 
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list of what the server answers to the next requests: a body, or an exception."""
-    bodies: list[Any] = []
-
-    def answer(_: httpx.Request) -> httpx.Response:
-        body = bodies.pop(0)
-        if isinstance(body, Exception):
-            raise body
-        return httpx.Response(200, content=body)
-
-    original = httpx.Client
-
-    def client(**options: Any) -> httpx.Client:
-        return original(transport=httpx.MockTransport(answer), **options)
-
-    monkeypatch.setattr(httpx, "Client", client)
-    return bodies
-
-
 def poll_once(feed: Any) -> None:
     with closing(feed):
         feed.poll()

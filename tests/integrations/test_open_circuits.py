@@ -286,26 +286,6 @@ def test_no_line_ends_the_feed(stream, tmp_path, bad):
 # Remote sources
 
 
-@pytest.fixture
-def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return a list of what the server answers to the next requests: a body, or an exception."""
-    bodies: list[Any] = []
-
-    def answer(_: httpx.Request) -> httpx.Response:
-        body = bodies.pop(0)
-        if isinstance(body, Exception):
-            raise body
-        return httpx.Response(200, content=body)
-
-    original = httpx.Client
-
-    def client(**options: Any) -> httpx.Client:
-        return original(transport=httpx.MockTransport(answer), **options)
-
-    monkeypatch.setattr(httpx, "Client", client)
-    return bodies
-
-
 def hystrix(opened: Any, **more: Any) -> str:
     command = {"type": "HystrixCommand", "name": "get", "group": "shop", "isCircuitBreakerOpen": opened}
     return f"data: {json.dumps(command | more)}\n\n"

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from alertmanager_program import alertmanager
 from codomyrmex.integrations import attach
 from codomyrmex.integrations.notification import AlertConfigError, AlertSink, load_alert_config
 from codomyrmex.streaming import EventType, InMemoryStream, create_event
@@ -111,41 +108,6 @@ def wait_for(service: HttpService, count: int) -> None:
         time.sleep(0.02)
 
 
-@contextmanager
-def alertmanager(folder: Path, config: dict[str, Any], external_url: str) -> Iterator[httpx.Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    file = folder / "alertmanager.yml"
-    file.write_text(json.dumps(config))
-    command = [
-        *(str(ALERTMANAGER), f"--config.file={file}", f"--storage.path={folder / 'data'}"),
-        *(f"--web.listen-address={address}", "--cluster.listen-address="),
-        *(f"--web.external-url={external_url}", "--web.route-prefix=/"),
-    ]
-    log = folder / "log"
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(command, stdout=out, stderr=out) as process,
-        httpx.Client(base_url=f"http://{address}", timeout=PATIENCE) as client,
-    ):
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while not is_ready(client):
-                assert time.monotonic() < deadline, log.read_text()[-2_000:]
-                time.sleep(0.05)
-            yield client
-        finally:
-            process.kill()
-
-
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").is_success
-    except httpx.TransportError:
-        return False
-
-
 def sent_by_alertmanager(folder: Path, service: HttpService, external_url: str) -> None:
     def alert(number: int, **more: Any) -> dict[str, Any]:
         given = {"labels": ALERTS[number], "annotations": ANNOTATIONS[number], "startsAt": STARTS[number]}
@@ -155,7 +117,9 @@ def sent_by_alertmanager(folder: Path, service: HttpService, external_url: str) 
         answer = client.post("/api/v2/alerts", json=alerts)
         assert answer.is_success, answer.text
 
-    with alertmanager(folder, configuration(service, folder), external_url) as client:
+    config = configuration(service, folder)
+    urls = (f"--web.external-url={external_url}", "--web.route-prefix=/")
+    with alertmanager(ALERTMANAGER, folder, config, *urls) as client:
         post(client, [alert(number) for number in range(len(ALERTS))])
         wait_for(service, 5)
         post(client, [alert(1, endsAt=ENDED)])

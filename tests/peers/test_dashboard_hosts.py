@@ -21,16 +21,13 @@ from typing import Any
 
 import httpx
 import pytest
-from durable.servers import Servers
+from durable.servers import Servers, need
 from durable.stores import make_place
 
-try:
-    from playwright.sync_api import Browser, Page, expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
+with suppress(ImportError):
+    from playwright.sync_api import Browser, Page, expect
 
 PATIENCE = 15.0
-CHROMIUM = Path("/usr/bin/chromium")
 NGINX = Path("/usr/sbin/nginx")
 
 PROGRAM = textwrap.dedent("""
@@ -96,14 +93,6 @@ http {{
     }}
 }}
 """
-
-
-def need(found: object, what: str) -> None:
-    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
-    if not found:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{what} is absent, and CI should have installed it")
-        pytest.skip(f"{what} is not installed here")
 
 
 class Servant:
@@ -186,17 +175,6 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Servant]]:
 @pytest.fixture
 def store(servers: Servers, tmp_path: Path) -> str:
     return make_place("postgres", servers, tmp_path).url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    need(sync_playwright, "playwright for Python")
-    need(CHROMIUM.exists(), str(CHROMIUM))
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -5,39 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
-import pytest
+from browsers import CHROMIUM, OPTIONS, sync_playwright
 from demo_program import running
+from durable.servers import need
 
-try:
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
+with contextlib.suppress(ImportError):
+    from playwright.sync_api import expect
 
-CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 30_000  # milliseconds
 SCREENSHOT = os.environ.get("SCREENSHOT")
-
-
-def need(found: object, what: str) -> None:
-    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
-    if not found:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{what} is absent, and CI should have installed it")
-        pytest.skip(f"{what} is not installed here")
 
 
 def test_the_page_of_the_demo_shows_the_failure_and_the_notification():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import socket
@@ -21,14 +20,12 @@ from typing import Any
 import httpx
 import pytest
 from codomyrmex.streaming import SSEDecoder, SSERecord
+from durable.servers import need
 
-try:
-    from playwright.sync_api import Browser, expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
+with suppress(ImportError):
+    from playwright.sync_api import Browser, expect
 
 PATIENCE = 15.0
-CHROMIUM = Path("/usr/bin/chromium")
 EVENTS = 1_500
 
 PROGRAM = textwrap.dedent("""
@@ -48,14 +45,6 @@ PROGRAM = textwrap.dedent("""
     ])
     serve(app, port=port)
 """)
-
-
-def need(found: object, what: str) -> None:
-    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
-    if not found:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{what} is absent, and CI should have installed it")
-        pytest.skip(f"{what} is not installed here")
 
 
 def need_module(name: str) -> Any:
@@ -191,17 +180,6 @@ def test_a_heartbeat_with_a_cursor_is_an_event_of_its_own_type_for_each_parser(s
 
 
 # Browsers
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    need(sync_playwright, "playwright for Python")
-    need(CHROMIUM.exists(), str(CHROMIUM))
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
 
 
 def test_the_live_page_goes_on_when_another_process_takes_over_the_port(start: Any, browser: Browser):

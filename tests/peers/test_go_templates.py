@@ -6,13 +6,12 @@ import email.policy
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,8 +21,10 @@ from typing import Any
 import httpx
 import pytest
 from aiosmtpd.controller import Controller
+from alertmanager_program import alertmanager
 from codomyrmex.integrations.notification.go_templates import GoTemplateError, GoTemplates
 from codomyrmex.integrations.notification.go_templates.defaults import DEFAULT_TEMPLATES
+from durable.servers import free_port
 from go_template_cases import CASES, FOLDER, NOTIFICATION, Case
 
 PATIENCE = 20.0
@@ -187,15 +188,7 @@ def received() -> Iterator[Received]:
             thread.join()
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@contextmanager
-def alertmanager(folder: Path, received: Received, smtp_port: int) -> Iterator[httpx.Client]:
+def running(folder: Path, received: Received, smtp_port: int) -> AbstractContextManager[httpx.Client]:
     (folder / "team.tmpl").write_text(FILE)
     receiver = {
         "name": "team.a+b",
@@ -234,33 +227,8 @@ def alertmanager(folder: Path, received: Received, smtp_port: int) -> Iterator[h
         },
         "receivers": [receiver],
     }
-    file = folder / "alertmanager.yml"
-    file.write_text(json.dumps(config))
-    address = f"127.0.0.1:{free_port()}"
-    command = [
-        *(str(ALERTMANAGER), f"--config.file={file}", f"--storage.path={folder / 'data'}"),
-        *(f"--web.listen-address={address}", "--cluster.listen-address="),
-        "--web.external-url=http://alerts.example/base",
-    ]
-    log = folder / "alertmanager.log"
-    environment = {**os.environ, "TZ": "UTC"}
-    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as process:
-        try:
-            with httpx.Client(base_url=f"http://{address}/base", timeout=PATIENCE) as client:
-                deadline = time.monotonic() + PATIENCE
-                while not is_ready(client):
-                    assert time.monotonic() < deadline, log.read_text(errors="replace")[-2_000:]
-                    time.sleep(0.02)
-                yield client
-        finally:
-            process.kill()
-
-
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").is_success
-    except httpx.TransportError:
-        return False
+    url = "--web.external-url=http://alerts.example/base"
+    return alertmanager(ALERTMANAGER, folder, config, url, path="/base")
 
 
 def part(message: EmailMessage, kind: str) -> str:
@@ -286,7 +254,7 @@ def test_the_notifications_of_a_running_alertmanager_have_the_same_texts(tmp_pat
         for number, url in enumerate(urls)
     ]
     try:
-        with alertmanager(tmp_path, received, smtp.port) as client:
+        with running(tmp_path, received, smtp.port) as client:
             client.post("/api/v2/alerts", json=alerts).raise_for_status()
             received.wait_for(1)
             alerts[1]["endsAt"] = datetime.now(UTC).isoformat()

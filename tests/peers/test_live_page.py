@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,34 +31,14 @@ from codomyrmex.integrations.service_mesh import (
 from codomyrmex.integrations.web import DashboardApp, dashboard, require_token, serving
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 
-try:
-    from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
+with suppress(ImportError):
+    from playwright.sync_api import Browser, Dialog, Page, expect
 
 T = TypeVar("T")
 
-CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TOKEN = "correct horse"
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1;alert(1)'>"
 PATIENCE = 15.0
-
-
-def need(found: object, what: str) -> None:
-    """Skip if a program is missing on a developer's machine; fail in CI, which installs it."""
-    if not found:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{what} is absent, and CI should have installed it")
-        pytest.skip(f"{what} is not installed here")
 
 
 # The server
@@ -157,16 +137,6 @@ def site() -> Iterator[Site]:
     made = Site()
     yield made
     made.end()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    need(sync_playwright, "playwright for Python")
-    need(CHROMIUM.exists(), str(CHROMIUM))
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
