@@ -12,6 +12,7 @@ import typer
 from codomyrmex.integrations.cli.output import printable, reporting_errors
 from codomyrmex.integrations.cli.store_access import owner, stream_names
 from codomyrmex.integrations.configuration.environment import ExpansionError, expand
+from codomyrmex.integrations.durable.names import NAME, encode_name
 from codomyrmex.integrations.durable.opening import open_store, sqlite_path
 from codomyrmex.integrations.durable.store import Store, StoreError
 from codomyrmex.integrations.notification import load_alert_config
@@ -108,6 +109,15 @@ def place_of(
 
 
 def _place(state: StateConfig, option: str, stream: str | None, sink: str | None, *, trusted: bool) -> Place:
+    if stream is not None and not NAME.fullmatch(stream):
+        problem = f"must be 1 to 64 of A-Z, a-z, 0-9, - and _, got {printable(stream)!r}"
+        raise typer.BadParameter(problem, param_hint="--stream")
+    if sink is not None:
+        try:
+            encode_name(sink)
+        except ValueError as error:
+            problem = str(error).removeprefix("group: ")
+            raise typer.BadParameter(problem, param_hint="--sink") from None
     return Place(str(state.url), option, stream, trusted, sink)
 
 

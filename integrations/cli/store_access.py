@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from codomyrmex.integrations.cli.output import discard_stdout, fail, print_messa
 from codomyrmex.integrations.configuration.environment import ExpansionError, expand
 from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.durable.admin import StreamAdmin
+from codomyrmex.integrations.durable.names import NAME
 from codomyrmex.integrations.durable.opening import open_store
 from codomyrmex.integrations.durable.store import Store, StoreConfigError, StoreError
 
@@ -33,8 +33,6 @@ Name = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="The name of the group.", show_default=False)]
-
-_STREAM = re.compile(r"[A-Za-z0-9_-]{1,64}")  # other logs have a dot or a slash in their name
 
 
 def owner() -> str:
@@ -77,7 +75,7 @@ async def opened(url: str | None, *, must_exist: bool = True, hint: str = "URL")
 
 async def stream_names(store: Store) -> list[str]:
     """Return the names of the streams of a store."""
-    return [log for log in await store.logs() if _STREAM.fullmatch(log)]
+    return [log for log in await store.logs() if NAME.fullmatch(log)]  # others have a dot or a slash
 
 
 async def select(store: Store, name: str | None) -> StreamAdmin:

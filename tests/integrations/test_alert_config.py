@@ -197,6 +197,8 @@ def test_the_state_stands_beside_the_configuration(state: str, tmp_path: Path) -
         ("{url: '${NOWHERE}'}", "state.url", "NOWHERE"),
         ("ftp://host", "state", "the URL must start with sqlite:// or postgresql://"),
         ("{url: a.db, nam: b}", "state.nam", "unknown key nam"),
+        ("{name: shop}", "state.url", "the path or URL must not be empty"),
+        ("{}", "state.url", "the path or URL must not be empty"),
     ],
 )
 def test_what_is_wrong_with_a_state_is_said(state: str, path: str, message: str) -> None:

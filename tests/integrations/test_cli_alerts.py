@@ -636,6 +636,8 @@ def test_the_state_in_a_store_is_found_by_itself_or_named(cli):
     )
     assert "--stream: is required" in cli(*add, code=2).stderr
     assert "there are: orders" in cli(*add, "--stream", "order", code=1).stderr
+    assert "--stream: must be 1 to 64 of" in cli(*add, "--stream", "a b", code=2).stderr
+    assert "--sink: must be 1 to 200 printable" in cli(*add, "--sink", "a\nb", code=2).stderr
     cli(*add, "--stream", "orders")
     cli(*add)  # now there is one
     assert len(cli.json("silence", "list", "--state", url)) == 2

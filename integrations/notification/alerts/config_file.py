@@ -235,7 +235,7 @@ class TestFile(msgspec.Struct, kw_only=True):
 class StateFile(msgspec.Struct, kw_only=True):
     """Where processes share their alerts."""
 
-    url: str
+    url: str = ""
     name: str = "alerts"
     lease: Duration = Duration(10)
 
