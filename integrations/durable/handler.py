@@ -47,6 +47,7 @@ class GroupHandlers:
 
     def __init__(self) -> None:
         self._workers: dict[str, GroupWorker] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -79,13 +80,22 @@ class GroupHandlers:
         return True
 
     async def stop_all(self, timeout: float) -> None:  # noqa: ASYNC109 - as for a sink
-        """Stop all groups."""
+        """Stop all groups, and wait for those whose subscriptions were cancelled just now."""
         await asyncio.gather(
-            *[self.stop(subscription_id, timeout) for subscription_id in tuple(self._workers)]
+            asyncio.sleep(0),  # for those cancelled in other threads
+            *[self.stop(subscription_id, timeout) for subscription_id in tuple(self._workers)],
         )
+        loop = asyncio.get_running_loop()
+        if stopping := {task for task in tuple(self._stopping) if task.get_loop() is loop}:
+            await asyncio.wait(stopping, timeout=timeout)
 
     def _stop_soon(self, worker: GroupWorker | None) -> None:
         """Stop a worker when its event loop gets to it, from any thread."""
         if worker is not None and (loop := worker.loop()) is not None:
             with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(lambda: loop.create_task(worker.stop(0)))
+                loop.call_soon_threadsafe(self._begin_to_stop, worker)
+
+    def _begin_to_stop(self, worker: GroupWorker) -> None:
+        task = asyncio.create_task(worker.stop(0))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)

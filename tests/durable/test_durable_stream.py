@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import asynccontextmanager, closing
+from functools import partial
 
 import pytest
 from codomyrmex.integrations import Binding, DeliveryPolicy, PermanentError, Sink, SinkState, attach
@@ -705,3 +706,17 @@ def test_arguments_are_checked(options, message, tmp_path):
     with pytest.raises((TypeError, ValueError), match=message):
         DurableStream(SQLiteStore(tmp_path / "events.db"), **options)
     assert not (tmp_path / "events.db").exists()
+
+
+def collector(received: list[object]):
+    return lambda event: received.append(event.data)
+
+
+async def test_a_group_whose_subscription_was_cancelled_just_before_the_end_is_left_to_others_at_once(place):
+    for number in range(5):
+        received: list[object] = []
+        async with DurableStream(place.store(), lease=60.0) as stream:
+            subscription = await stream.subscribe(collector(received), group="notes")
+            await stream.publish(create_event(number))
+            await eventually(partial([number].__eq__, received))
+            subscription.cancel()
