@@ -50,15 +50,7 @@ _FIRST_POLL, _LAST_POLL = 0.01, 0.1  # seconds between looks without a doorbell
 
 # SQLSTATE: what is wrong until somebody changes something, and what may be over at the next try.
 _CONFIG = ("28", "3D", "3F", "42")  # the role, the database, the schema, privileges
-_TRANSIENT = (
-    "08",
-    "25006",
-    "40",
-    "53",
-    "55",
-    "57",
-    "58",
-)  # connection, read-only, conflict, resources, shutdown
+_TRANSIENT = ("08", "25006", "40", "53", "55", "57", "58")  # connection, read-only, conflict, shutdown
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _ERRORS = (OSError, EOFError, ValueError, *_DRIVER_ERRORS)  # ValueError: a host that makes no sense
 
@@ -236,8 +228,11 @@ class PostgresStore(Store):
                 raise StoreUnavailableError(f"{self._url}: the store was closed")
             try:
                 rows: list[Any] = await connection.fetch(query.format(self._schema), *args)
-            except BaseException:  # nobody will read what is still to come on it
+            except BaseException as error:  # nobody will read what is still to come on it
+                ended = connection.is_closed() and isinstance(error, AttributeError)  # asyncpg has no better
                 self._drop(connection)
+                if ended:
+                    raise StoreUnavailableError(f"{self._url}: the connection was closed") from error
                 raise
             self._idle.append(connection)
             return rows
