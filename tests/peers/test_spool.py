@@ -111,7 +111,9 @@ def test_a_pipeline_that_is_killed_loses_no_event_that_it_has_acknowledged(tmp_p
 def test_what_a_sink_did_not_accept_before_the_end_is_delivered_at_the_next_start(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("one\ntwo\n")
     source = "sources: [{type: file, path: a.log, position: pos, from_start: true, follow: false}]\n"
-    full = OUT.replace("path: out", "path: /dev/full").replace("{batch_age", "{drain_timeout: 1s, batch_age")
+    full = OUT.replace("path: out", "path: /dev/full").replace(
+        "{batch_age", "{drain_timeout: 1s, max_attempts: 1000, batch_age"
+    )
     (tmp_path / "p.yaml").write_text(SPOOL + source + full)
     process = start(tmp_path)
     _, first = process.communicate(timeout=PATIENCE)
