@@ -16,7 +16,7 @@ from codomyrmex.integrations.notification import AlertSink
 from codomyrmex.integrations.notification.apprise_channel import AppriseConfig
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from codomyrmex.streaming.testing import FakeClock
-from helpers import settle
+from helpers import DEADLINE, settle
 
 WAIT, INTERVAL, REPEAT = 30, 300, 4 * 3600  # Alertmanager's defaults
 
@@ -66,7 +66,7 @@ def summary_of(notification: Mapping[str, Any]) -> str:
     return f"{notification['status']}: {' '.join(names)}"
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not become true in time"

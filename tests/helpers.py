@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-DEADLINE = 5.0
+DEADLINE = 20.0  # only a test that hangs takes as long; slow machines are not a failure
 
 
 def in_time(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
