@@ -310,13 +310,13 @@ def test_a_time_that_cannot_be_never_reaches_an_alert(time: object) -> None:
 
 
 @pytest.mark.parametrize("time", [-1.0, -1e300, 1e300, math.nan, math.inf, -math.inf, NOON.timestamp() + 1])
-def test_the_engine_takes_no_time_before_1970_or_in_the_future(time: float) -> None:
+def test_the_engine_takes_no_impossible_time(time: float) -> None:
     now = NOON.timestamp()
     engine = AlertEngine(load_alert_config({"route": {"receiver": "a"}, "receivers": [{"name": "a"}]}))
     engine.observe([Alert({"x": "y"}, starts_at=time)], now)
     engine.observe([Alert({"x": "y"}, ends_at=time)], now)
     (alert,) = engine.alerts()
-    assert (alert.starts_at, alert.ends_at) == (now, now)
+    assert (alert.starts_at, alert.ends_at) == (now, now if time != now + 1 else time)
     saved = {
         key: {**value, "starts_at": time} for key, value in engine.pop_changes().items() if key[0] == "alert"
     }

@@ -238,7 +238,7 @@ async def test_a_template_that_takes_long_shows_in_the_health(monkeypatch):
         step = asyncio.create_task(run.sink.flush())
         await until(hangs)
         assert seen[-1].state is SinkState.DEGRADED
-        assert str(seen[-1].last_error).endswith("s, perhaps with a template; no alert is sent")
+        assert str(seen[-1].last_error).endswith(", perhaps with a template; no alert is sent")
         await step
         await until(lambda: run.attachment.health()["alerts"].state is SinkState.OK)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -50,7 +50,8 @@ class Alert:
         labels: what identifies it; no value is empty.
         annotations: information that does not identify it.
         starts_at: when it started, in seconds since 1970.
-        ends_at: when it ended; None while it fires.
+        ends_at: when it ends or has ended; None if that is not known yet, and it ends `resolve_timeout` after
+            its last update.
         url: a link to its source.
         trace_id: the trace that it belongs to.
     """
@@ -75,6 +76,29 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 def past_or(seconds: float | None, now: float) -> float:
     """Return a time in seconds since 1970; `now` if it is None, before 1970, in the future or NaN."""
     return seconds if seconds is not None and 0 <= seconds <= now else now
+
+
+def not_in_the_future(alert: Alert, now: float) -> Alert:
+    """Return the alert of an event, which ends now if the clock of its publisher is ahead."""
+    return alert if alert.ends_at is None or alert.ends_at <= now else replace(alert, ends_at=now)
+
+
+def posted(alert: Alert, now: float) -> Alert:
+    """Return an alert of `AlertSink.post` with its start, and without empty labels and annotations.
+
+    Raises:
+        ValueError: it has no labels, or ends before it starts.
+    """
+    labels = {name: value for name, value in alert.labels.items() if value}
+    if not labels:
+        raise ValueError("labels: must not be empty")
+    starts_at = alert.starts_at
+    if starts_at is None:
+        starts_at = now if alert.ends_at is None else min(now, alert.ends_at)
+    if alert.ends_at is not None and alert.ends_at < starts_at:
+        raise ValueError(f"ends_at: must not be before starts_at, got {alert.ends_at:g} and {starts_at:g}")
+    annotations = {name: value for name, value in alert.annotations.items() if value}
+    return replace(alert, labels=labels, annotations=annotations, starts_at=starts_at)
 
 
 @dataclass(frozen=True, slots=True)

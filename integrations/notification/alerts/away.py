@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.durable.tail import Item
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer, Batch
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
@@ -15,6 +16,7 @@ from codomyrmex.integrations.notification.alerts.control import (
     ControlSelection,
     alert_event,
     log_event,
+    post_event,
     silence_event,
 )
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
@@ -55,6 +57,7 @@ class Away:
         self._kept = AlertBuffer(parts.config.label_rules, parts.buffer.size, _do_nothing)
         self._controls: list[Mapping[str, Any]] = []  # for the next step
         self._silences: list[Silence] = []
+        self._posted: dict[frozenset[tuple[str, str]], Alert] = {}
         self._known: dict[str, LogEntry] = {}
 
     async def begin(self, buffer: AlertBuffer) -> None:
@@ -113,6 +116,9 @@ class Away:
         batch = Batch([*kept.events, *new.events], kept.dropped + new.dropped)
         for alert in await runner.alerts_of(batch):
             await stream.publish_to_group(alert_event(alert), self._name)
+        posted, self._posted = self._posted, {}
+        if posted:
+            await stream.publish_to_group(post_event([*posted.values()]), self._name)
         self.close()
 
     async def skip_waits(self) -> None:
@@ -133,6 +139,15 @@ class Away:
     async def query(self, function: Callable[[AlertEngine], T]) -> T:
         """Call a function with the engine."""
         return await (self._shared if self._runner is None else self._runner).query(function)
+
+    async def post(self, alerts: Sequence[Alert]) -> None:
+        """Update alerts, here at once and in the other processes later."""
+        for alert in alerts:
+            key = frozenset(alert.labels.items())
+            if key in self._posted or len(self._posted) < self._kept.size:
+                self._posted[key] = alert
+        if self._runner is not None:
+            await self._runner.observe(alerts)
 
     async def add_silence(self, silence: Silence) -> None:
         """Add a silence, here at once and in the other processes later."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.durable.saved_groups import Definition
 from codomyrmex.integrations.durable.shard import Selection
 from codomyrmex.integrations.durable.tail import Item
-from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.alert import Alert, not_in_the_future
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.notification import LogEntry
 from codomyrmex.integrations.notification.alerts.silences import Silence
@@ -22,8 +22,13 @@ _log = Diagnostics(__name__)
 
 
 def alert_event(alert: Alert) -> Event:
-    """Return the event that passes an alert to the process that notifies."""
+    """Return the event that passes the alert of an event to the process that notifies."""
     return create_event({"alert": alert}, topic=_TOPIC)
+
+
+def post_event(alerts: Sequence[Alert]) -> Event:
+    """Return the event that passes alerts of `AlertSink.post` to the process that notifies."""
+    return create_event({"alerts": alerts}, topic=_TOPIC)
 
 
 def silence_event(silence: Silence) -> Event:
@@ -48,7 +53,9 @@ def apply_control(engine: AlertEngine, data: Mapping[str, Any], now: float) -> N
         Exception: they are not what one of the functions above has made.
     """
     if "alert" in data:
-        engine.observe([msgspec.convert(data["alert"], Alert)], now)
+        engine.observe([not_in_the_future(msgspec.convert(data["alert"], Alert), now)], now)
+    elif "alerts" in data:
+        engine.observe(msgspec.convert(data["alerts"], list[Alert]), now)
     elif "silence" in data:
         engine.add_silence(Silence.from_dict(data["silence"]))
     elif "log" in data:

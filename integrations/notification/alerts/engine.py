@@ -83,7 +83,7 @@ class AlertEngine:
         for alert in alerts:
             key = fingerprint(alert.labels)
             active = state.alerts.get(key)
-            if active is None and alert.ends_at is not None:
+            if active is None and alert.ends_at is not None and alert.ends_at <= now:
                 active = state.find_other_type(alert.labels)
                 if active is None:
                     continue  # it was never active

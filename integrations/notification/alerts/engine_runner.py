@@ -12,7 +12,7 @@ from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth, SinkState
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
-from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.alert import Alert, not_in_the_future
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
@@ -160,6 +160,13 @@ class EngineRunner:
         self._engine.mark_all()
 
     @_on_thread
+    def observe(self, alerts: Iterable[Alert]) -> None:
+        """Pass alerts to the engine."""
+        now = self._now()
+        for alert in alerts:
+            self._attempt(self._engine.observe, [alert], now)
+
+    @_on_thread
     def alerts_of(self, batch: Batch) -> list[Alert]:
         """Return the alerts of events, without passing them to the engine."""
         return self._alerts_of(batch, self._now())
@@ -279,7 +286,7 @@ class EngineRunner:
                 _log.warning("event", "event %s cannot become an alert: %s", event.id, describe(error))
             else:
                 if alert is not None:
-                    alerts.append(alert)
+                    alerts.append(not_in_the_future(alert, now))
         if batch.dropped:
             summary = f"sink {self._name} dropped {batch.dropped} events: its buffer was full"
             alerts.append(Alert({**ALERTS_DROPPED, "sink": self._name}, {"summary": summary}, now))

@@ -317,9 +317,12 @@ class EngineState:
         """
         for alert in self.alerts.values():
             latest, ends_at = now, alert.ends_at
-            if alert.times_out:
+            if alert.times_out or ends_at > alert.updated_at:
                 latest = now + self.config.resolve_timeout
-                ends_at += pause if ends_at > now - pause else 0
+                extended = ends_at + (pause if ends_at > now - pause else 0)
+                # What says when it ends is sent again and again by what knows whether it still fires.
+                ends_at = extended if alert.times_out else max(ends_at, min(extended, latest))
+                latest = latest if alert.times_out else math.inf
             limited = min(ends_at, latest), min(alert.starts_at, now)
             if limited != (alert.ends_at, alert.starts_at):
                 alert.ends_at, alert.starts_at = limited

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from codomyrmex.integrations.configuration.matchers import Labels, quote_group
-from codomyrmex.integrations.notification.alerts.alert import Alert, past_or
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME, Alert, past_or
 from codomyrmex.integrations.notification.alerts.config import Route
 from codomyrmex.integrations.notification.alerts.notification import (
     LogEntry,
@@ -85,12 +85,24 @@ class ActiveAlert:
         return self.ends_at > now
 
     def update(self, alert: Alert, now: float, resolve_timeout: float) -> None:
-        """Merge a newer alert; while it fires, the earliest start is kept."""
+        """Merge a newer alert, as Alertmanager does.
+
+        While it fires, the earliest start is kept, and an end that was given and is later than the new one.
+        """
         started = past_or(alert.starts_at, now)
-        if alert.ends_at is None or self.starts_at == math.inf:
-            self.starts_at = min(self.starts_at, started) if self.fires(now) else started
-        self.times_out = alert.ends_at is None
-        self.ends_at = now + resolve_timeout if alert.ends_at is None else past_or(alert.ends_at, now)
+        times_out = alert.ends_at is None
+        ends_at = now + resolve_timeout
+        if alert.ends_at is not None:
+            ends_at = alert.ends_at if 0 <= alert.ends_at <= MAX_TIME else now
+        if self.fires(now):
+            self.starts_at = min(self.starts_at, started)
+            if now < ends_at < self.ends_at and not self.times_out:
+                times_out, ends_at = False, self.ends_at
+        elif ends_at > now or self.starts_at == math.inf:
+            self.starts_at = started
+        else:
+            ends_at = max(ends_at, self.ends_at)
+        self.times_out, self.ends_at = times_out, ends_at
         self.annotations = alert.annotations or self.annotations
         self.url = alert.url or self.url
         self.trace_id = alert.trace_id or self.trace_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,9 @@ from functools import cached_property
 from typing import Any, Self
 
 from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
+
+# The numbers that tell routes with equal matchers apart; everything else than names of labels is in quotes.
+_NUMBERS = re.compile(r"""("(?:\\.|[^"\\])*")|#\d+""")
 
 
 class Reason(StrEnum):
@@ -157,7 +161,7 @@ class Notification:
         """Return the keys of Alertmanager's webhook (version 4) and some more, as built-in types."""
         return {
             "version": "4",
-            "groupKey": self.group_key,
+            "groupKey": _NUMBERS.sub(r"\1", self.group_key),
             "truncatedAlerts": 0,
             "status": self.status.value,
             "receiver": self.receiver,

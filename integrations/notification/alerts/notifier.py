@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.delivery.worker import done_within
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
 from codomyrmex.integrations.notification.alerts.audit import Audit
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import ChannelDispatcher, Outcome
@@ -270,6 +271,11 @@ class Notifier:
     async def query(self, function: Callable[[AlertEngine], T]) -> T:
         """Call a function with the engine."""
         return await self.runner.query(function)
+
+    async def post(self, alerts: Sequence[Alert]) -> None:
+        """Update alerts."""
+        await self.runner.observe(alerts)
+        self.wake()
 
     async def put_silence(self, silence: Silence) -> None:
         """Add a silence, or replace the one with its id."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from codomyrmex.integrations.notification.alerts.alert import Alert
-from codomyrmex.integrations.notification.alerts.control import alert_event
+from codomyrmex.integrations.notification.alerts.control import alert_event, post_event
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
 from codomyrmex.integrations.notification.alerts.notifier import Parts
 from codomyrmex.integrations.notification.alerts.shared_state import SharedState
+
+_POSTED = 100  # alerts in an entry
 
 
 class Outbox:
@@ -28,6 +31,16 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._alerts) + len(self._buffer)
+
+    async def post(self, alerts: Sequence[Alert]) -> None:
+        """Append alerts of `AlertSink.post`.
+
+        Raises:
+            StoreUnavailableError: the store is not available.
+        """
+        for start in range(0, len(alerts), _POSTED):
+            event = post_event(alerts[start : start + _POSTED])
+            await self._state.stream.publish_to_group(event, self._name)
 
     async def publish(self) -> bool:
         """Append what is in the buffer; return False if the log has no room for all of it yet."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.durable.store import StoreError
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
 from codomyrmex.integrations.notification.alerts.old_state import OldState
 from codomyrmex.integrations.notification.alerts.shared_state import GapError, SharedState
 from codomyrmex.integrations.notification.alerts.state_records import Head
+
+_WAIT = 5.0  # seconds; a wait that was missed costs at most this
+_PAUSE = 0.25  # seconds between reads of the changes of another process
+_RETRY = 0.2  # seconds until something is tried again that the store refused
+
+_log = Diagnostics(__name__)
 
 
 class Replica:
     """Follows the shared state, so that taking over takes no time.
 
     Args:
+        name: the name of the sink.
         state: the shared state.
         runner: the engine.
         on_config: called when another configuration is in force.
@@ -22,8 +33,11 @@ class Replica:
         head: of the state that the engine has; None if it has to be loaded.
     """
 
-    def __init__(self, state: SharedState, runner: EngineRunner, on_config: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, state: SharedState, runner: EngineRunner, on_config: Callable[[], None]
+    ) -> None:
         self.head: Head | None = None
+        self._name = name
         self._state = state
         self._runner = runner
         self._on_config = on_config
@@ -49,6 +63,38 @@ class Replica:
             await self._runner.mark_all()
         else:
             old.finish()
+
+    async def follow(self, turn: asyncio.Lock, stands_by: Callable[[], bool]) -> None:
+        """Apply what is saved as long as this process runs.
+
+        Args:
+            turn: held while the engine changes.
+            stands_by: whether another process notifies.
+        """
+        while True:
+            try:
+                if stands_by() and self._state.is_open:
+                    await self._state.wait(_WAIT)
+                    await asyncio.sleep(_PAUSE)
+                    async with turn:
+                        if stands_by():
+                            await self.catch_up()
+                else:
+                    await asyncio.sleep(_RETRY)
+            except StoreError:
+                await asyncio.sleep(_RETRY)
+            except Exception as error:  # noqa: BLE001 - a bug must not end the process's part for good
+                self.head = None
+                text = "sink %s cannot follow the others: %s\n%s"
+                _log.warning("follow", text, self._name, describe(error), LazyTraceback(error))
+                await asyncio.sleep(_RETRY)
+
+    def difference(self, config_id: str) -> str | None:
+        """Return how a configuration differs from that of the process that notifies; None if it does not."""
+        head = self.head
+        if head is None or not config_id or head.config in {"", config_id}:
+            return None
+        return f"the file differs from that of {head.process or 'the last process'}, which is in force"
 
     async def catch_up(self) -> None:
         """Apply to the engine what was saved since the last call.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
-from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
 from codomyrmex.integrations.durable.entries import Place
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
 from codomyrmex.integrations.notification.alerts.away import Away
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
@@ -43,8 +43,6 @@ T = TypeVar("T")
 
 _SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
 _SAVE_INTERVAL = 1.0  # seconds between saves while only events pass that are not alerts
-_WAIT = 5.0  # seconds; a wait that was missed costs at most this
-_PAUSE = 0.25  # seconds between reads of the changes of another process
 _LOOK = 0.05  # seconds between checks while a caller waits
 _RETRY = 0.2  # seconds until something is tried again that the store refused
 _SUSPECT = 2.5  # seconds without the store after which events are kept here as well
@@ -70,7 +68,7 @@ class SharedNotifier(Notifier):
         self._takeovers = 0
         self._outbox = Outbox(parts, self.runner, sharing.state)
         self._back_at = math.inf  # when the store was available again, in seconds of the clock
-        self._replica = Replica(sharing.state, self.runner, self._poll_soon)
+        self._replica = Replica(parts.name, sharing.state, self.runner, self._poll_soon)
         self._saved_at = 0.0
         self._missed = self._unreadable = 0
         self._error: str | None = None  # why the state cannot be saved
@@ -89,7 +87,7 @@ class SharedNotifier(Notifier):
             await self._update_role()
         except StoreUnavailableError as error:
             _log.warning("open", "sink %s: its store is not available: %s", self._name, error)
-        for run in (self._listen(), self._follow()):
+        for run in (self._listen(), self._replica.follow(self._turn, self._stands_by)):
             self._tasks.add(asyncio.create_task(run, name=f"alerts {self._name}"))
 
     async def _open_shared(self) -> None:
@@ -291,6 +289,9 @@ class SharedNotifier(Notifier):
 
     # Standing by
 
+    def _stands_by(self) -> bool:
+        return self.role is NotifierRole.STANDBY
+
     async def _listen(self) -> None:
         """Make a step when the log has something for the engine, or the lease was acquired."""
         bell = self._state.stream.tail.bell
@@ -302,26 +303,6 @@ class SharedNotifier(Notifier):
                 await asyncio.wait({ringing}, timeout=_RETRY)
             finally:
                 bell.forget(ringing)
-
-    async def _follow(self) -> None:
-        """Follow what the process that notifies changes, so that taking over takes no time."""
-        while True:
-            try:
-                if self.role is NotifierRole.STANDBY and self._state.is_open:
-                    await self._state.wait(_WAIT)
-                    await asyncio.sleep(_PAUSE)
-                    async with self._turn:
-                        if self.role is NotifierRole.STANDBY:
-                            await self._replica.catch_up()
-                else:
-                    await asyncio.sleep(_RETRY)
-            except StoreError:
-                await asyncio.sleep(_RETRY)
-            except Exception as error:  # noqa: BLE001 - a bug must not end the process's part for good
-                self._replica.head = None
-                text = "sink %s cannot follow the others: %s\n%s"
-                _log.warning("follow", text, self._name, describe(error), LazyTraceback(error))
-                await asyncio.sleep(_RETRY)
 
     # For the sink
 
@@ -351,6 +332,14 @@ class SharedNotifier(Notifier):
             return await self._away.query(function)
         return await super().query(function)
 
+    async def post(self, alerts: Sequence[Alert]) -> None:
+        if self.role is NotifierRole.AWAY:
+            await self._away.post(alerts)
+            return
+        await self._outbox.post(alerts)
+        if self.role is NotifierRole.HOLDER:
+            await shielded(self.step())
+
     async def put_silence(self, silence: Silence) -> None:
         if self.role is NotifierRole.AWAY:
             await self._away.add_silence(silence)
@@ -378,15 +367,11 @@ class SharedNotifier(Notifier):
         away = self._away.problem(
             self._state.unseen_for(), self._sharing.lease, sends=self._sharing.sends_away
         )
-        differs = None
-        head = self._replica.head
-        if head is not None and self._config_id and head.config not in {"", self._config_id}:
-            differs = f"the file differs from that of {head.process}, which is in force"
         missed = f"{self._missed} events were removed by the retention before they were read"
         lost = f"{self._unreadable} entries could not be passed to the engine"
         problems = {
             "state": away or self._error,
-            "configuration": differs,
+            "configuration": self._replica.difference(self._config_id),
             "log": missed if self._missed else lost if self._unreadable else None,
         }
         parts = {part: degraded(problem) for part, problem in problems.items() if problem is not None}

@@ -33,6 +33,7 @@ from codomyrmex.integrations.delivery.health import (
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import InlineSink, Sink
 from codomyrmex.integrations.durable.stream import DurableStream
+from codomyrmex.integrations.notification.alerts.alert import Alert, posted
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
 from codomyrmex.integrations.notification.alerts.audit import Audit
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import channels_of
@@ -261,6 +262,27 @@ class AlertSink(InlineSink):
             self._buffer.rules = config.label_rules
             self._audit.reloaded(config, removed)
             notifier.wake()
+
+    async def post(self, alerts: Iterable[Alert]) -> None:
+        """Update alerts that something else watches, such as Prometheus.
+
+        The rules are those of Alertmanager's API. An alert without `starts_at` has started now, or at its end
+        if that was earlier. One without `ends_at` is resolved if it is not posted again within the
+        `resolve_timeout` of the configuration; with an end in the future, it fires until then. While it
+        fires, the earliest start of all posts counts. Labels and annotations without a value are removed.
+
+        With a shared state, the alerts may be posted in any process, and in several.
+
+        Raises:
+            ValueError: an alert has no labels, or ends before it starts; then none is updated.
+            StoreUnavailableError: the store of the shared state is not available.
+            RuntimeError: the sink is not open.
+        """
+        notifier = self._open_notifier()
+        now = notifier.now()
+        complete = [posted(alert, now) for alert in alerts]
+        if complete:
+            await notifier.post(complete)
 
     # Queries of the engine
 
