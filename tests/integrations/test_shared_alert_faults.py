@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from contextlib import suppress
 from typing import Any
 
@@ -241,3 +244,68 @@ async def test_a_standby_does_not_wait_at_its_end_for_a_process_that_was_killed(
             await other_stream.publish(fires("disk"))
         assert SYSTEM_CLOCK.monotonic() - begin < 3
         store.away = set()
+
+
+FULL_DISK = """
+    import asyncio, resource, sys
+    from codomyrmex.integrations import Sink, attach
+    from codomyrmex.integrations.notification import AlertSink
+    from codomyrmex.streaming import EventType, InMemoryStream, create_event
+
+    class Inbox(Sink):
+        name = "inbox"
+        def __init__(self):
+            self.names = []
+        async def send(self, events):
+            self.names += [alert["labels"]["alertname"] for event in events for alert in event.data["alerts"]]
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    async def until(condition):
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def main():
+        inbox, stream = Inbox(), InMemoryStream()
+        config = {
+            "route": {"receiver": "ops", "group_by": ["alertname"], "group_wait": "10ms"},
+            "receivers": [{"name": "ops"}],
+            "state": {"url": sys.argv[1], "lease": "500ms"},
+        }
+        sink = AlertSink(config, {"ops": inbox}, drain_timeout=1)
+        async def fire(name):
+            await stream.publish(create_event("x" * 500, EventType.ERROR, labels={"alertname": name}))
+        async with attach(stream, sink) as attachment:
+            await fire("before")
+            await until(lambda: inbox.names == ["before"])
+            await sink.flush()
+            limit(4096)
+            for number in range(50):
+                await fire(f"full{number}")
+            await until(lambda: len(set(inbox.names)) == 51)
+            health = attachment.health()["alerts"]
+            assert health.state == "degraded", health
+            assert "reading or writing the file failed" in health.last_error, health
+            limit(resource.RLIM_INFINITY)
+            await until(lambda: sink.role == "holder")
+            await fire("after")
+            await until(lambda: "after" in inbox.names)
+            await until(lambda: attachment.health()["alerts"].state == "ok")
+            await sink.flush()
+            assert len(await sink.groups()) == 52
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system does not limit the size of files")
+def test_on_a_full_disk_notifications_go_on_and_the_health_shows_it(tmp_path):
+    program = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path / "state.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
