@@ -123,7 +123,7 @@ async def test_the_buffer_of_publish_nowait_is_bounded_while_expired_events_are_
         store.away = set()
         await stream.flush()
         accepted = attempts - stream.health().dropped["buffer_full"]
-        assert 10_000 <= accepted <= 10_010
+        assert 9_990 <= accepted <= 10_010  # those that wait take room too
         assert (await stream.bounds()).events == accepted + health.unconfirmed
 
 
