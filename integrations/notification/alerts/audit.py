@@ -12,7 +12,7 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import Outcome
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.planner import Suppressed
-from codomyrmex.streaming import EventType, Stream, create_event
+from codomyrmex.streaming import Event, EventType, Stream, create_event
 from codomyrmex.streaming.provenance import ORIGIN, marked
 
 _log = Diagnostics(__name__)
@@ -46,6 +46,12 @@ class Audit:
             self._publish("notified", data)
         else:
             self._publish("failed", {**data, "error": outcome.error}, EventType.ERROR)
+
+    def would_notify(self, event: Event) -> None:
+        """Publish what a dry run would send: the rendered event of a notification."""
+        keys = ("receiver", "channel", "status", "title", "body", "format", "payload")
+        data = {key: event.metadata[key] for key in keys if key in event.metadata}
+        self._publish("would_notify", {**data, "notification": event.data})
 
     def suppressed(self, suppressed: Suppressed) -> None:
         """Publish that an alert is suppressed, and why."""

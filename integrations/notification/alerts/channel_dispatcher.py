@@ -48,8 +48,9 @@ class Outcome(NamedTuple):
 class ChannelDispatcher:
     """Sends notifications through channels, and calls `on_outcome` with the outcome of each.
 
-    A channel asks `may_send` before each attempt, and forgets what it may not send, as another process does.
-    It awaits `render` for the event to send, and after a delivery `wait_until_saved` before its next one.
+    `create` creates the sink of a channel. A channel asks `may_send` before each attempt, and forgets what it
+    may not send, as another process does. It awaits `render` for the event to send, and after a delivery
+    `wait_until_saved` before its next one.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class ChannelDispatcher:
         may_send: Callable[[Notification], bool],
         render: Callable[[Notification, Event], Awaitable[Event]],
         wait_until_saved: Callable[[], Awaitable[None]],
+        create: Callable[[ChannelConfig], Sink],
         clock: Clock,
     ) -> None:
         self._on_outcome = on_outcome
         self._may_send = may_send
         self._render = render
         self._wait_until_saved = wait_until_saved
+        self._create = create
         self._channels: dict[str, ChannelConfig] = {}
         self._changing: set[str] = set()  # channels that are being opened or replaced
         self._missing_reason = "the channel was removed from the configuration"
@@ -92,7 +95,7 @@ class ChannelDispatcher:
         channels, previous = channels_of(config), dict(self._channels)
         changed = {name for name, channel in channels.items() if channel != previous.get(name)}
         for name in changed:
-            await _check_opens(channels[name])
+            await self._check_opens(channels[name])
         self._changing = changed
         try:
             await self._remove_all_but(channels)
@@ -118,8 +121,18 @@ class ChannelDispatcher:
             del self._channels[name]
         await asyncio.gather(*(self._attachment.remove(name, _REMOVAL_TIMEOUT) for name in names))
 
+    async def _check_opens(self, channel: ChannelConfig) -> None:
+        """Open and close a channel of the file, so that an error is known before anything changes."""
+        if isinstance(channel, ApplicationChannel):
+            return  # its sink may be open already
+        sink = self._create(channel)
+        try:
+            await sink.open()
+        finally:
+            await sink.close()
+
     async def _add(self, channel: ChannelConfig) -> None:
-        sink = _ReportingSink(channel.create(), channel.name, self._prepare, self._handle_delivered)
+        sink = _ReportingSink(self._create(channel), channel.name, self._prepare, self._handle_delivered)
         policy = replace(_POLICY, timeout=channel.timeout + _TIMEOUT_MARGIN)
         await self._attachment.add(Binding(sink, topic=_topic(channel.name), policy=policy))
         self._channels[channel.name] = channel
@@ -239,17 +252,6 @@ class _ReportingSink(Sink):
 def channels_of(config: AlertConfig) -> dict[str, ChannelConfig]:
     """Return all channels of a configuration by their names."""
     return {channel.name: channel for each in config.receivers.values() for channel in each.channels}
-
-
-async def _check_opens(channel: ChannelConfig) -> None:
-    """Open and close a channel of the file, so that an error is known before anything changes."""
-    if isinstance(channel, ApplicationChannel):
-        return  # its sink may be open already
-    sink = channel.create()
-    try:
-        await sink.open()
-    finally:
-        await sink.close()
 
 
 def _topic(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
+from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.delivery.worker import done_within
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
@@ -26,6 +27,7 @@ from codomyrmex.integrations.notification.alerts.engine_runner import (
 )
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.integrations.notification.channels import ChannelConfig
 from codomyrmex.streaming import Clock, Event
 
 T = TypeVar("T")
@@ -78,6 +80,7 @@ class Parts(NamedTuple):
         config_id: identifies the configuration.
         buffer: the events of this process.
         audit: receives the decisions.
+        create: creates the sink of a channel.
         clock: the source of time.
         poll: called every second.
     """
@@ -87,6 +90,7 @@ class Parts(NamedTuple):
     config_id: str
     buffer: AlertBuffer
     audit: Audit
+    create: Callable[[ChannelConfig], Sink]
     clock: Clock
     poll: Callable[[], Awaitable[None]]
 
@@ -109,7 +113,12 @@ class Notifier:
         self._poll = parts.poll
         self.runner = self._make_runner()
         self.dispatcher = ChannelDispatcher(
-            self._handle_outcome, self._may_send, self._render, self._wait_until_saved, self._clock
+            self._handle_outcome,
+            self._may_send,
+            self._render,
+            self._wait_until_saved,
+            parts.create,
+            self._clock,
         )
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()

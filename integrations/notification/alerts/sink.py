@@ -39,6 +39,7 @@ from codomyrmex.integrations.notification.alerts.audit import Audit
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import channels_of
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, removed_by
 from codomyrmex.integrations.notification.alerts.config_source import ConfigSource, Source
+from codomyrmex.integrations.notification.alerts.dry_run import DryRunChannel
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.engine_runner import retrieve_error, shielded
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
@@ -53,7 +54,7 @@ from codomyrmex.integrations.notification.alerts.shared_state import SharedState
 from codomyrmex.integrations.notification.alerts.silences import Silence
 from codomyrmex.integrations.notification.alerts.state_config import old_state_at, open_log, state_of
 from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
-from codomyrmex.integrations.notification.channels import UndeliverableChannel
+from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 from codomyrmex.streaming import Clock, Event, FilterFunction, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.forks import renew_in_children
@@ -89,6 +90,8 @@ class AlertSink(InlineSink):
         name: the name of the sink in reports and logs.
         buffer_size: the number of label sets that may wait for the engine.
         drain_timeout: seconds to deliver what is due when the sink closes.
+        dry_run: whether to log what would be sent, at the level INFO, and send nothing. `audit` gets it too,
+            as `alerts.would_notify`. A shared state is neither read nor changed.
 
     Raises:
         AlertConfigError: the configuration is invalid; it holds every problem with its position.
@@ -106,6 +109,7 @@ class AlertSink(InlineSink):
         name: str = "alerts",
         buffer_size: int = 10_000,
         drain_timeout: float = 10.0,
+        dry_run: bool = False,
     ) -> None:
         check_seconds("drain_timeout", drain_timeout, zero=True)
         if isinstance(buffer_size, bool) or not isinstance(buffer_size, int) or buffer_size < 1:
@@ -118,6 +122,7 @@ class AlertSink(InlineSink):
         self._source = ConfigSource(config, channels, watch=watch)
         self._config = self._source.load()
         self._clock = clock
+        self._dry_run = dry_run
         self._audit = Audit(self, audit)
         self._attached: tuple[Stream | None, str, FilterFunction | None] = None, "*", None
         self._buffer_size = buffer_size
@@ -136,7 +141,8 @@ class AlertSink(InlineSink):
         self._reset()
 
     def __repr__(self) -> str:
-        return f"<AlertSink {self.name}: {len(self._config.receivers)} receivers>"
+        dry_run = ", dry run" if self._dry_run else ""
+        return f"<AlertSink {self.name}: {len(self._config.receivers)} receivers{dry_run}>"
 
     @property
     def config(self) -> AlertConfig:
@@ -202,8 +208,18 @@ class AlertSink(InlineSink):
 
     def _make_notifier(self) -> Notifier:
         parts = Parts(
-            self.name, self._config, self._source.id, self._buffer, self._audit, self._clock, self._poll
+            self.name,
+            self._config,
+            self._source.id,
+            self._buffer,
+            self._audit,
+            self._create_channel,
+            self._clock,
+            self._poll,
         )
+        if self._dry_run:
+            _logger.info("sink %s: this is a dry run, nothing is sent", self.name)
+            return Notifier(parts)
         stream, topic, filter_fn = self._attached
         where = state_of(self._config, shares_stream=isinstance(stream, DurableStream))
         if where is not None:
@@ -215,6 +231,11 @@ class AlertSink(InlineSink):
         state = SharedState(log, self.name, topic, filter_fn, self._clock)
         sends_away = self._config.when_away == "send"
         return SharedNotifier(parts, Sharing(state, where is None, log.lease, sends_away, old_state))
+
+    def _create_channel(self, channel: ChannelConfig) -> Sink:
+        if self._dry_run and not isinstance(channel, UndeliverableChannel):
+            return DryRunChannel(self.name, channel.name, self._audit.would_notify)
+        return channel.create()
 
     async def close(self) -> None:
         self._refusal = CLOSED
