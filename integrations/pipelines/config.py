@@ -58,6 +58,7 @@ SOURCES = PartTypes(
         "stdin": "line_sources:Stdin",
         "file": "line_sources:File",
         "http": "server_sources:Http",
+        "alertmanager_webhook": "server_sources:AlertmanagerWebhook",
         "sse": "server_sources:Sse",
         "envoy_outlier_log": "envoy_source:EnvoyOutlierLogFile",
     }

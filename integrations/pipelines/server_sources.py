@@ -1,4 +1,4 @@
-"""The sources `http` and `sse`: events from other programs over HTTP."""
+"""The sources `http`, `alertmanager_webhook` and `sse`: events from other programs over HTTP."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ class Http(PartConfig, frozen=True):
         return HttpSource(name, self, context)
 
 
+class AlertmanagerWebhook(Http, frozen=True):
+    """Alerts that Alertmanager or Grafana posts."""
+
+    topic: Topic = Topic("alerts")
+
+
 class _Posted(InMemoryStream):
     """Passes on each event that is posted; unlike with a handler, an error reaches whoever posted it."""
 
@@ -66,7 +72,13 @@ class HttpSource(Source):
         self._metadata = {"topic": str(config.topic), **config.metadata}
         self.keeps = context.spool is not None
         self._timeout = None if context.spool is None else _STORE_TIMEOUT
-        app = event_ingest(_Posted(self._receive), max_bytes=config.max_bytes, rate=config.rate)
+        app = event_ingest(
+            _Posted(self._receive),
+            max_bytes=config.max_bytes,
+            rate=config.rate,
+            alert_topic=config.topic,
+            alerts_only=isinstance(config, AlertmanagerWebhook),
+        )
         self.server = Server(lambda: app, config.listen, config.token, context)
         self._push: asyncio.Future[Push] | None = None
 

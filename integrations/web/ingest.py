@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -13,11 +14,13 @@ from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.durable import DurableStream, EventTooLargeError, StoreUnavailableError
 from codomyrmex.integrations.web import http
+from codomyrmex.integrations.web.alert_webhook import alerts_of, event_of
 from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.integrations.web.sender_rates import SenderRates, sender_of
 from codomyrmex.streaming import Clock, Event, EventDecodeError, Stream, StreamClosedError, TopicError
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.external import decode_external
+from codomyrmex.streaming.topics import check_topic
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Router
@@ -35,7 +38,8 @@ class EventIngestApp:
     """An ASGI application that publishes the events that are posted to it.
 
     Clients send `POST /` with one event as JSON, an array of events, or JSON lines (`application/x-ndjson`).
-    Events have the fields of `Event.from_dict`; an event without an id gets one. The response has status 202,
+    Events have the fields of `Event.from_dict`; an event without an id gets one. The body of a web hook of
+    Alertmanager (version 4) or Grafana is an event for each of its alerts. The response has status 202,
     the ids in order and, for each invalid event, its index and the problem. Valid events are published even
     if others are invalid; if all are invalid, the status is 400. What is cleaned on the way in is described
     in `decode_external`. Status 202 means that the events were published: every handler and queue of the
@@ -57,6 +61,8 @@ class EventIngestApp:
             second are accepted. A body with more events than can be accepted at the moment is refused as a
             whole, with 429 and `Retry-After`, or with 413 if it has more than a burst. None: no limit.
         total_rate: events per second from all senders; by default ten times `rate`.
+        alert_topic: the topic of the alerts of web hooks.
+        alerts_only: whether bodies other than those of web hooks are refused.
         body_timeout: seconds for a body to arrive; then it is refused with 408.
         allow_origins: other origins whose pages can post (CORS); `"*"` allows any.
         allowed_hosts: the names that requests may have in their `Host` header; `"*"` allows any. By default
@@ -82,6 +88,8 @@ class EventIngestApp:
         max_event_bytes: int | None = None,
         rate: float | None = None,
         total_rate: float | None = None,
+        alert_topic: str = "alerts",
+        alerts_only: bool = False,
         body_timeout: float = 60.0,
         allow_origins: Iterable[str] = (),
         allowed_hosts: Iterable[str] | None = None,
@@ -95,10 +103,12 @@ class EventIngestApp:
         for name, value in limits.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
+        check_topic(alert_topic)
         check_seconds("body_timeout", body_timeout, finite=True)
         self._stream = stream
         self._authorize = authorize
         self._max_events = max_events
+        self._alert_topic, self._alerts_only = alert_topic, alerts_only
         self._max_event_bytes: Any = max_event_bytes
         self._bodies = http.BodyReader(max_bytes, body_timeout, _MAX_BODIES, clock)
         self._rates = SenderRates(rate, total_rate, clock)
@@ -133,7 +143,9 @@ class EventIngestApp:
         async with self._bodies.reading(request) as body:
             content_type = request.headers.get("content-type", "")
             try:
-                items = _parse(body, content_type, self._max_events, self._max_event_bytes)
+                items = self._webhook(body)
+                if items is None:
+                    items = _parse(body, content_type, self._max_events, self._max_event_bytes)
             except _InvalidError as error:
                 raise HTTPException(400, str(error)) from None
             if len(items) > self._max_events:
@@ -142,6 +154,26 @@ class EventIngestApp:
                 )
             self._rates.reserve(sender, len(items))
             return await self._publish(items, allowed)
+
+    def _webhook(self, body: bytes) -> list[Any] | None:
+        """Return the alerts of a web hook as mappings, or errors; None if the body is something else."""
+        alerts = None
+        if self._alerts_only or b'"alerts"' in body:
+            with suppress(ValueError, RecursionError):
+                alerts = alerts_of(json.loads(body))
+        if alerts is None:
+            if self._alerts_only:
+                raise _InvalidError("the body is not that of a web hook of Alertmanager or Grafana")
+            return None
+        return [self._alert(alert) for alert in alerts[: self._max_events + 1]]
+
+    def _alert(self, alert: Any) -> Any:
+        try:
+            event = event_of(alert, self._alert_topic)
+            text = json.dumps(event)
+        except (EventDecodeError, RecursionError) as error:
+            return _InvalidError(str(error))
+        return _checked(event, text, 0, len(text), self._max_event_bytes)
 
     async def _publish(self, values: list[Any], allowed: http.AllowedTopics) -> http.JsonResponse:
         ids: list[str] = []
