@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import alert_api
 import alerts
 import breakers
 import durable
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers, alerts, shared_alerts, web, pipelines, durable)
+GROUPS = (streams, sinks, breakers, alerts, alert_api, shared_alerts, web, pipelines, durable)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

@@ -121,7 +121,7 @@ def _place(state: StateConfig, option: str, stream: str | None, sink: str | None
     return Place(str(state.url), option, stream, trusted, sink)
 
 
-def _check_path(place: Place, *, must_exist: bool) -> Path | None:
+def check_path(place: Place, *, must_exist: bool) -> Path | None:
     """Return the path of a state in a file, None if it is in another store.
 
     Raises:
@@ -156,7 +156,7 @@ async def read_state(place: Place) -> State:
         typer.BadParameter: there is none, or there are several and none was named.
         StoreError: it cannot be read.
     """
-    path = _check_path(place, must_exist=True)
+    path = check_path(place, must_exist=True)
     old = None if path is None else find_old_state(path)
     if old is not None and (old.path == path or path is None or not path.exists()):
         return old.load()
@@ -176,7 +176,7 @@ async def changing(place: Place, *, create: bool) -> AsyncIterator[StateAdmin]:
         typer.BadParameter: there is none, or there are several and none was named.
         StoreError: it cannot be opened.
     """
-    path = _check_path(place, must_exist=not create)
+    path = check_path(place, must_exist=not create)
     old = None if path is None else move_old_state(path)
     async with open_store(place.url, must_exist=not create and old is None) as store:
         name = await _select(store, place, create=create or old is not None)

@@ -79,9 +79,10 @@ alerts = typer.Typer(
             "explain": ("alerts:explain", "Explain which receivers an alert reaches, and why."),
             "test": ("alert_runs:run", "Run the `tests:` of configurations in virtual time."),
             "replay": ("alert_runs:replay", "Show the notifications for recorded events, in virtual time."),
+            "serve": ("alert_server:serve", "Serve Alertmanager's API, and notify by its configuration."),
         }
     ),
-    help=f"Check, understand and test a configuration of alert routing. {EXIT_CODES}",
+    help=f"Check, understand, test and serve a configuration of alert routing. {EXIT_CODES}",
 )
 silence = typer.Typer(
     cls=_group(

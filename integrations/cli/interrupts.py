@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,6 +48,19 @@ class Interrupts:
             self._changed.clear()
             await self._changed.wait()
 
+    async def unless_interrupted(self, coroutine: Coroutine[Any, Any, object], count: int = 1) -> bool:
+        """Await a coroutine, or cancel it after some signals; return whether it completed."""
+        task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self.wait_for(count))
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            if task.cancelled():
+                return False
+        task.result()  # raises what the coroutine raised
+        return True
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         self._count += 1
         if self._count > 1:
@@ -56,3 +70,12 @@ class Interrupts:
         if self._loop is not None and self._changed is not None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._changed.set)
+
+
+def on_signal(name: str, call: Callable[[], Any]) -> None:
+    """Call something on the running loop when a signal is received, where there is such a signal."""
+    number = getattr(signal, name, None)
+    if number is None:  # Windows has no SIGHUP
+        return
+    with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
+        asyncio.get_running_loop().add_signal_handler(number, call)

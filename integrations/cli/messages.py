@@ -1,8 +1,13 @@
-"""`patient_messages`: messages whose reader may stall do not keep a command from its work or its end."""
+"""What happens to the messages of a command.
+
+With `patient_messages`, a reader that stalls does not keep a command from its work or its end. `without_log`
+drops those of a module that the command shows itself.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import sys
@@ -73,3 +78,18 @@ def patient_messages() -> Iterator[None]:
     finally:
         sys.stderr.detach()
         sys.stderr = original
+
+
+@contextmanager
+def without_log(module: str, *beginnings: str) -> Iterator[None]:
+    """Do not log the messages of a module that begin with these texts, as the command shows them itself."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(beginnings)
+
+    logger = logging.getLogger(f"codomyrmex.integrations.{module}")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)

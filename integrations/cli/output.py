@@ -144,6 +144,22 @@ def reporting_errors(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(WRONG_USAGE) from None
 
 
+def reason_of(error: Exception) -> str:
+    """Return in one sentence why something cannot be opened, and which sink is affected."""
+    from codomyrmex.integrations.delivery.errors import DeliveryError
+    from codomyrmex.integrations.delivery.secrets import describe
+    from codomyrmex.integrations.durable.store import StoreError
+
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        text = reason if error.filename is None else f"{error.filename}: {reason}"
+    else:
+        said = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
+        text = str(error) if said else describe(error)
+    notes = ", ".join(getattr(error, "__notes__", ()))
+    return f"{text} ({notes})" if notes else text
+
+
 def fail(message: str, *, as_json: bool) -> None:
     """Print a problem that has no position in a file, and exit.
 

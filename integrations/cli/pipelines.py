@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import logging
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.cli.arguments import AsJson, existing_file, finite
-from codomyrmex.integrations.cli.interrupts import Interrupts
-from codomyrmex.integrations.cli.messages import patient_messages
+from codomyrmex.integrations.cli.garbage import rare_collections
+from codomyrmex.integrations.cli.interrupts import Interrupts, on_signal
+from codomyrmex.integrations.cli.messages import patient_messages, without_log
 from codomyrmex.integrations.cli.output import (
     PROBLEMS,
     discard_stdout,
@@ -28,15 +25,13 @@ from codomyrmex.integrations.cli.output import (
     print_message,
     print_problems,
     printable,
+    reason_of,
     reporting_errors,
     stderr,
 )
 from codomyrmex.integrations.configuration.files import stamp_of
 from codomyrmex.integrations.configuration.problems import ConfigError
-from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.health import SinkReport
-from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.durable.store import StoreError
 from codomyrmex.integrations.pipelines.config import PipelineConfig, load_pipeline_config
 from codomyrmex.integrations.pipelines.pipeline import Pipeline
 from codomyrmex.integrations.pipelines.report import PipelineReport
@@ -88,10 +83,11 @@ def run(
         loaded = load_pipeline_config(config)
     with Interrupts() as interrupts:
         try:
-            with _tuned_process():
+            # The report shows the losses.
+            with rare_collections(), without_log("delivery.attachment", "events were not delivered"):
                 report = asyncio.run(_Run(loaded, interrupts, watch=watch, drain=drain).run())
         except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
-            fail(f"the pipeline cannot start: {_reason(error)}", as_json=as_json)
+            fail(f"the pipeline cannot start: {reason_of(error)}", as_json=as_json)
         ok = report.complete and not (strict and report.skipped)
         _show(report, loaded, ok=ok, as_json=as_json)
     if interrupts.exit_code is not None:
@@ -113,35 +109,6 @@ def _show(report: PipelineReport, loaded: PipelineConfig, *, ok: bool, as_json: 
         discard_stdout()
 
 
-@contextmanager
-def _tuned_process() -> Iterator[None]:
-    """Collect garbage rarely, and do not log the losses that the report shows."""
-    thresholds = gc.get_threshold()
-    gc.freeze()  # imported modules live until the end
-    gc.set_threshold(50_000, 20, 50)  # many events are created, and none are in reference cycles
-    try:
-        with _without_log("delivery.attachment", "events were not delivered"):
-            yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
-
-
-@contextmanager
-def _without_log(module: str, beginning: str) -> Iterator[None]:
-    """Do not log the messages of a module that begin with a text, as the command shows them itself."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(beginning)
-
-    logger = logging.getLogger(f"codomyrmex.integrations.{module}")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
-
-
 class _Run:
     """A pipeline with signal handlers, a watched file and a line of progress."""
 
@@ -156,38 +123,25 @@ class _Run:
         self._reload = asyncio.Event()
 
     async def run(self) -> PipelineReport:
-        _on_signal("SIGHUP", self._reload.set)
+        on_signal("SIGHUP", self._reload.set)
         pipeline = self._pipeline
-        with _without_log("durable.runtime", "the store is not available"):  # that is why the start fails
-            started = await self._unless_interrupted(pipeline.start())
+        with without_log("durable.runtime", "the store is not available"):  # that is why the start fails
+            started = await self._interrupts.unless_interrupted(pipeline.start())
         if not started:
             return pipeline.report()
         for name, url in pipeline.urls().items():
             print_message(f"{name}: {url}")
         tasks = [asyncio.create_task(_show_progress(pipeline)), asyncio.create_task(self._reload_on_demand())]
         try:
-            ended = await self._unless_interrupted(pipeline.wait())
+            ended = await self._interrupts.unless_interrupted(pipeline.wait())
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         if not ended:
             print_message("stopping; press Ctrl-C again to drop queued events")
-        await self._unless_interrupted(pipeline.aclose(self._drain), 2)
+        await self._interrupts.unless_interrupted(pipeline.aclose(self._drain), 2)
         return pipeline.report()
-
-    async def _unless_interrupted(self, coroutine: Coroutine[Any, Any, object], count: int = 1) -> bool:
-        """Await a coroutine, or cancel it after some signals; return whether it completed."""
-        task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self._interrupts.wait_for(count))
-        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-            if task.cancelled():
-                return False
-        task.result()  # raises what the coroutine raised
-        return True
 
     async def _reload_on_demand(self) -> None:
         stamp = seen = stamp_of(self._path)
@@ -209,7 +163,7 @@ class _Run:
                 print_problems(stderr(), error.problems, "error", "red")
                 print_message("the pipeline continues unchanged", "yellow")
             except Exception as error:  # noqa: BLE001 - a part may raise anything when it is opened
-                print_message(f"not all parts of the new pipeline could start: {_reason(error)}", "red")
+                print_message(f"not all parts of the new pipeline could start: {reason_of(error)}", "red")
             else:
                 print_message(f"{self._path} was reloaded{_changes(old, self._pipeline.config)}")
 
@@ -221,28 +175,6 @@ def _changes(old: PipelineConfig, new: PipelineConfig) -> str:
     added = [part.name for part in after if part not in before]
     changes = (("removed", removed), ("added", added))
     return "".join(f"; {word}: {', '.join(names)}" for word, names in changes if names)
-
-
-def _on_signal(name: str, call: Callable[[], Any]) -> None:
-    number = getattr(signal, name, None)
-    if number is None:  # Windows has no SIGHUP
-        return
-    with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
-        asyncio.get_running_loop().add_signal_handler(number, call)
-
-
-def _reason(error: Exception) -> str:
-    """Return in one sentence why a part cannot be opened, and which sink is affected."""
-    notes = ", ".join(getattr(error, "__notes__", ()))
-    return f"{_message(error)} ({notes})" if notes else _message(error)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        return reason if error.filename is None else f"{error.filename}: {reason}"
-    said = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
-    return str(error) if said else describe(error)
 
 
 # Progress

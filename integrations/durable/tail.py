@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,8 @@ from itertools import repeat
 import msgspec
 from codomyrmex.integrations.durable.entries import FOR, Place, addressee, decode_or_none
 from codomyrmex.integrations.durable.store import READ_BYTES, Bounds, Store
-from codomyrmex.streaming import Event
+from codomyrmex.streaming import Clock, Event
+from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.diagnostics import Diagnostics
 
 READ_LIMIT = 500  # entries read at once
@@ -21,6 +23,8 @@ _MAX_ITEMS, _MAX_BYTES = 10_000, 2 * READ_BYTES
 _FEWER = 9  # tenths of these that are kept when there are too many
 _AT_OPEN = 1_000  # entries read when the tail is opened
 _PAUSE = 0.002  # seconds between looks for entries of other processes while this one appends
+_PATIENCE = 0.05  # seconds between looks while all that wait are patient
+_BUSY = 1.0  # seconds that somebody may need for entries before waiting for others
 _WAIT = 30.0  # seconds; a wait that was missed costs at most this
 
 _log = Diagnostics(__name__)
@@ -55,23 +59,41 @@ class Item(msgspec.Struct, eq=False, gc=False):
 class Bell:
     """Wakes tasks of any event loop when there is something new."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._lock = threading.RLock()
         self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+        self._patient: set[asyncio.Future[None]] = set()
+        self._wanted_at = -math.inf
 
-    def future(self) -> asyncio.Future[None]:
-        """Return a future that the next ring completes; look for what is new before awaiting it."""
+    def future(self, *, patient: bool = False) -> asyncio.Future[None]:
+        """Return a future that the next ring completes; look for what is new before awaiting it.
+
+        Args:
+            patient: whether new entries may arrive some milliseconds later, several at once.
+        """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         with self._lock:
             self._waiting.setdefault(loop, set()).add(future)
+            if patient:
+                self._patient.add(future)
+            else:
+                self._wanted_at = self._clock.monotonic()
         return future
+
+    def is_urgent(self) -> bool:
+        """Return whether anybody waits impatiently, or did so just now and may be busy with entries."""
+        with self._lock:
+            waiting = sum(map(len, self._waiting.values()))
+            return waiting > len(self._patient) or self._clock.monotonic() < self._wanted_at + _BUSY
 
     def forget(self, future: asyncio.Future[None]) -> None:
         """Remove a future that is not awaited."""
         with suppress(RuntimeError):  # its loop is closed
             future.cancel()
         with self._lock:
+            self._patient.discard(future)
             futures = self._waiting.get(future.get_loop())
             if futures is not None:
                 futures.discard(future)
@@ -84,6 +106,7 @@ class Bell:
             return
         with self._lock:
             waiting, self._waiting = self._waiting, {}
+            self._patient.clear()
         for loop, futures in waiting.items():
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_complete, futures)
@@ -122,6 +145,7 @@ class Tail:
         # are removed by replacing the tuple.
         self._kept: tuple[int, list[Item]] = 1, []
         self._size = 0
+        self._appended = 0
 
     async def open(self) -> None:
         """Create the log if it is missing, and read its newest entries.
@@ -165,8 +189,14 @@ class Tail:
 
     def extend(self, first: int, time: float, values: Sequence[bytes]) -> None:
         """Add entries that this process has appended, if no others are missing before them."""
+        self._appended = first + len(values) - 1
         if self.last is not None and first == self.last + 1:
             self.add(list(map(Item, counting(first), repeat(time), values)))
+
+    @property
+    def end(self) -> int:
+        """The end of the log as far as it is known: what was read, or appended by this process."""
+        return max(self.last or 0, self._appended)
 
     def conflicts(self, position: int, entry: bytes) -> bool:
         """Return whether another entry has been read at a position: then the end of the log went back."""
@@ -209,6 +239,8 @@ class Tail:
             await self._store.wait(self._log, after, _WAIT)
             if self.last != after or appending():
                 await asyncio.sleep(_PAUSE)
+            elif not self.bell.is_urgent():
+                await asyncio.sleep(_PATIENCE)
             if self.last == after:
                 entries = await self._store.read(self._log, after, READ_LIMIT)
                 self.add([Item(*stored) for stored in entries])
@@ -242,7 +274,7 @@ class Tail:
         kept = items[: max(common + 1 - first, 0)]
         self._kept = min(first, common + 1), kept
         self._size = sum(len(item.entry) for item in kept)
-        self.restart = self.last = common
+        self.restart = self.last = self._appended = common
         self.generation += 1
         self.bell.ring()
         return True

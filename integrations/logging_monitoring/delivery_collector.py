@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from typing import Any, Literal, NamedTuple
 
 from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.delivery.attachment import Attachment
@@ -19,10 +20,12 @@ try:
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,
+        HistogramMetricFamily,
         Metric,
         StateSetMetricFamily,
     )
     from prometheus_client.openmetrics import exposition as openmetrics
+    from prometheus_client.process_collector import ProcessCollector
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise MissingExtraError("DeliveryCollector", "prometheus-client", "metrics") from error
@@ -33,6 +36,11 @@ PLAIN_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
 
 Counts = Counter[tuple[str, ...]]  # by the values of the labels
+_FAMILIES = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 class DeliveryCollector(Collector):
@@ -231,6 +239,42 @@ def _stream_metrics(stream: Stream) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(f"{prefix}subscribers", "Current subscriptions.", statistics.subscribers)
     yield GaugeMetricFamily(f"{prefix}buffered_events", "Events held for replay.", statistics.buffered)
+
+
+class Figure(NamedTuple):
+    """A metric, by the values of its labels.
+
+    Attributes:
+        kind: `counter`, `gauge`, or `histogram`.
+        name: without the suffix `_total`.
+        documentation: one sentence.
+        labels: the names of the labels.
+        values: the numbers; of a histogram, the cumulative count for each bound, and the sum.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    values: Mapping[Any, Any]
+
+
+class FigureCollector(Collector):
+    """A collector of `prometheus_client` for figures, and for those of the process."""
+
+    def __init__(self, figures: Iterable[Figure]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        for kind, name, documentation, labels, values in self._figures:
+            metric: Any = _FAMILIES[kind](name, documentation, labels=labels)
+            for own, value in values.items():
+                metric.add_metric(
+                    [replace_surrogates(text) for text in own], *(value if kind == "histogram" else (value,))
+                )
+            yield metric
+        yield from ProcessCollector(registry=None).collect()
 
 
 def encode(collector: Collector, *, as_openmetrics: bool) -> bytes:

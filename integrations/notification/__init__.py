@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.configuration.matcher_text import parse_matchers
     from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
     from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
+    from codomyrmex.integrations.notification.alerts.alert_views import AlertFilter, AlertGroupView, AlertView
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
     from codomyrmex.integrations.notification.alerts.engine import AlertEngine
     from codomyrmex.integrations.notification.alerts.explain import Explanation
@@ -32,9 +33,12 @@ _MODULES = {
     "AlertConfig": "alerts.config",
     "AlertConfigError": "alerts.config",
     "AlertEngine": "alerts.engine",
+    "AlertFilter": "alerts.alert_views",
+    "AlertGroupView": "alerts.alert_views",
     "AlertRouter": "alerts.router",
     "AlertSink": "alerts.sink",
     "AlertStatistics": "alerts.notifier",
+    "AlertView": "alerts.alert_views",
     "AppriseChannel": "apprise_channel",
     "ChannelError": "channels",
     "Explanation": "alerts.explain",
@@ -64,9 +68,12 @@ __all__ = [
     "AlertConfig",
     "AlertConfigError",
     "AlertEngine",
+    "AlertFilter",
+    "AlertGroupView",
     "AlertRouter",
     "AlertSink",
     "AlertStatistics",
+    "AlertView",
     "AppriseChannel",
     "ChannelError",
     "Explanation",

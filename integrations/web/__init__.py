@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from codomyrmex.integrations._extras import MissingExtraError
+from typing import TYPE_CHECKING
+
+from codomyrmex.integrations._extras import MissingExtraError, lazy_exports
 
 try:
     import starlette  # noqa: F401 - all modules here need it, and this one is imported first
@@ -18,13 +20,18 @@ from codomyrmex.integrations.web.ingest import EventIngestApp, event_ingest
 from codomyrmex.integrations.web.metrics import MetricsApp, metrics_app
 from codomyrmex.integrations.web.serve import PublicAddressError, check_address, serve, serving
 
+if TYPE_CHECKING:
+    from codomyrmex.integrations.web.alertmanager_api import AlertApiApp, alert_api
+
 __all__ = [
+    "AlertApiApp",
     "DashboardApp",
     "EventIngestApp",
     "EventStreamApp",
     "HealthApp",
     "MetricsApp",
     "PublicAddressError",
+    "alert_api",
     "check_address",
     "dashboard",
     "event_ingest",
@@ -35,3 +42,8 @@ __all__ = [
     "serve",
     "serving",
 ]
+
+# It needs the packages of the `alerts` extra.
+_MODULES = {"AlertApiApp": "alertmanager_api", "alert_api": "alertmanager_api"}
+
+__getattr__ = lazy_exports(__name__, _MODULES)

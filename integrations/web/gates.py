@@ -187,6 +187,15 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
+def is_reachable(scope: Scope) -> bool:
+    """Return whether a request has come to an address that other machines can reach, past no gate of `serve`.
+
+    A server that does not know its address listens on a Unix socket.
+    """
+    host, port = scope.get("server") or (None, None)
+    return port is not None and _GATED not in scope and not is_loopback(host or "")
+
+
 def _names_this(host: str, hosts: Collection[str]) -> bool:
     name = _host_name(host)
     return is_loopback(name) or name in hosts or host.lower() in hosts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
@@ -92,8 +93,16 @@ def require_token(token: str, topics: Topics = "*") -> Authorize:
 
 
 def bearer_token(headers: Headers) -> str | None:
-    """Return the token of `Authorization: Bearer ...` (RFC 6750, section 2.1), or None."""
+    """Return the token of `Authorization: Bearer ...` (RFC 6750, section 2.1), or None.
+
+    It may be the password of Basic authentication (RFC 7617) too, for clients that have nothing else.
+    """
     scheme, _, token = utf8_header(headers, "authorization").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            return b64decode(token.strip(), validate=True).decode().partition(":")[2]
+        except ValueError:
+            return None
     return token.strip() if scheme.lower() == "bearer" else None
 
 

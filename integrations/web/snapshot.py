@@ -287,12 +287,17 @@ def recent_events(stream: Stream, count: int) -> list[Event]:
     return stream.get_recent_events(count) if isinstance(stream, InMemoryStream) else []
 
 
-async def run_on_sink_loop(alerts: AlertSink, call: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
+async def run_on_sink_loop(
+    alerts: AlertSink,
+    call: Callable[[AlertSink], Coroutine[Any, Any, T]],
+    timeout: float | None = None,  # noqa: ASYNC109 - of another loop
+) -> T:
     """Run a coroutine function with an alert sink on the sink's loop, which may not be the server's.
 
     Raises:
         RuntimeError: the sink is not open, or does not answer in time.
     """
+    seconds = ALERTS_TIMEOUT if timeout is None else timeout
     loop = alerts.loop
     if loop is None or loop.is_closed():
         raise RuntimeError(f"sink {alerts.name}: it is not open; attach it first")
@@ -302,9 +307,9 @@ async def run_on_sink_loop(alerts: AlertSink, call: Callable[[AlertSink], Corout
     else:
         result = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(alerts), loop))
     try:
-        return await asyncio.wait_for(result, ALERTS_TIMEOUT)
+        return await asyncio.wait_for(result, seconds)
     except TimeoutError:
-        raise RuntimeError(f"sink {alerts.name}: it did not answer within {ALERTS_TIMEOUT:g} s") from None
+        raise RuntimeError(f"sink {alerts.name}: it did not answer within {seconds:g} s") from None
 
 
 def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict[str, Any]]:

@@ -12,13 +12,17 @@ from unittest import mock
 
 import h11
 import httpx
+from codomyrmex.integrations.notification.alerts.alert import posted as complete
+from codomyrmex.integrations.notification.alerts.silences import successor
 from codomyrmex.integrations.web import dashboard, event_ingest, event_stream, require_token
+from codomyrmex.integrations.web.alertmanager_api import posted, shown
 from codomyrmex.integrations.web.serve import HostGate, TokenGate
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
 from codomyrmex.streaming import Event, InMemoryStream, create_event
 from fuzz.fuzzing import Targets
 from fuzz.record_targets import EVENT, JSON, SSE, TLS, loaded
+from starlette.exceptions import HTTPException
 
 TARGETS = Targets()
 _runner = asyncio.Runner()
@@ -132,6 +136,28 @@ def silence_form(data: bytes) -> None:
         with suppress(FormError):
             silence = parse_silence(form, 1e9)
             assert silence.starts_at < silence.ends_at
+
+
+# The alert API
+
+
+@TARGETS.add(
+    *JSON, b'"labels":', b'"annotations":', b'"startsAt":', b'"endsAt":', b'"2026-01-01T00:00:00Z"',
+    b'"0001-01-01T00:00:00+14:00"', b'"9999-12-31T23:59:59-12:00"', b'"generatorURL":', b'"http://a/%20"',
+    b'"\\ud800"', b"},{", b'"a":""', b'"matchers":[{"name":"a","value":"b","isRegex":false}]',
+    b'"comment":""', b'"createdBy":""', b'"isEqual":', b'"id":',
+)  # fmt: skip
+def alert_api_bodies(data: bytes) -> None:
+    with suppress(HTTPException):
+        found = posted.parse_alerts(data, 1e9, 100, 10_000)
+        for alert in found.alerts:  # what the sink checks
+            assert json.loads(shown.to_json(complete(alert, 1e9)))["labels"]
+        assert len(found.reasons()) < 100_000
+    with suppress(HTTPException):
+        silence_id, silence = posted.parse_silence(data, 1e9, 10_000)
+        assert shown.encode_silence(silence, 1e9)
+        assert successor(None, silence, 1e9).ends_at > 1e9
+        assert silence_id != ""
 
 
 # The client

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from alerting import DAY, HOUR, MINUTE, channel, config, receiver
+from codomyrmex.integrations.configuration.matchers import matches_all
 from codomyrmex.integrations.notification import (
     Alert,
     AlertConfig,
@@ -351,3 +352,63 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = pytest.mark.filterwarnings("error")(Machine.TestCase)
 TestMachine.settings = settings(RUNS, stateful_step_count=40)
+
+
+# Inhibition, against every rule with every alert
+
+VALUES = ["", "1", "2", "12"]
+texts = st.one_of(
+    st.builds("{}{}{}".format, st.sampled_from("abc"), st.sampled_from(["=", "!="]), st.sampled_from(VALUES)),
+    st.builds(
+        '{}{}"{}"'.format,
+        st.sampled_from("abc"),
+        st.sampled_from(["=~", "!~"]),
+        st.sampled_from(["1|2", "1.*", ".+", "(?i)1.", "[^1]*", "(1|12)"]),
+    ),
+)
+inhibit_rules = st.fixed_dictionaries(
+    {
+        "source_matchers": st.lists(texts, min_size=1, max_size=2),
+        "target_matchers": st.lists(texts, min_size=1, max_size=2),
+        "equal": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+    }
+)
+label_sets = st.dictionaries(st.sampled_from("abc"), st.sampled_from(VALUES[1:]), min_size=1)
+
+
+def inhibitors(engine: AlertEngine, labels: dict[str, str], now: float) -> list[str]:
+    """Return the fingerprints of all alerts that inhibit one with these labels, the plain way."""
+    return [
+        source.fingerprint
+        for rule in engine.config.inhibit_rules
+        for source in engine.alerts()
+        if source.fires(now)
+        and matches_all(rule.source, source.labels)
+        and matches_all(rule.target, labels)
+        and all(source.labels.get(name, "") == labels.get(name, "") for name in rule.equal)
+        and not (matches_all(rule.source, labels) and matches_all(rule.target, source.labels))
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(inhibit_rules, min_size=1, max_size=6),
+    st.lists(st.tuples(label_sets, st.booleans()), min_size=1, max_size=10),
+    st.lists(label_sets, min_size=1, max_size=4),
+)
+def test_an_alert_is_inhibited_if_any_rule_with_any_alert_says_so(
+    rules: list[dict[str, Any]], alerts: list[tuple[dict[str, str], bool]], targets: list[dict[str, str]]
+) -> None:
+    engine = AlertEngine(config(rules=rules, group_by=["..."]))
+    for step, (labels, ends) in enumerate(alerts):
+        now = step * MINUTE
+        engine.observe([Alert(labels, {}, now)], now)
+        if ends:
+            engine.observe([Alert(labels, {}, now, ends_at=now + 1)], now + 1)
+        for at in (now + 2, now + 30):  # before and after what has ended is deleted
+            for target in [*targets, *(alert.labels for alert in engine.alerts())]:
+                expected = inhibitors(engine, dict(target), at)
+                found = engine.inhibitor_of(target, at)
+                assert found.fingerprint in expected if found is not None else not expected
+            for each in engine.due(at):
+                engine.delivered(each, at)

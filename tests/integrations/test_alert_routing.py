@@ -369,13 +369,28 @@ def walk(route: Route, labels: Mapping[str, str]) -> list[Route]:
 
 def holds(matcher: Matcher, value: str) -> bool:
     if "~" in matcher.op:
+        value = value.encode(errors="replace").decode()
         return (re2.search(f"^(?:{matcher.value})$", value) is not None) is (matcher.op == "=~")
     return (value == matcher.value) is (matcher.op == "=")
 
 
 NAMES = ["a", "b", "c"]
 VALUES = ["", "x", "y", "xy", "X1"]
-PATTERNS = ["x|y", "x.*", ".*", ".+", "|x", "x?", "(?i)x.*", r".\d", "[^x]+", "nothing", "(x|xy)"]
+PATTERNS = [
+    "x|y",
+    "x.*",
+    ".*",
+    ".+",
+    "|x",
+    "x?",
+    "(?i)x.*",
+    r".\d",
+    "[^x]+",
+    "nothing",
+    "(x|xy)",
+    "x[0-9]*",
+    ".*y",
+]
 matchers = st.builds(
     lambda name, matcher: f'{name}{matcher[0]}"{matcher[1]}"',
     st.sampled_from(NAMES),
@@ -413,6 +428,22 @@ def test_the_router_finds_what_a_plain_walk_of_the_tree_finds(routes, some_label
             names = labels if match.route.group_by is None else match.route.group_by
             assert match.group_labels == {name: labels[name] for name in names if labels.get(name)}
             assert match.group_key.startswith(f"{match.route.key}:{{")
+
+
+odd_values = st.text("xy1X\n\u00e9\ud800", max_size=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(matchers, min_size=1, max_size=2), max_size=20),
+    st.lists(label_sets | st.dictionaries(st.sampled_from(NAMES), odd_values), min_size=1, max_size=8),
+)
+def test_the_router_finds_all_of_many_siblings_that_match_in_order(children, some_labels):
+    config = tree(routes=[{"matchers": each, "continue": True} for each in children])
+    router = AlertRouter(config)
+    for labels in some_labels:
+        found = [match.route for match in router.match(labels)]
+        assert found == walk(config.route, labels)
 
 
 @settings(deadline=None, max_examples=60)

@@ -17,6 +17,7 @@ from codomyrmex.integrations.delivery.policy import DeliveryPolicy
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.delivery.sink import Binding, Sink
 from codomyrmex.integrations.notification.alerts.config import AlertConfig
+from codomyrmex.integrations.notification.alerts.integration_counts import IntegrationCounts
 from codomyrmex.integrations.notification.alerts.notification import Notification
 from codomyrmex.integrations.notification.channels import ApplicationChannel, ChannelConfig
 from codomyrmex.streaming import Clock, Event, InMemoryStream, create_event
@@ -51,6 +52,9 @@ class ChannelDispatcher:
     `create` creates the sink of a channel. A channel asks `may_send` before each attempt, and forgets what it
     may not send, as another process does. It awaits `render` for the event to send, and after a delivery
     `wait_until_saved` before its next one.
+
+    Attributes:
+        counts: how many notifications each kind of channel has sent.
     """
 
     def __init__(
@@ -72,12 +76,15 @@ class ChannelDispatcher:
         self._missing_reason = "the channel was removed from the configuration"
         self._in_flight: dict[str, tuple[Notification, Event]] = {}  # by the id of the event
         self._in_flight_of: Counter[str] = Counter()  # by the name of the channel
+        self.counts = IntegrationCounts()
         self._stream = InMemoryStream(buffer_size=1)
         self._dead_letters = InMemoryStream(buffer_size=1)
         self._attachment = attach(self._stream, dead_letters=self._dead_letters, clock=clock)
 
     async def open(self, config: AlertConfig) -> None:
         """Open the channels of a configuration, or raise the error of one that cannot be opened."""
+        self.counts.use(channels_of(config).values())
+        self._attachment.on_attempt(self.counts.attempted)
         await self._dead_letters.subscribe(self._handle_dead_letter)
         await self._attachment.start()
         try:
@@ -97,6 +104,7 @@ class ChannelDispatcher:
         for name in changed:
             await self._check_opens(channels[name])
         self._changing = changed
+        self.counts.use(channels.values())
         try:
             await self._remove_all_but(channels)
             for name in changed:
@@ -132,7 +140,13 @@ class ChannelDispatcher:
             await sink.close()
 
     async def _add(self, channel: ChannelConfig) -> None:
-        sink = _ReportingSink(self._create(channel), channel.name, self._prepare, self._handle_delivered)
+        sink = _ReportingSink(
+            self._create(channel),
+            channel.name,
+            self._prepare,
+            self._handle_delivered,
+            self.counts.failed_with,
+        )
         policy = replace(_POLICY, timeout=channel.timeout + _TIMEOUT_MARGIN)
         await self._attachment.add(Binding(sink, topic=_topic(channel.name), policy=policy))
         self._channels[channel.name] = channel
@@ -213,7 +227,9 @@ class ChannelDispatcher:
 
     def _conclude(self, event_id: str, error: str | None) -> None:
         if event_id in self._in_flight:
-            self._on_outcome(Outcome(self._forget(event_id), error))
+            notification = self._forget(event_id)
+            self.counts.concluded(notification.channel, failed=error is not None)
+            self._on_outcome(Outcome(notification, error))
 
 
 class _ReportingSink(Sink):
@@ -225,11 +241,13 @@ class _ReportingSink(Sink):
         name: str,
         prepare: Callable[[Sequence[Event]], Awaitable[list[Event]]],
         on_delivered: Callable[[Sequence[Event]], Awaitable[None]],
+        on_failed: Callable[[str, str], None],
     ) -> None:
         self.name = name
         self._channel = channel
         self._prepare = prepare
         self._on_delivered = on_delivered
+        self._on_failed = on_failed
 
     async def open(self) -> None:
         await self._channel.open()
@@ -241,6 +259,8 @@ class _ReportingSink(Sink):
         try:
             await self._channel.send(events)
         except PartialDeliveryError as error:
+            for reason in error.failed.values():
+                self._on_failed(self.name, type(reason).__name__)
             await self._on_delivered([event for event in events if event.id not in error.failed])
             raise
         await self._on_delivered(events)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codomyrmex.integrations.configuration.files import Stamp, stamp_of
 from codomyrmex.integrations.configuration.problems import Problem, did_you_mean
@@ -18,6 +18,20 @@ from codomyrmex.integrations.notification.alerts.loading import load_alert_confi
 from codomyrmex.integrations.notification.channels import ApplicationChannel
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | AlertConfig
+
+
+class ConfigState(NamedTuple):
+    """Which configuration a sink uses.
+
+    Attributes:
+        id: identifies it; empty if it is a configuration that was loaded before.
+        loaded_at: when it was loaded, in seconds since 1970.
+        last_reload_failed: whether another one could not be used since.
+    """
+
+    id: str
+    loaded_at: float
+    last_reload_failed: bool = False
 
 
 class ConfigSource:

@@ -13,7 +13,7 @@ from codomyrmex.integrations.notification.alerts.group import (
     ActiveAlert,
     Group,
     reason_to_notify,
-    route_match,
+    route_matches,
 )
 from codomyrmex.integrations.notification.alerts.notification import LogEntry, iso, moment_of, pairs
 from codomyrmex.integrations.notification.alerts.silences import Silence
@@ -177,7 +177,7 @@ class _Explainer:
         return MatcherResult(str(matcher), value, matcher.name not in self.labels, matcher.holds(value))
 
     def _match(self, route: Route) -> Match:
-        match = route_match(route, self.labels)
+        (match,) = route_matches([route], self.labels)
         notes = [*self._interval_notes(route), *self._inhibition_notes()]
         if self.engine is not None and self.at is not None:
             notes += self._suppression_notes(self.engine, self.at)

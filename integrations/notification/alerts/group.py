@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,12 +52,17 @@ class RouteMatch:
         return self.route.path
 
 
-def route_match(route: Route, labels: Labels) -> RouteMatch:
-    """Return the group of labels at a route that matches them."""
-    names = sorted(labels) if route.group_names is None else route.group_names
-    group = {name: value for name in names if (value := labels.get(name))}
-    text = ", ".join([f"{name}={quote_group(value)}" for name, value in group.items()])
-    return RouteMatch(route, group, f"{route.key}:{{{text}}}")
+def route_matches(routes: Iterable[Route], labels: Labels) -> list[RouteMatch]:
+    """Return the groups of labels at routes that match them."""
+    matches, last, group, text = list[RouteMatch](), None, dict[str, str](), ""
+    for route in routes:
+        names = tuple(sorted(labels)) if route.group_names is None else route.group_names
+        if names != last:  # most routes have the same
+            last = names
+            group = {name: value for name in names if (value := labels.get(name))}
+            text = ", ".join([f"{name}={quote_group(value)}" for name, value in group.items()])
+        matches.append(RouteMatch(route, group, f"{route.key}:{{{text}}}"))
+    return matches
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +72,7 @@ class ActiveAlert:
     Attributes:
         times_out: whether it ends when no more events arrive.
         closed: the keys of groups that have sent its resolution, while others have not.
+        shown_as: Alertmanager's fingerprint of it, once it was shown.
     """
 
     fingerprint: str
@@ -80,6 +86,7 @@ class ActiveAlert:
     trace_id: str | None = None
     groups: tuple[Group, ...] = ()
     closed: tuple[str, ...] = ()
+    shown_as: str = ""
 
     def fires(self, now: float) -> bool:
         return self.ends_at > now
@@ -97,7 +104,7 @@ class ActiveAlert:
         if self.fires(now):
             self.starts_at = min(self.starts_at, started)
             if now < ends_at < self.ends_at and not self.times_out:
-                times_out, ends_at = False, self.ends_at
+                ends_at = self.ends_at  # once: the next alert without an end decides, as it times out
         elif ends_at > now or self.starts_at == math.inf:
             self.starts_at = started
         else:

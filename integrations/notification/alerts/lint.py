@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.configuration.matchers import Matcher, Op, literal_choices
+from codomyrmex.integrations.configuration.matchers import Matcher, Op
 from codomyrmex.integrations.configuration.problems import Problem, at
+from codomyrmex.integrations.configuration.simple_regex import simplify
 from codomyrmex.integrations.notification.alerts.config import (
     AlertConfig,
     InhibitRule,
@@ -393,4 +394,4 @@ def _possible_values(matchers: Sequence[Matcher]) -> list[str] | None:
 
 def _listed_values(matcher: Matcher) -> frozenset[str] | None:
     """Return the values that a matcher compares with; None if they cannot be listed."""
-    return frozenset({matcher.value}) if matcher.regex is None else literal_choices(matcher.value)
+    return frozenset({matcher.value}) if matcher.regex is None else simplify(matcher.value).texts

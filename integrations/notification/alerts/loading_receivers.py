@@ -20,6 +20,7 @@ from codomyrmex.integrations.notification.alerts.config_file import (
 )
 from codomyrmex.integrations.notification.channels import ChannelConfig
 from codomyrmex.integrations.notification.go_templates import GoTemplateError, GoTemplates
+from codomyrmex.integrations.notification.receivers.defaults import EXTERNAL_URL
 from codomyrmex.integrations.notification.receivers.receiver_config import Context, ReceiverConfig
 
 
@@ -128,6 +129,8 @@ def load_context(
 def load_globals(file: GlobalFile, problems: ProblemList, environ: Mapping[str, str]) -> GlobalFile:
     """Return the global settings with their secrets expanded, and add their problems."""
     file = expanded(file, "global", environ, lambda where, error: problems.add(where, str(error)))
+    if not file.external_url:
+        file = msgspec.structs.replace(file, external_url=environ.get(EXTERNAL_URL, ""))
     for name in msgspec.structs.asdict(file):
         if name.endswith("_file") and getattr(file, name) and getattr(file, name.removesuffix("_file")):
             text = name.removesuffix("_file")

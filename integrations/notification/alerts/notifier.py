@@ -8,6 +8,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
+from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.delivery.secrets import LazyTraceback, describe
@@ -285,6 +286,10 @@ class Notifier:
         """Update alerts."""
         await self.runner.observe(alerts)
         self.wake()
+
+    async def members(self) -> list[str]:
+        """Return the names of the processes that share their alerts, including this one."""
+        return [process_name()]
 
     async def put_silence(self, silence: Silence) -> None:
         """Add a silence, or replace the one with its id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from codomyrmex.integrations.durable.entries import EventTooLargeError
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.control import alert_event, post_event
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
@@ -39,8 +40,17 @@ class Outbox:
             StoreUnavailableError: the store is not available.
         """
         for start in range(0, len(alerts), _POSTED):
-            event = post_event(alerts[start : start + _POSTED])
-            await self._state.stream.publish_to_group(event, self._name)
+            await self._post(alerts[start : start + _POSTED])
+
+    async def _post(self, alerts: Sequence[Alert]) -> None:
+        try:
+            await self._state.stream.publish_to_group(post_event(alerts), self._name)
+        except EventTooLargeError:
+            if len(alerts) == 1:
+                raise
+            middle = len(alerts) // 2
+            await self._post(alerts[:middle])
+            await self._post(alerts[middle:])
 
     async def publish(self) -> bool:
         """Append what is in the buffer; return False if the log has no room for all of it yet."""

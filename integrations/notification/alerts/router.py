@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, RegexSets
+from codomyrmex.integrations.configuration.matchers import Labels, RegexSets
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, Route, check_config
 from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
-from codomyrmex.integrations.notification.alerts.group import RouteMatch, route_match
+from codomyrmex.integrations.notification.alerts.group import RouteMatch, route_matches
+from codomyrmex.integrations.notification.alerts.matcher_index import MatcherIndex
 
 _CACHE_SIZE = 10_000  # label sets
 
@@ -46,7 +45,7 @@ class AlertRouter:
         """Return the same as `match`, without the cache: for labels that are matched once."""
         found: list[Route] = []
         self._root.collect(labels, found)
-        return [route_match(route, labels) for route in found]
+        return route_matches(found, labels)
 
     def explain(self, labels: Labels, at: float | None = None) -> Explanation:
         """Explain which routes match labels, and why; as text it is a tree.
@@ -59,71 +58,25 @@ class AlertRouter:
 
 
 class _Node:
-    """A route with an index of its children, by their first matcher that needs a value.
+    """A route with an index of its children."""
 
-    A child with such a matcher, a list of values or an expression that does not match the empty text, can
-    only match if the label has such a value. The other children are checked each time.
-    """
-
-    __slots__ = ("_always", "_by_regex", "_by_value", "_checks", "_children", "_regexes", "_route")
+    __slots__ = ("_children", "_index", "_route", "continues")
 
     def __init__(self, route: Route, regexes: RegexSets) -> None:
         self._route = route
-        self._regexes = regexes
+        self.continues = route.continues
         self._children = [_Node(child, regexes) for child in route.children]
-        self._checks = [_check(matcher, regexes) for matcher in route.matchers]
-        self._always: list[int] = []
-        self._by_value: dict[str, dict[str, list[int]]] = {}
-        self._by_regex: dict[str, dict[str, list[int]]] = {}
-        for number, child in enumerate(route.children):
-            self._index(number, child.matchers)
+        self._index = MatcherIndex([child.matchers for child in route.children], regexes)
 
-    def _index(self, number: int, matchers: tuple[Matcher, ...]) -> None:
-        for matcher in matchers:
-            if matcher.choices is not None:
-                numbers = self._by_value.setdefault(matcher.name, {})
-                for value in matcher.choices:
-                    numbers.setdefault(value, []).append(number)
-                return
-        for matcher in matchers:
-            if matcher.op is Op.REGEX and not matcher.holds(""):
-                self._by_regex.setdefault(matcher.name, {}).setdefault(matcher.value, []).append(number)
-                return
-        self._always.append(number)
-
-    def collect(self, labels: Labels, found: list[Route]) -> bool:
-        """Add the routes that match labels; return False if this one does not."""
-        for check in self._checks:
-            if not check(labels):
-                return False
+    def collect(self, labels: Labels, found: list[Route]) -> None:
+        """Add the routes that match labels which match this one."""
         matched = False
-        for number in self._candidates(labels):
-            if self._children[number].collect(labels, found):
+        if self._children:
+            for number in self._index.matching(labels):
+                child = self._children[number]
+                child.collect(labels, found)
                 matched = True
-                if not self._route.children[number].continues:
+                if not child.continues:
                     break
         if not matched:
             found.append(self._route)
-        return True
-
-    def _candidates(self, labels: Labels) -> list[int]:
-        numbers = list(self._always)
-        for name, by_value in self._by_value.items():
-            value = labels.get(name)
-            if value:
-                numbers += by_value.get(value, ())
-        for name, by_regex in self._by_regex.items():
-            value = labels.get(name)
-            if value:
-                for pattern in self._regexes.matching(name, value):
-                    numbers += by_regex.get(pattern, ())
-        numbers.sort()
-        return numbers
-
-
-def _check(matcher: Matcher, regexes: RegexSets) -> Callable[[Labels], bool]:
-    """Return a check of a matcher that asks RE2 at most once for a value."""
-    name, value, negative = matcher.name, matcher.value, matcher.op in {Op.NOT_EQUAL, Op.NOT_REGEX}
-    if matcher.regex is None:
-        return lambda labels: (labels.get(name, "") == value) is not negative
-    return lambda labels: (value in regexes.matching(name, labels.get(name, ""))) is not negative

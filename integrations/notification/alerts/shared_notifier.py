@@ -12,6 +12,7 @@ from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.health import SinkHealth
 from codomyrmex.integrations.durable.entries import Place
+from codomyrmex.integrations.durable.reports import ProcessState, Registration
 from codomyrmex.integrations.durable.store import StoreError, StoreUnavailableError
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import Batch
@@ -41,6 +42,7 @@ from codomyrmex.integrations.notification.alerts.state_records import Head
 
 T = TypeVar("T")
 
+_SECTION = "alerts"  # of what processes report to each other
 _SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
 _SAVE_INTERVAL = 1.0  # seconds between saves while only events pass that are not alerts
 _LOOK = 0.05  # seconds between checks while a caller waits
@@ -75,6 +77,7 @@ class SharedNotifier(Notifier):
         self._turn = asyncio.Lock()  # a step, or reading what another process has changed
         self._away = Away(parts, self.runner, sharing.state)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._membership: Registration | None = None
 
     def _make_runner(self) -> EngineRunner:
         return EngineRunner(self._config, self._name, self._clock, keeps_changes=True)
@@ -82,6 +85,9 @@ class SharedNotifier(Notifier):
     # Opening and closing
 
     async def _open_state(self) -> None:
+        self._membership = self._state.stream.report_section(
+            _SECTION, lambda: {self._name: {"role": self.role.value}}
+        )
         try:
             await self._open_shared()
             await self._update_role()
@@ -95,6 +101,8 @@ class SharedNotifier(Notifier):
         await self._replica.load()
 
     async def _close_state(self) -> None:
+        if self._membership is not None:
+            self._membership.close()
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
@@ -296,7 +304,7 @@ class SharedNotifier(Notifier):
         """Make a step when the log has something for the engine, or the lease was acquired."""
         bell = self._state.stream.tail.bell
         while True:
-            ringing = bell.future()
+            ringing = bell.future(patient=self._stands_by())
             try:
                 if self._state.token() not in {None, self._token} or self._state.has_more():
                     self._woken.set()
@@ -313,7 +321,7 @@ class SharedNotifier(Notifier):
         await shielded(self.step())
         stream = self._state.stream
         await stream.flush()
-        target = stream.tail.last or 0
+        target = stream.tail.end
         while not self._has(target) and self.role is not NotifierRole.AWAY:
             await shielded(self.step())
             await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
@@ -331,6 +339,14 @@ class SharedNotifier(Notifier):
         if self.role is NotifierRole.AWAY:
             return await self._away.query(function)
         return await super().query(function)
+
+    async def members(self) -> list[str]:
+        names: list[str] = []
+        with suppress(StoreError):
+            found = await self._state.stream.processes()
+            running = (each for each in found if each.state is ProcessState.RUNNING)
+            names = [each.name for each in running if self._name in each.sections.get(_SECTION, ())]
+        return sorted(names if process_name() in names else [*names, process_name()])
 
     async def post(self, alerts: Sequence[Alert]) -> None:
         if self.role is NotifierRole.AWAY:

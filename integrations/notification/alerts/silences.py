@@ -37,6 +37,8 @@ class Silence:
         comment: the reason.
         id: generated if left out.
         other_matchers: further sets, as in Alertmanager since 0.32.
+        updated_at: when it was last changed, in seconds since 1970; None if that is not known.
+        annotations: more about it, as in Alertmanager since 0.33.
 
     Raises:
         TypeError: the matchers are not `Matcher` objects.
@@ -50,6 +52,8 @@ class Silence:
     comment: str = ""
     id: str = field(default_factory=new_id)
     other_matchers: Sequence[Sequence[Matcher]] = ()
+    updated_at: float | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, matchers in (
@@ -84,7 +88,7 @@ class Silence:
 
     def ended(self, now: float) -> Self:
         """Return a copy that ends now; if it has not started yet, the copy starts a second ago."""
-        return replace(self, starts_at=min(self.starts_at, now - 1), ends_at=now)
+        return replace(self, starts_at=min(self.starts_at, now - 1), ends_at=now, updated_at=now)
 
     def to_dict(self) -> dict[str, Any]:
         """Return built-in types, from which `from_dict` creates an equal silence."""
@@ -100,6 +104,8 @@ class Silence:
                 if self.other_matchers
                 else {}
             ),
+            **({} if self.updated_at is None else {"updated_at": self.updated_at}),
+            **({"annotations": dict(self.annotations)} if self.annotations else {}),
         }
 
     @classmethod
@@ -125,6 +131,31 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     created_by: str
     comment: str
     other_matchers: list[list[tuple[str, str, str]]] = []
+    updated_at: float | None = None
+    annotations: dict[str, str] = {}
+
+
+def successor(old: Silence | None, new: Silence, now: float) -> Silence:
+    """Return a silence as Alertmanager's API stores it: with the id of the old one if that can be changed.
+
+    Of an active silence, only the end and the texts can be changed; of a pending one, the start too, to a
+    later time than now. Otherwise it is a silence of its own, which starts now at the earliest, and the old
+    one has to be expired.
+    """
+    if old is not None and _may_become(old, new, now):
+        return replace(new, id=old.id)
+    return replace(new, starts_at=max(new.starts_at, now))
+
+
+def _may_become(old: Silence, new: Silence, now: float) -> bool:
+    same = sorted(old.matchers) == sorted(new.matchers) and not old.other_matchers
+    match old.state(now):
+        case SilenceState.ACTIVE:
+            return same and int(new.starts_at) == int(old.starts_at)
+        case SilenceState.PENDING:
+            return same and new.starts_at >= now
+        case _:
+            return False
 
 
 def _to_lists(matchers: Iterable[Matcher]) -> list[list[str]]:

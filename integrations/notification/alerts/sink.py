@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
 
 from codomyrmex.integrations.configuration.durations import check_seconds
 from codomyrmex.integrations.delivery.errors import DroppedError
@@ -38,11 +37,9 @@ from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer
 from codomyrmex.integrations.notification.alerts.audit import Audit
 from codomyrmex.integrations.notification.alerts.channel_dispatcher import channels_of
 from codomyrmex.integrations.notification.alerts.config import AlertConfig, removed_by
-from codomyrmex.integrations.notification.alerts.config_source import ConfigSource, Source
+from codomyrmex.integrations.notification.alerts.config_source import ConfigSource, ConfigState, Source
 from codomyrmex.integrations.notification.alerts.dry_run import DryRunChannel
-from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.engine_runner import retrieve_error, shielded
-from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
 from codomyrmex.integrations.notification.alerts.notifier import (
     AlertStatistics,
     Notifier,
@@ -51,22 +48,19 @@ from codomyrmex.integrations.notification.alerts.notifier import (
 )
 from codomyrmex.integrations.notification.alerts.shared_notifier import SharedNotifier
 from codomyrmex.integrations.notification.alerts.shared_state import SharedState, Sharing
-from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.integrations.notification.alerts.sink_queries import SinkQueries
 from codomyrmex.integrations.notification.alerts.state_config import old_state_at, open_log, state_of
-from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
 from codomyrmex.integrations.notification.channels import ChannelConfig, UndeliverableChannel
 from codomyrmex.streaming import Clock, Event, FilterFunction, Stream
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.forks import renew_in_children
-
-T = TypeVar("T")
 
 _CLOSE_TIMEOUT = 2.0  # seconds to close the channels and the state, after the drain timeout
 
 _logger = logging.getLogger(__name__)
 
 
-class AlertSink(InlineSink):
+class AlertSink(SinkQueries, InlineSink):
     """Routes alerts by a configuration, with Alertmanager's semantics, and notifies through channels.
 
     `async with attach(stream, AlertSink("alerts.yaml")):`. A publisher only computes the labels of its
@@ -122,6 +116,7 @@ class AlertSink(InlineSink):
         self._source = ConfigSource(config, channels, watch=watch)
         self._config = self._source.load()
         self._clock = clock
+        self._config_state = ConfigState(self._source.id, clock.time())
         self._dry_run = dry_run
         self._audit = Audit(self, audit)
         self._attached: tuple[Stream | None, str, FilterFunction | None] = None, "*", None
@@ -158,6 +153,11 @@ class AlertSink(InlineSink):
     def role(self) -> NotifierRole | None:
         """What this process does about alerts; None while the sink is not open."""
         return None if self._notifier is None else self._notifier.role
+
+    @property
+    def config_state(self) -> ConfigState:
+        """Which configuration is in force, and whether it could be reloaded when that was last tried."""
+        return self._config_state
 
     def bind(self, stream: Stream, topic: str, filter_fn: FilterFunction | None) -> None:
         self._attached = stream, topic, filter_fn
@@ -274,12 +274,13 @@ class AlertSink(InlineSink):
                 message = "sink %s keeps its configuration, as the new one cannot be used: %s"
                 _logger.warning(message, self.name, describe(error))
                 self._audit.reload_failed(error)
+                self._config_state = self._config_state._replace(last_reload_failed=True)
                 raise
             removed = removed_by(self._config, config)
             if removed:
                 text = "sink %s no longer has these parts of its configuration: %s"
                 _logger.warning(text, self.name, ", ".join(removed))
-            self._config = config
+            self._config, self._config_state = config, ConfigState(self._source.id, self._clock.time())
             self._buffer.rules = config.label_rules
             self._audit.reloaded(config, removed)
             notifier.wake()
@@ -305,47 +306,6 @@ class AlertSink(InlineSink):
         if complete:
             await notifier.post(complete)
 
-    # Queries of the engine
-
-    async def flush(self) -> None:
-        """Wait until the engine has the events published so far, and the channels what is due."""
-        await self._open_notifier().flush()
-
-    async def explain(self, labels: Mapping[str, str]) -> Explanation:
-        """Explain where an alert with these labels is sent now, and why."""
-        now = self._open_notifier().now()
-        return await self._query(lambda engine: explain(engine.config, labels, now, engine))
-
-    async def groups(self) -> list[GroupView]:
-        """Return the current groups."""
-        now = self._open_notifier().now()
-        return await self._query(lambda engine: views_of(engine, now))
-
-    async def silences(self) -> list[Silence]:
-        """Return the silences, including those that expired within five days."""
-        return await self._query(lambda engine: list(engine.silences.values()))
-
-    async def add_silence(self, silence: Silence) -> None:
-        """Add a silence, or replace the one with its id; within a second it is in force in all processes.
-
-        Raises:
-            StoreUnavailableError: the store of the shared state is not available.
-        """
-        await self._open_notifier().put_silence(silence)
-
-    async def expire_silence(self, silence_id: str) -> None:
-        """Expire a silence now.
-
-        Raises:
-            KeyError: no silence has this id.
-            StoreUnavailableError: the store of the shared state is not available.
-        """
-        notifier = self._open_notifier()
-        silence = await self._query(lambda engine: engine.silences[silence_id])
-        now = notifier.now()
-        if now < silence.ends_at:
-            await notifier.put_silence(silence.ended(now))
-
     def health(self) -> Mapping[str, SinkHealth]:
         """Return the health of each channel; empty while the sink is not open.
 
@@ -366,9 +326,6 @@ class AlertSink(InlineSink):
     def statistics(self) -> AlertStatistics:
         """Return the counts since the sink was opened; it must be open."""
         return self._open_notifier().statistics()
-
-    async def _query(self, function: Callable[[AlertEngine], T]) -> T:
-        return await self._open_notifier().query(function)
 
     def _open_notifier(self) -> Notifier:
         if self._notifier is None:

@@ -6,6 +6,9 @@ import msgspec
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.notification.receivers.http_config import HttpConfig, TlsConfig
 
+EXTERNAL_URL = "CODOMYRMEX_EXTERNAL_URL"
+"""The environment variable with the `external_url` of files that have none."""
+
 
 class ReceiverDefaults(msgspec.Struct, kw_only=True):
     """The defaults of receivers."""

@@ -1,0 +1,103 @@
+"""`SinkQueries`: what an alert sink answers about alerts, groups and silences; and changes of silences."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from codomyrmex.integrations.notification.alerts.alert_views import (
+    EVERYTHING,
+    AlertFigures,
+    AlertFilter,
+    AlertGroupView,
+    AlertView,
+    alert_groups_of,
+    alerts_of,
+    figures_of,
+)
+from codomyrmex.integrations.notification.alerts.engine import AlertEngine
+from codomyrmex.integrations.notification.alerts.explain import Explanation, explain
+from codomyrmex.integrations.notification.alerts.notifier import Notifier
+from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
+
+T = TypeVar("T")
+
+
+class SinkQueries(ABC):
+    """The queries of `AlertSink`; all raise a RuntimeError while it is not open.
+
+    They are answered by the engine of this process, which with a shared state follows that of the process
+    that notifies.
+    """
+
+    async def flush(self) -> None:
+        """Wait until the engine has the events published so far, and the channels what is due."""
+        await self._open_notifier().flush()
+
+    async def explain(self, labels: Mapping[str, str]) -> Explanation:
+        """Explain where an alert with these labels is sent now, and why."""
+        now = self.now()
+        return await self._query(lambda engine: explain(engine.config, labels, now, engine))
+
+    async def groups(self) -> list[GroupView]:
+        """Return the current groups."""
+        now = self.now()
+        return await self._query(lambda engine: views_of(engine, now))
+
+    async def alerts(self, chosen: AlertFilter = EVERYTHING) -> list[AlertView]:
+        """Return the firing alerts, by their fingerprints."""
+        now = self.now()
+        return await self._query(lambda engine: alerts_of(engine, now, chosen))
+
+    async def alert_groups(self, chosen: AlertFilter = EVERYTHING) -> list[AlertGroupView]:
+        """Return the groups that have firing alerts, by their labels and receivers."""
+        now = self.now()
+        return await self._query(lambda engine: alert_groups_of(engine, now, chosen))
+
+    async def figures(self) -> AlertFigures:
+        """Return the figures that Alertmanager's metrics show."""
+        notifier, now = self._open_notifier(), self.now()
+        counted = await self._query(lambda engine: figures_of(engine, now))
+        members = len(await notifier.members())
+        return counted._replace(counts=notifier.dispatcher.counts, members=members)
+
+    async def members(self) -> list[str]:
+        """Return the names of the processes that share their alerts, including this one."""
+        return await self._open_notifier().members()
+
+    async def silences(self) -> list[Silence]:
+        """Return the silences, including those that expired within five days."""
+        return await self._query(lambda engine: list(engine.silences.values()))
+
+    async def add_silence(self, silence: Silence) -> None:
+        """Add a silence, or replace the one with its id; within a second it is in force in all processes.
+
+        Raises:
+            StoreUnavailableError: the store of the shared state is not available.
+        """
+        await self._open_notifier().put_silence(silence)
+
+    async def expire_silence(self, silence_id: str) -> None:
+        """Expire a silence now.
+
+        Raises:
+            KeyError: no silence has this id.
+            StoreUnavailableError: the store of the shared state is not available.
+        """
+        notifier, now = self._open_notifier(), self.now()
+        silence = await self._query(lambda engine: engine.silences[silence_id])
+        if now < silence.ends_at:
+            await notifier.put_silence(silence.ended(now))
+
+    def now(self) -> float:
+        """Return the time of the engine, in seconds since 1970; the sink must be open."""
+        return self._open_notifier().now()
+
+    async def _query(self, function: Callable[[AlertEngine], T]) -> T:
+        return await self._open_notifier().query(function)
+
+    @abstractmethod
+    def _open_notifier(self) -> Notifier:
+        """Return the notifier, or raise a RuntimeError if the sink is not open."""

@@ -1,0 +1,138 @@
+"""The metrics of the API, with the names that Alertmanager's alerts and dashboards use."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.notification import AlertSink, NotifierRole
+from codomyrmex.integrations.notification.alerts.alert_views import AlertFigures
+from codomyrmex.integrations.notification.alerts.integration_counts import LATENCY_BOUNDS, Latency
+from codomyrmex.integrations.web.alertmanager_api.status import VERSION
+from starlette.exceptions import HTTPException
+
+_HASH_DIGITS = 12  # 48 bits, which a float holds
+
+
+class ApiCounts:
+    """Counts of what was posted to the API in this process.
+
+    Attributes:
+        received: alerts, by `firing` and `resolved`.
+        invalid: alerts that were refused.
+    """
+
+    def __init__(self) -> None:
+        self.received = Counter[str](firing=0, resolved=0)
+        self.invalid = 0
+
+
+def encode_metrics(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> tuple[bytes, str]:
+    """Return the metrics in the text format of Prometheus, and its media type.
+
+    Raises:
+        HTTPException: with status 501 if prometheus-client is not installed.
+    """
+    try:
+        from codomyrmex.integrations.logging_monitoring import delivery_collector as formats
+    except MissingExtraError as error:
+        raise HTTPException(501, str(error)) from None
+    found = (formats.Figure(*each) for each in _figures(sink, figures, posted))
+    return formats.encode(formats.FigureCollector(found), as_openmetrics=False), formats.PLAIN_TYPE
+
+
+_Figure = tuple[Any, str, str, tuple[str, ...], Mapping[Any, Any]]
+
+
+def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Iterator[_Figure]:
+    yield _gauge(
+        "alerts",
+        "How many alerts there are, by state.",
+        {"active": figures.active, "suppressed": figures.suppressed, "unprocessed": 0},
+        "state",
+    )
+    received = {(status, "v2"): count for status, count in posted.received.items()}
+    yield (
+        *("counter", "alertmanager_alerts_received", "The alerts that were posted."),
+        ("status", "version"),
+        received,
+    )
+    yield _counter(
+        "alerts_invalid", "The alerts that were posted and refused.", {"v2": posted.invalid}, "version"
+    )
+    version = (f"python{platform.python_version()}", VERSION)
+    yield (
+        *("gauge", "alertmanager_build_info", "Always 1; the labels say what this is."),
+        ("goversion", "version"),
+        {version: 1},
+    )
+    shares = sink.role is not NotifierRole.ALONE
+    yield _gauge("cluster_enabled", "Whether processes share their alerts.", {"": shares})
+    if shares:
+        yield _gauge("cluster_members", "How many processes share their alerts.", {"": figures.members})
+    state = sink.config_state
+    hashed = int(state.id[:_HASH_DIGITS] or "0", 16)
+    yield _gauge("config_hash", "Identifies the configuration that is in force.", {"": hashed})
+    yield _gauge(
+        "config_last_reload_success_timestamp_seconds",
+        "When the configuration was last loaded.",
+        {"": state.loaded_at},
+    )
+    yield _gauge(
+        "config_last_reload_successful",
+        "Whether the configuration could be loaded when that was last tried.",
+        {"": not state.last_reload_failed},
+    )
+    yield _gauge(
+        "dispatcher_aggregation_groups", "How many groups of alerts there are.", {"": figures.groups}
+    )
+    yield _gauge("receivers", "How many receivers the configuration has.", {"": len(sink.config.receivers)})
+    channels = sum(len(receiver.channels) for receiver in sink.config.receivers.values())
+    yield _gauge("integrations", "How many channels the configuration has.", {"": channels})
+    yield _gauge(
+        "silences",
+        "How many silences there are, by state.",
+        {state.value: count for state, count in figures.silences.items()},
+        "state",
+    )
+    yield from _sent(figures)
+
+
+def _sent(figures: AlertFigures) -> Iterator[_Figure]:
+    """Yield the figures of the notifications that this process has sent."""
+    counts = figures.counts
+    yield _counter("notifications", "Notifications that were sent, or could not be.", counts.notifications)
+    yield (
+        *("counter", "alertmanager_notifications_failed", "Notifications that could not be sent."),
+        ("integration", "reason"),
+        dict(counts.failed),
+    )
+    yield _counter("notification_requests", "Attempts to send a notification.", counts.requests)
+    yield _counter(
+        "notification_requests_failed", "Attempts to send a notification that failed.", counts.failed_requests
+    )
+    yield (
+        *("histogram", "alertmanager_notification_latency_seconds", "How long attempts took, in seconds."),
+        ("integration",),
+        {(kind,): _histogram(latency) for kind, latency in counts.latency.items()},
+    )
+
+
+def _gauge(name: str, documentation: str, values: dict[str, float], *labels: str) -> _Figure:
+    """Return a gauge with one label, or none."""
+    own = {(value,) if labels else (): float(number) for value, number in values.items()}
+    return "gauge", f"alertmanager_{name}", documentation, labels, own
+
+
+def _counter(name: str, documentation: str, values: dict[str, int], label: str = "integration") -> _Figure:
+    own = {(value,): float(number) for value, number in values.items()}
+    return "counter", f"alertmanager_{name}", documentation, (label,), own
+
+
+def _histogram(latency: Latency) -> tuple[list[tuple[str, float]], float]:
+    bounds = [*(f"{bound:g}" for bound in LATENCY_BOUNDS), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(latency.counts)), strict=True)), latency.total

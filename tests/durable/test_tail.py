@@ -1,0 +1,69 @@
+"""The newest entries of a log in memory: who waits for them, and where the log ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from codomyrmex.integrations import attach
+from codomyrmex.integrations.durable import DurableStream, SQLiteStore
+from codomyrmex.integrations.durable.tail import Bell
+from codomyrmex.integrations.notification import AlertSink, NotifierRole
+from codomyrmex.streaming import create_event
+from codomyrmex.streaming.testing import FakeClock
+from faulty_store import FaultyStore
+from helpers import in_time
+
+
+@in_time
+async def test_entries_are_urgent_unless_all_that_wait_are_patient():
+    clock = FakeClock()
+    bell = Bell(clock)
+    assert not bell.is_urgent()
+    patient = bell.future(patient=True)
+    assert not bell.is_urgent()
+    waiting = bell.future()
+    assert bell.is_urgent()
+    bell.ring()
+    await asyncio.gather(patient, waiting)
+    assert bell.is_urgent()  # what waited may be busy with the entries
+    clock.advance(2)
+    assert not bell.is_urgent()
+    bell.future()
+    clock.advance(2)
+    assert bell.is_urgent()
+
+
+@in_time
+async def test_a_patient_waiter_is_woken_and_forgotten_as_any_other():
+    bell = Bell()
+    given_up = bell.future(patient=True)
+    bell.forget(given_up)
+    assert given_up.cancelled()
+    waiting = bell.future(patient=True)
+    bell.ring()
+    await waiting
+    assert not bell.is_urgent()
+
+
+@in_time
+async def test_a_standby_flushes_what_it_appended_after_entries_it_has_not_read(tmp_path):
+    config: dict[str, Any] = {
+        "route": {"receiver": "ops", "group_wait": "1h"},
+        "receivers": [{"name": "ops"}],
+    }
+    store = FaultyStore(tmp_path / "events.db")
+    other, stream = DurableStream(SQLiteStore(tmp_path / "events.db")), DurableStream(store)
+    holder, standby = AlertSink(config), AlertSink(config)
+    async with other, stream, attach(other, holder), attach(stream, standby):
+        assert standby.role is NotifierRole.STANDBY
+        store.held["read"] = asyncio.Event()
+        await other.publish(create_event("x", topic="jobs"))
+        await stream.publish(create_event("x", "error", topic="jobs", labels={"alertname": "disk"}))
+        flushing = asyncio.create_task(standby.flush())
+        await asyncio.wait({flushing}, timeout=0.2)
+        assert not flushing.done()
+        store.held["read"].set()
+        await flushing
+        [group] = await standby.groups()
+        assert [alert.labels["alertname"] for alert in group.alerts] == ["disk"]
