@@ -16,6 +16,7 @@ from pathlib import Path
 
 import alert_api
 import alerts
+import assistants
 import breakers
 import durable
 import pipelines
@@ -29,6 +30,7 @@ from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
 GROUPS = (streams, sinks, breakers, alerts, alert_api, shared_alerts, web, pipelines, durable)
+GROUPS = (streams, sinks, breakers, alerts, shared_alerts, web, assistants, pipelines, durable)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

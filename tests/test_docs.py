@@ -13,7 +13,16 @@ from codomyrmex.integrations.pipelines import load_pipeline_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-ABOVE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+ABOVE = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "MCP_TOOL_SPECIFICATION.md",
+        "SECURITY.md",
+    )
+]
 PAGES = [*ABOVE, *sorted(DOCS.rglob("*.md"))]
 PUBLIC = [
     "codomyrmex.streaming",
@@ -22,6 +31,7 @@ PUBLIC = [
     "codomyrmex.integrations.configuration",
     "codomyrmex.integrations.durable",
     "codomyrmex.integrations.logging_monitoring",
+    "codomyrmex.integrations.mcp",
     "codomyrmex.integrations.notification",
     "codomyrmex.integrations.pipelines",
     "codomyrmex.integrations.service_mesh",

@@ -61,6 +61,7 @@ app = typer.Typer(
             "run": ("pipelines:run", "Run a pipeline until its sources end or it is stopped."),
             "check": ("pipelines:check", "Check the file of a pipeline and the alert files that it names."),
             "tail": ("tail:tail", "Show the events of a server as they happen, until Ctrl-C."),
+            "mcp": ("mcp:mcp", "Serve tools for an assistant over stdin and stdout (MCP)."),
             "demo": ("demo:demo", "Watch a shop whose backend fails now and then."),
         }
     ),

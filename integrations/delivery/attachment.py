@@ -230,7 +230,7 @@ class Attachment:
         finally:
             flushing.cancel()
 
-    async def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter]) -> int:
+    async def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter] | None = None) -> int:
         """Queue dead letters again for their sinks, waiting for room in the queues.
 
         They are removed from a `DeadLetters` and from a durable stream; those of sinks that are not attached
@@ -238,17 +238,19 @@ class Attachment:
 
         Args:
             dead_letters: a `DeadLetters`, the durable stream itself, a stream that keeps its recent events,
-                or the dead letters.
+                or the dead letters. By default those of the durable stream, or what was passed to `attach`.
 
         Returns:
             How many events were queued.
 
         Raises:
             TypeError: it is a stream that keeps no events.
+            ValueError: nothing was passed, and none are kept.
             RuntimeError: the attachment is closed.
         """
         if self._closed:
             raise RuntimeError("attachment: it is closed; the dead letters were not removed")
+        dead_letters = self._kept_letters() if dead_letters is None else dead_letters
         workers = {n: m.worker for n, m in self._members.items() if isinstance(m.worker, SendingWorker)}
         if isinstance(dead_letters, GroupStream):
             return sum([await dead_letters.replay_for(worker) for worker in workers.values()])
@@ -270,6 +272,12 @@ class Attachment:
                     dead_letters.put(letter)
             raise
         return queued
+
+    def _kept_letters(self) -> DeadLetters | Stream:
+        kept = self._stream if isinstance(self._stream, GroupStream) else self._options.dead_letters
+        if kept is None:
+            raise ValueError("dead_letters: none are kept; pass a DeadLetters to attach")
+        return kept
 
     async def aclose(self, timeout: float | None = None) -> DrainReport:  # noqa: ASYNC109 - counted by the clock
         """Accept no more events, deliver what is queued, and close the sinks. May be called repeatedly.

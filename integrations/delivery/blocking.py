@@ -197,7 +197,7 @@ class BlockingAttachment:
         self._ensure_thread()
         return self._call(self._attachment.remove(sink, timeout))
 
-    def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter]) -> int:
+    def replay(self, dead_letters: DeadLetters | Stream | Iterable[DeadLetter] | None = None) -> int:
         """Queue dead letters again; arguments, result and errors as for `Attachment.replay`."""
         self._ensure_thread()
         return self._call(self._attachment.replay(dead_letters))

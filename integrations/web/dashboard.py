@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable import DurableStream
 from codomyrmex.integrations.web import http, snapshot
+from codomyrmex.integrations.web.actions import Actions
+from codomyrmex.integrations.web.event_pages import EventPages
 from codomyrmex.integrations.web.event_stream import event_stream
 from codomyrmex.integrations.web.gates import SiteGate
 from codomyrmex.integrations.web.health import HasHealth
 from codomyrmex.integrations.web.monitoring import OPEN_PATHS, Monitoring
+from codomyrmex.integrations.web.queries import Queries
 from codomyrmex.integrations.web.recent import TOPIC_WINDOW, RecentEvents
-from codomyrmex.integrations.web.silence_form import FormError, parse_silence, text_fields
+from codomyrmex.integrations.web.silence_form import FormError
 from codomyrmex.integrations.web.topic_rates import TopicRates
 from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscription
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from codomyrmex.streaming.encoding import replace_surrogates, to_json
-from codomyrmex.streaming.errors import shorten
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -51,9 +51,6 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "x-frame-options": "DENY",  # for browsers without frame-ancestors
 }
-_MAX_FORM_BYTES = 16_384
-_MAX_FORMS = 100  # of the maximum size, in memory at once
-_FORM_TIMEOUT = 10.0  # seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -73,8 +70,9 @@ class DashboardApp:
         alerts: provides alerts, silences and channels.
         board: provides the circuit breakers.
         audit: the `audit` stream of the alert sink; provides notifications.
-        allow_actions: a token, which the page asks for. Whoever enters it may see everything, and add and
-            expire silences. None: the page is read-only.
+        allow_actions: a token, which the page asks for. Whoever enters it may see everything, add and expire
+            silences, and replay dead letters. None: the page is read-only.
+        allow_publish: whether whoever has that token may also publish events.
         authorize: called with the ASGI scope; returns the topics that may be seen, or None for none, as for
             `event_stream`. Sections other than events and topics are shown to those who may see all topics.
         title: the title of the page.
@@ -103,6 +101,7 @@ class DashboardApp:
         *,
         audit: Stream | None = None,
         allow_actions: str | None = None,
+        allow_publish: bool = False,
         authorize: http.Authorize | None = None,
         title: str = "Live events",
         buffer_size: int = 500,
@@ -135,7 +134,6 @@ class DashboardApp:
         self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
         may_read = None if authorize is None else self._topics
         self._monitoring = Monitoring(attachment, stream, authorize=may_read, allowed_hosts=allowed_hosts)
-        self._forms = http.BodyReader(_MAX_FORM_BYTES, _FORM_TIMEOUT, _MAX_FORMS, clock)
         self._title = title
         self._clock = clock
         self._rates = TopicRates(TOPIC_WINDOW if isinstance(stream, DurableStream) else None)
@@ -153,6 +151,17 @@ class DashboardApp:
             signals=signals,
             clock=clock,
         )
+        self._queries = Queries(self._topics, self._snapshots, _HEADERS, max_clients)
+        actions = Actions(
+            self._snapshots,
+            attachment,
+            alerts,
+            stream if allow_publish else None,
+            None if allow_actions is None else self._may_act,
+            _HEADERS,
+            clock,
+        )
+        self._buffer_size, self._signals = buffer_size, signals
         for event in snapshot.recent_events(stream, buffer_size):
             self._add(event, event.timestamp.timestamp())
         self._stream, self._audit = stream, audit
@@ -164,9 +173,9 @@ class DashboardApp:
                     routes=[
                         Route("/events", self._events),
                         Route("/state", self._get_state),
-                        Route("/explain", self._explain),
-                        Route("/silences", self._add_silence, methods=["POST"]),
-                        Route("/silences/expire", self._expire_silence, methods=["POST"]),
+                        Route("/stream", self._get_stream),
+                        *self._queries.routes,
+                        *actions.routes,
                     ],
                 ),
                 Mount("/", _PageFiles()),
@@ -202,6 +211,7 @@ class DashboardApp:
         """Send each page a `disconnect`, and end. Can be called twice."""
         for subscription in self._subscriptions:
             subscription.cancel()
+        await self._queries.pages.aclose()
         await self._snapshots.aclose()
         await self._events.aclose()
 
@@ -215,6 +225,7 @@ class DashboardApp:
 
     def _subscribe(self) -> None:
         clock, stream = self._clock, self._stream
+        self._queries.pages = EventPages(stream, self._buffer_size, clock, signals=self._signals)
         self._subscriptions: list[Subscription]
         self._recent: RecentEvents | None = None
         if isinstance(stream, DurableStream):
@@ -245,6 +256,12 @@ class DashboardApp:
 
     # Reading
 
+    async def _get_stream(self, request: Request) -> Response:
+        allowed = await http.authorized_topics(self._topics, request.scope)
+        topics = self._rates.busiest(self._clock.time(), allowed.allow)["shown"]
+        names = [topic["topic"] for topic in topics if topic["topic"] is not None]
+        return http.JsonResponse({**self._queries.pages.describe(), "topics": names}, headers=_HEADERS)
+
     async def _get_state(self, request: Request) -> Response:
         allowed = await http.authorized_topics(self._topics, request.scope)
         now = self._clock.time()
@@ -263,66 +280,6 @@ class DashboardApp:
         sections = await self._snapshots.get() if allowed.everything else b'{"problems":{}}'
         body = to_json(state).encode()[:-1] + b"," + sections[1:]
         return Response(body, headers={"content-type": "application/json", **_HEADERS})
-
-    async def _explain(self, request: Request) -> Response:
-        allowed = await http.authorized_topics(self._topics, request.scope)
-        if not allowed.everything:
-            raise HTTPException(403, "alerts are shown only to those who may see all topics")
-        if self._alerts is None:
-            raise HTTPException(404, "no alert sink is connected to this page")
-        fingerprint = request.query_params.get("fingerprint", "")
-        try:
-            explanation = await self._snapshots.explain(fingerprint)
-        except snapshot.BusyError as error:
-            raise HTTPException(503, str(error), {"retry-after": "1"}) from None
-        except Exception as error:  # noqa: BLE001 - a state can fail in many ways
-            raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
-        if explanation is None:
-            raise HTTPException(404, "this alert no longer exists")
-        return http.JsonResponse(explanation, headers=_HEADERS)
-
-    async def _ask(self, call: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
-        assert self._alerts is not None  # noqa: S101 - checked by the caller
-        try:
-            return await snapshot.run_on_sink_loop(self._alerts, call)
-        except KeyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a state can fail in many ways
-            raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
-
-    # Acting
-
-    async def _add_silence(self, request: Request) -> Response:
-        silence = parse_silence(await self._read_form(request), self._clock.time())
-        await self._ask(lambda alerts: alerts.add_silence(silence))
-        self._snapshots.invalidate()
-        _logger.info("silence %s was added on the live page", shorten(silence.id))
-        return http.JsonResponse({"id": silence.id}, 201, _HEADERS)
-
-    async def _expire_silence(self, request: Request) -> Response:
-        silence_id = text_fields(await self._read_form(request), {"id": 200})["id"]
-        try:
-            await self._ask(lambda alerts: alerts.expire_silence(silence_id))
-        except KeyError:
-            raise HTTPException(404, "this silence no longer exists") from None
-        self._snapshots.invalidate()
-        _logger.info("silence %s was expired on the live page", shorten(silence_id))
-        return http.JsonResponse({"id": silence_id}, headers=_HEADERS)
-
-    async def _read_form(self, request: Request) -> object:
-        """Return the form of a request that may act; raise an HTTPException for others."""
-        if self._token is None or self._alerts is None:
-            raise HTTPException(403, "this page is read-only")
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/json":  # which pages of other origins cannot send
-            raise HTTPException(415, "the content type must be application/json")
-        if not self._may_act(request):
-            raise HTTPException(401, "the token is missing or wrong", http.UNAUTHORIZED)
-        try:
-            async with self._forms.reading(request) as body:
-                return json.loads(body)
-        except (ValueError, RecursionError):
-            raise FormError({"": "the form is not valid JSON"}) from None
 
 
 dashboard = DashboardApp

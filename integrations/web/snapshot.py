@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
@@ -14,6 +14,7 @@ from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable import DurableStream, ProcessInfo
 from codomyrmex.integrations.durable.entries import LogEntry
 from codomyrmex.integrations.web import paging
+from codomyrmex.integrations.web.alert_sections import find_groups, find_silences, show_alerts
 from codomyrmex.integrations.web.breaker_history import BreakerHistory
 from codomyrmex.integrations.web.health import HasHealth
 from codomyrmex.integrations.web.processes import (
@@ -28,10 +29,11 @@ from codomyrmex.streaming import Clock, Event, InMemoryStream, Stream, Subscript
 from codomyrmex.streaming.encoding import to_json
 
 if TYPE_CHECKING:
-    from codomyrmex.integrations.notification import AlertSink, Silence
-    from codomyrmex.integrations.notification.alerts.notification import NotifiedAlert
+    from codomyrmex.integrations.notification import AlertSink, Matcher, Silence
     from codomyrmex.integrations.notification.alerts.views import GroupView
     from codomyrmex.integrations.service_mesh import BreakerStatus
+
+    _Alerts = tuple[list[GroupView], list[Silence]]
 
 T = TypeVar("T")
 
@@ -40,10 +42,7 @@ _MAX_AGE = 0.5  # seconds for which pages share a snapshot
 _IDLE_FACTOR = 10.0  # the pause after a snapshot, relative to the time it took
 _MAX_EXPLANATIONS = 200  # kept
 _MAX_WAITING = 20  # requests for explanations
-_MAX_GROUPS = 100
-_MAX_ALERTS = 50  # in a group
 _MAX_BREAKERS = 200
-_MAX_SILENCES = 100
 _MAX_NOTIFICATIONS = 100
 _AUDIT_WINDOW = 10_000  # entries of a durable audit stream among which notifications are found
 
@@ -97,7 +96,11 @@ class Snapshots:
         self._problems: dict[str, str] = {}
         self._explaining = asyncio.Lock()
         self._waiting = 0
-        self._explanations: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
+        self._explanations: OrderedDict[frozenset[tuple[str, str]], tuple[float, dict[str, Any]]]
+        self._explanations = OrderedDict()
+        self._fetching = asyncio.Lock()
+        self._fetched: tuple[float, _Alerts | str] = float("-inf"), ""  # or why not; until then
+        self._changes = 0
         self.history = BreakerHistory()
         self.recent: RecentEvents | None = None
         self._reports: ProcessReports | None = None
@@ -146,6 +149,27 @@ class Snapshots:
     def invalidate(self) -> None:
         """Discard the snapshot, so that the next request makes a new one."""
         self._due = float("-inf")
+        self._fetched = float("-inf"), ""
+        self._changes += 1
+
+    # Alerts, for programs
+
+    @property
+    def has_alerts(self) -> bool:
+        """Whether there is an alert sink; without one, the methods below must not be called."""
+        return self._alerts is not None
+
+    async def find_groups(self, matchers: Iterable[Matcher], state: str, limit: int) -> dict[str, Any]:
+        """Return the first groups with alerts that match, as `alert_sections.find_groups` does."""
+        groups, silences = await self._recent_alerts()
+        now = self._clock.time()
+        # There may be many alerts, and the loop has other work.
+        return await asyncio.to_thread(find_groups, groups, silences, now, tuple(matchers), state, limit)
+
+    async def find_silences(self, state: str, limit: int) -> dict[str, Any]:
+        """Return the first silences in a state, all of them if it is empty."""
+        _, silences = await self._recent_alerts()
+        return find_silences(silences, self._clock.time(), state, limit)
 
     async def explain(self, fingerprint: str) -> dict[str, Any] | None:
         """Return where an alert is sent and why, or None if it does not exist.
@@ -154,30 +178,57 @@ class Snapshots:
             BusyError: too many explanations have been asked for.
             RuntimeError: the alert sink is not available.
         """
+        async with self._explanation():
+            if fingerprint not in self._labels and self._clock.monotonic() - self._taken >= _MAX_AGE:
+                self.invalidate()  # another process may have shown it already
+            await self.get()
+            if "alerts" in self._problems:
+                raise RuntimeError(self._problems["alerts"])
+            labels = self._labels.get(fingerprint)
+            return None if labels is None else await self._explain(labels)
+
+    async def explain_labels(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        """Return where an alert with these labels would be sent and why; errors as for `explain`."""
+        async with self._explanation():
+            return await self._explain(labels)
+
+    @asynccontextmanager
+    async def _explanation(self) -> AsyncIterator[None]:
         if self._waiting >= _MAX_WAITING:
             raise BusyError("too many requests for explanations; try again soon")
         self._waiting += 1
         try:
             async with self._explaining:  # one at a time
-                return await self._explain(fingerprint)
+                yield
         finally:
             self._waiting -= 1
 
-    async def _explain(self, fingerprint: str) -> dict[str, Any] | None:
-        made_at, explanation = self._explanations.get(fingerprint, (float("-inf"), {}))
+    async def why_not_notified(
+        self, labels: Mapping[str, str], group: str | None, limit: int
+    ) -> dict[str, Any]:
+        """Return why receivers were not notified about alerts, as `AlertSink.why_not_notified` does.
+
+        Raises:
+            BusyError: too many explanations have been asked for.
+            RuntimeError: the alert sink is not available.
+            ValueError: neither labels nor a group are passed.
+        """
+        assert self._alerts is not None  # noqa: S101 - checked by the caller
+        async with self._explanation():
+            found = await run_on_sink_loop(
+                self._alerts, lambda alerts: alerts.why_not_notified(labels, group, limit)
+            )
+            return dict(paging.shown(found.to_dict()))
+
+    async def _explain(self, labels: Mapping[str, str]) -> dict[str, Any]:
+        assert self._alerts is not None  # noqa: S101 - checked by the caller
+        key = frozenset(labels.items())
+        made_at, explanation = self._explanations.get(key, (float("-inf"), {}))
         if self._clock.monotonic() - made_at < _MAX_AGE:
             return explanation
-        if fingerprint not in self._labels and self._clock.monotonic() - self._taken >= _MAX_AGE:
-            self.invalidate()  # another process may have shown it already
-        await self.get()
-        if "alerts" in self._problems:
-            raise RuntimeError(self._problems["alerts"])
-        labels = self._labels.get(fingerprint)
-        if labels is None or self._alerts is None:
-            return None
         found = await run_on_sink_loop(self._alerts, lambda alerts: alerts.explain(labels))
         explanation = dict(paging.shown(found.to_dict()))
-        self._explanations[fingerprint] = (self._clock.monotonic(), explanation)
+        self._explanations[key] = (self._clock.monotonic(), explanation)
         if len(self._explanations) > _MAX_EXPLANATIONS:
             self._explanations.popitem(last=False)
         return explanation
@@ -187,8 +238,8 @@ class Snapshots:
         sources: dict[str, Callable[[], Awaitable[Any]]] = {
             "store": self._store,
             "processes": self._processes,
-            "sinks": self._sinks,
-            "breakers": self._breakers,
+            "sinks": self.sinks,
+            "breakers": self.breakers,
             "alerts": self._groups,
             "notifications": self._notified,
         }
@@ -225,7 +276,8 @@ class Snapshots:
     async def _processes(self) -> list[dict[str, Any]] | None:
         return None if self._reports is None else paging.page(show_processes(await self._infos()))
 
-    async def _sinks(self) -> list[dict[str, Any]] | None:
+    async def sinks(self) -> list[dict[str, Any]] | None:
+        """Return the health of sinks and channels; None if there is no source."""
         if self._reports is not None:
             sinks = show_sinks(await self._infos())
             if not sinks and self._attachment is None and self._alerts is None:
@@ -238,7 +290,8 @@ class Snapshots:
             sinks += _healths(self._alerts.health(), self._alerts.name)
         return paging.page(sinks)
 
-    async def _breakers(self) -> list[dict[str, Any]] | None:
+    async def breakers(self) -> list[dict[str, Any]] | None:
+        """Return the status of circuit breakers; None if there is no source."""
         if self._board is None:
             return None
         oldest = float("-inf") if self.recent is None else self.recent.oldest_change()
@@ -263,23 +316,37 @@ class Snapshots:
     async def _groups(self) -> dict[str, Any] | None:
         if self._alerts is None:
             return None
-        groups = await run_on_sink_loop(self._alerts, lambda alerts: alerts.groups())
-        silences = await run_on_sink_loop(self._alerts, lambda alerts: alerts.silences())
-        now = self._clock.time()
+        groups, silences = await self._fetch_alerts(self._alerts)
         self._labels = {alert.fingerprint: alert.labels for view in groups for alert in view.alerts}
-        shown: list[dict[str, Any]] = []
-        room = paging.MAX_SECTION
-        for view in groups[:_MAX_GROUPS]:
-            if room <= 0:
-                break
-            group, size = _group(view, silences, now, room)
-            room -= size
-            shown.append(group)
-        return {
-            "groups": shown,
-            "others": len(groups) - len(shown),
-            "silences": _silences(silences, now),
-        }
+        return show_alerts(groups, silences, self._clock.time())
+
+    async def _fetch_alerts(self, sink: AlertSink) -> _Alerts:
+        started, changes = self._clock.monotonic(), self._changes
+        fetched: _Alerts | str = ""
+        pause = _MAX_AGE
+        try:
+            groups = await run_on_sink_loop(sink, lambda alerts: alerts.groups())
+            silences = await run_on_sink_loop(sink, lambda alerts: alerts.silences())
+            fetched = groups, silences
+            pause = max(_MAX_AGE, _IDLE_FACTOR * (self._clock.monotonic() - started))
+        except Exception as error:
+            fetched = describe(error)
+            raise
+        finally:
+            if changes == self._changes and fetched:  # otherwise they are not those of now
+                self._fetched = self._clock.monotonic() + pause, fetched
+        return groups, silences
+
+    async def _recent_alerts(self) -> _Alerts:
+        """Return the groups and silences; requests at about the same time share them, or what is wrong."""
+        assert self._alerts is not None  # noqa: S101 - checked by the caller
+        async with self._fetching:
+            due, fetched = self._fetched
+            if self._clock.monotonic() >= due:
+                return await self._fetch_alerts(self._alerts)
+            if not isinstance(fetched, str):
+                return fetched
+            raise RuntimeError(fetched)
 
 
 def recent_events(stream: Stream, count: int) -> list[Event]:
@@ -314,46 +381,3 @@ async def run_on_sink_loop(
 
 def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict[str, Any]]:
     return [{"name": name, "of": parent, **health._asdict()} for name, health in healths.items()]
-
-
-def _group(view: GroupView, silences: Iterable[Silence], now: float, room: int) -> tuple[dict[str, Any], int]:
-    """Return a group as it is shown, and its size in characters of JSON."""
-    alerts = paging.page(
-        (
-            {**alert.to_dict(), "suppressed": _suppression(alert, view.suppressed, silences, now)}
-            for alert in view.alerts[:_MAX_ALERTS]
-        ),
-        room,
-    )
-    group = {
-        **paging.shown(replace(view, alerts=(), suppressed={}).to_dict()),
-        "alerts": alerts,
-        "firing": sum(alert.status.value == "firing" for alert in view.alerts),
-        "others": len(view.alerts) - len(alerts),
-    }
-    return group, len(to_json(group))
-
-
-def _suppression(
-    alert: NotifiedAlert, suppressed: Mapping[str, str], silences: Iterable[Silence], now: float
-) -> dict[str, str] | None:
-    """Return why an alert is suppressed, new silences included, which the engine applies a little later."""
-    kind, _, source = suppressed.get(alert.fingerprint, "").partition(" ")
-    if kind and kind != "silenced":
-        return {"why": kind, "by": source}
-    silence = next((silence for silence in silences if silence.silences(alert.labels, now)), None)
-    return None if silence is None else {"why": "silenced", "by": silence.id}
-
-
-def _silences(silences: Iterable[Silence], now: float) -> list[dict[str, Any]]:
-    order = {"active": 0, "pending": 1, "expired": 2}
-    shown = [
-        {
-            **silence.to_dict(),
-            "state": silence.state(now).value,
-            "matchers": [silence.condition()] if silence.other_matchers else list(map(str, silence.matchers)),
-        }
-        for silence in silences
-    ]
-    shown.sort(key=lambda silence: (order[silence["state"]], -silence["ends_at"]))
-    return paging.page(shown[:_MAX_SILENCES])

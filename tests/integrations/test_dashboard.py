@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -551,11 +552,12 @@ async def test_a_silence_is_added_and_expired():
         assert (await post(app, "/api/silences/expire", {"id": "none"})).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/api/silences", "/api/silences/expire"])
+@pytest.mark.parametrize(
+    "path", ["/api/silences", "/api/silences/expire", "/api/dead_letters/replay", "/api/publish"]
+)
 @pytest.mark.parametrize(
     ("method", "headers", "status"),
     [
-        ("GET", {}, 405),
         ("PUT", {}, 405),
         ("OPTIONS", {}, 405),
         ("POST", {"authorization": ""}, 401),
@@ -572,7 +574,7 @@ async def test_a_silence_is_added_and_expired():
 )
 @in_time
 async def test_an_action_requires_a_same_origin_post_with_the_token(path, method, headers, status):
-    async with alerting() as (run, app), client(app) as page:
+    async with alerting(allow_publish=True) as (run, app), client(app) as page:
         sent = {**BEARER, "content-type": "application/json", **headers}
         raw = {name: value.encode() for name, value in sent.items()}
         query = f"?access_token={TOKEN}"
@@ -711,6 +713,22 @@ async def test_it_is_served_within_a_context():
 
 
 @in_time
+async def test_an_answer_does_not_wait_for_an_acknowledgement():
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            connection = receive.__self__.transport.get_extra_info("socket")
+            seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with serving(app, port=0) as url, httpx.AsyncClient() as client:
+        await client.get(url)
+    assert seen == [1]
+
+
+@in_time
 async def test_a_browser_needs_the_token_once():
     async with (
         serving(dashboard(InMemoryStream()), "0.0.0.0", 0, "s3cret") as url,
@@ -828,7 +846,19 @@ async def test_a_form_that_does_not_arrive_is_refused_in_time():
 # Other hosts and origins
 
 
-@pytest.mark.parametrize("path", ["/", "/app.js", "/api/state", "/api/events", "/api/explain"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/app.js",
+        "/api/state",
+        "/api/events",
+        "/api/explain",
+        "/api/recent",
+        "/api/groups",
+        "/api/silences",
+    ],
+)
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

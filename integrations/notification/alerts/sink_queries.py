@@ -21,6 +21,7 @@ from codomyrmex.integrations.notification.alerts.explain import Explanation, exp
 from codomyrmex.integrations.notification.alerts.notifier import Notifier
 from codomyrmex.integrations.notification.alerts.silences import Silence
 from codomyrmex.integrations.notification.alerts.views import GroupView, views_of
+from codomyrmex.integrations.notification.alerts.why import WhyNotNotified, why_not_notified
 
 T = TypeVar("T")
 
@@ -40,6 +41,18 @@ class SinkQueries(ABC):
         """Explain where an alert with these labels is sent now, and why."""
         now = self.now()
         return await self._query(lambda engine: explain(engine.config, labels, now, engine))
+
+    async def why_not_notified(
+        self, labels: Mapping[str, str], group: str | None = None, limit: int = 20
+    ) -> WhyNotNotified:
+        """Return why receivers were not notified about alerts that have at least these labels.
+
+        Raises:
+            ValueError: neither labels nor the key of a group are passed.
+        """
+        health, now = self._open_notifier().health(), self.now()
+        errors = {name: part.last_error for name, part in health.items() if part.last_error}
+        return await self._query(lambda engine: why_not_notified(engine, now, labels, group, limit, errors))
 
     async def groups(self) -> list[GroupView]:
         """Return the current groups."""

@@ -1,0 +1,19 @@
+"""`Access`: what the caller of a tool may see; over HTTP, each request has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from codomyrmex.integrations.mcp.backend import BackendError
+
+AllowsTopic = Callable[[str | None], bool]
+
+allowed_topics: ContextVar[AllowsTopic | None] = ContextVar("allowed_topics", default=None)
+"""Whether the caller may see the events of a topic; None if it may see everything."""
+
+
+def require_everything() -> None:
+    """Raise a BackendError if the caller may not see everything."""
+    if allowed_topics.get() is not None:
+        raise BackendError("this is only for those who may see all topics; use another token")

@@ -1,0 +1,137 @@
+"""The tools that change something, which a server has only if it is allowed to."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from codomyrmex.integrations.configuration.durations import Duration
+from codomyrmex.integrations.mcp.access import require_everything
+from codomyrmex.integrations.mcp.backend import Backend, BackendError
+from codomyrmex.integrations.mcp.results import (
+    AddedSilence,
+    CreatedStream,
+    ExpiredSilence,
+    PublishedEvent,
+    Replayed,
+)
+from codomyrmex.integrations.mcp.results import CreatableType as StreamType
+from codomyrmex.integrations.mcp.shaping import shaped
+from codomyrmex.integrations.mcp.tools import Matchers, Name
+from codomyrmex.streaming.errors import shorten
+from pydantic import Field
+
+MAX_SILENCE = 24 * 3600.0  # seconds
+MAX_BUFFER = 10_000  # events
+_MAX_DATA = 100_000  # characters of JSON
+_PREVIEW = 10  # groups
+
+EventTypeName = Annotated[
+    str, Field(max_length=50, description="message, error, connect, disconnect or heartbeat.")
+]
+Person = Annotated[
+    str, Field(min_length=1, max_length=200, description="The person on whose behalf this is done.")
+]
+
+
+class StreamActions:
+    """The tools that create streams and publish; each method is a tool.
+
+    Args:
+        backend: carries them out.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def stream_create(
+        self,
+        name: Name,
+        stream_type: Annotated[
+            StreamType, Field(description="topic keeps a buffer for each topic; sse is for slow readers.")
+        ] = "in_memory",
+        buffer_size: Annotated[
+            int, Field(ge=1, le=MAX_BUFFER, description="The number of newest events that are kept.")
+        ] = 1_000,
+    ) -> CreatedStream:
+        """Create a stream in the memory of the server."""
+        require_everything()
+        return await self._backend.create_stream(name, stream_type, buffer_size)
+
+    async def stream_publish(
+        self,
+        stream_name: Name,
+        data: Annotated[Any, Field(description="Any JSON value, of at most 100,000 characters.")],
+        event_type: EventTypeName = "message",
+        topic: Annotated[str | None, Field(max_length=500, description="Such as orders.created.")] = None,
+        metadata: Annotated[dict[str, Any] | None, Field(description="Describes the data.")] = None,
+    ) -> PublishedEvent:
+        """Publish an event to a stream. Events of the type `error` can become alerts that page people."""
+        require_everything()
+        size = len(json.dumps([data, metadata]))
+        if size > _MAX_DATA:
+            raise BackendError(f"data: must have at most {_MAX_DATA:,} characters of JSON, got {size:,}")
+        return await self._backend.publish(stream_name, data, event_type, topic, metadata or {})
+
+
+class AlertActions:
+    """The tools that add and expire silences, and replay dead letters; each method is a tool.
+
+    Args:
+        backend: carries them out.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def add_silence(
+        self,
+        matchers: Matchers,
+        duration: Annotated[
+            str, Field(max_length=50, description="How long, from now on: such as 2h30m; at most 24h.")
+        ],
+        created_by: Person,
+        comment: Annotated[str, Field(max_length=1_000, description="The reason.")] = "",
+        dry_run: Annotated[  # noqa: FBT002 - a parameter of the tool
+            bool, Field(description="Only show which alerts it would match; nothing is added.")
+        ] = False,
+    ) -> AddedSilence:
+        """Silence all alerts that match, so that nobody is notified about them for some time.
+
+        The result shows which alerts match now. Call it with dry_run first, and ask the person.
+        """
+        require_everything()
+        if not created_by.strip():
+            raise BackendError(f"created_by: must name a person, got {shorten(created_by)}")
+        seconds = _seconds(duration)
+        silence = await self._backend.add_silence(matchers, seconds, created_by, comment, dry_run=True)
+        matching = await self._backend.groups(matchers, None, _PREVIEW)
+        if not dry_run:
+            silence = await self._backend.add_silence(matchers, seconds, created_by, comment, dry_run=False)
+        return AddedSilence(
+            status="preview" if dry_run else "added",
+            silence=shaped(silence),
+            matching_groups=shaped(matching),
+        )
+
+    async def expire_silence(
+        self, silence_id: Annotated[str, Field(min_length=1, max_length=200, description="From silences.")]
+    ) -> ExpiredSilence:
+        """Expire a silence now, so that people are notified again."""
+        require_everything()
+        return await self._backend.expire_silence(silence_id)
+
+    async def replay_dead_letters(self) -> Replayed:
+        """Deliver again what the sinks have given up, once what failed works again."""
+        require_everything()
+        return await self._backend.replay_dead_letters()
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = Duration.parse(text.strip())
+    except ValueError as error:
+        raise BackendError(f"duration: {error}") from None
+    if not 0 < seconds <= MAX_SILENCE:
+        raise BackendError(f"duration: must be greater than 0 and at most 24h, got {text.strip()}")
+    return seconds

@@ -1,0 +1,129 @@
+"""Makes results fit for an assistant: bounded, without secrets, and with visible control characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from codomyrmex.integrations.logging_monitoring.redaction import redact
+from codomyrmex.integrations.mcp.results import EventPage, GroupPage, Result
+from codomyrmex.streaming import Event
+from codomyrmex.streaming.encoding import to_json
+
+R = TypeVar("R", bound=Result)
+
+MAX_TEXT = 1_000  # characters
+MAX_RESULT = 50_000  # characters of the JSON of a result, unless one item has more
+_MAX_ITEMS = 100  # of a list or mapping
+_MAX_DEPTH = 12
+_MAX_GROUP = 20_000  # characters of the JSON of a group
+_MAX_SEARCHED = 20_000  # characters of a text that are searched for secrets; a longer one is cut before
+_CUT = "\u2026 (shortened)"
+
+_redact = redact()
+
+
+def shaped(result: R) -> R:
+    """Return a result with its texts shortened and cleaned, and with the items for which there is room.
+
+    What is left out is counted by `has_more` or `others`.
+    """
+    fields: dict[str, Any] = {
+        name: list(map(_safe, value)) if isinstance(value, list) else _safe(value) for name, value in result
+    }
+    if isinstance(result, GroupPage):
+        fields["groups"] = list(map(_group, fields["groups"]))
+    lists = [name for name, value in fields.items() if isinstance(value, list)]
+    if "has_more" in fields and lists:
+        name = lists[-1]
+        kept = _fitting(fields[name], MAX_RESULT)
+        fields["has_more"] = fields["has_more"] or len(kept) < len(fields[name])
+        fields[name] = kept
+    return type(result).model_validate(fields)
+
+
+def shaped_events(page: EventPage, *, newest: bool) -> EventPage:
+    """Return a page of events that is shaped, with its cursor after the last event that is left.
+
+    Args:
+        page: the page.
+        newest: whether it has the newest events; then the oldest of them are left out.
+    """
+    events = list(map(_safe, page.events))
+    kept = _fitting(events[::-1], MAX_RESULT)[::-1] if newest else _fitting(events, MAX_RESULT)
+    cursor = page.cursor if newest or len(kept) == len(events) else kept[-1]["cursor"]
+    has_more = page.has_more or len(kept) < len(events)
+    fields = {"events": kept, "cursor": cursor, "has_more": has_more, "missed": page.missed}
+    return EventPage.model_validate(fields)
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    alerts = _fitting(group["alerts"], _MAX_GROUP)
+    return {**group, "alerts": alerts, "others": group["others"] + len(group["alerts"]) - len(alerts)}
+
+
+def _fitting(items: Sequence[Any], room: int) -> list[Any]:
+    """Return the first items for which there is room; at least one."""
+    kept: list[Any] = []
+    for item in items:
+        room -= len(to_json(item))
+        if room < 0 and kept:
+            break
+        kept.append(item)
+    return kept
+
+
+def _safe(value: Any) -> Any:
+    """Return a value as JSON types, without secrets and within bounds."""
+    searched = _Bounds(_MAX_SEARCHED)
+    redacted = _redact(Event(data=searched.apply(value))).data
+    return _Bounds(MAX_TEXT).apply(redacted) if searched.has_long else redacted
+
+
+class _Bounds:
+    """Turns values into JSON types within bounds.
+
+    Attributes:
+        has_long: whether a text is longer than what is shown in the end.
+    """
+
+    def __init__(self, max_text: int) -> None:
+        self._max_text = max_text
+        self.has_long = False
+
+    def apply(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Result):
+            value = dict(value)
+        elif depth > _MAX_DEPTH:
+            value = "\u2026 (nested too deeply)"
+        if isinstance(value, Mapping):
+            items = islice(value.items(), _MAX_ITEMS)
+            value = {self._text(str(key)): self.apply(item, depth + 1) for key, item in items}
+        elif isinstance(value, (list, tuple)):
+            value = [self.apply(item, depth + 1) for item in value[:_MAX_ITEMS]]
+        elif isinstance(value, float) and not math.isfinite(value):
+            value = str(value)  # JSON has no such numbers
+        return value
+
+    def _text(self, value: str) -> str:
+        if len(value) > MAX_TEXT:
+            self.has_long = True
+        elif value.isprintable():
+            return value
+        return text(value, self._max_text)
+
+
+def text(value: str, limit: int = MAX_TEXT) -> str:
+    """Return a text with control characters escaped, and shortened."""
+    shown = value if len(value) <= limit + len(_CUT) else f"{value[:limit]}{_CUT}"
+    if shown.isprintable():
+        return shown
+    return "".join(char if char.isprintable() or char in "\n\t" else _escaped(char) for char in shown)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,153 @@
+"""`PageClient`: asks a live page on behalf of a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from codomyrmex.integrations._extras import MissingExtraError
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtraError("PageClient", "httpx", "web") from error
+
+_TIMEOUT = 10.0  # seconds, besides those that the page was asked to wait
+_MAX_BYTES = 16 * 1024 * 1024  # of an answer
+_MAX_ERROR = 500  # characters of an error of the page
+_UNAUTHORIZED, _NOT_FOUND = 401, 404
+
+
+class PageError(Exception):
+    """A live page did not answer; the message is one sentence without secrets."""
+
+
+class PageClient:
+    """Asks a live page, which `dashboard` serves.
+
+    Args:
+        url: the address of the page.
+        token: a token for `Authorization: Bearer`.
+        transport: how requests are sent; for tests.
+
+    Raises:
+        ValueError: the URL is not an HTTP URL, or the token cannot be sent.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.address = _address(url)
+        headers = {"accept": "application/json"}
+        if token is not None:
+            token = token.strip()
+            if not token or not (token.isascii() and token.isprintable()):
+                raise ValueError("token: must be printable ASCII and not empty")
+            headers["authorization"] = f"Bearer {token}"
+        self._client = httpx.AsyncClient(
+            base_url=f"{self.address}api/",
+            headers=headers,
+            timeout=_TIMEOUT,
+            limits=httpx.Limits(max_connections=None),  # callers may wait, and must not keep others waiting
+            transport=transport,
+        )
+
+    async def get(self, path: str, wait: float = 0.0, **query: str | float) -> dict[str, Any]:
+        """Return the answer to a question.
+
+        Args:
+            path: the path below `api/`.
+            wait: seconds that the page may wait for an answer; also a parameter.
+            query: the parameters.
+
+        Raises:
+            PageError: the page did not answer, or with an error.
+        """
+        if wait:
+            query["wait"] = wait
+        timeout = httpx.Timeout(_TIMEOUT, read=_TIMEOUT + wait)
+        return await self._send(self._client.build_request("GET", path, params=query, timeout=timeout))
+
+    async def post(self, path: str, form: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to an action; errors as for `get`."""
+        content = json.dumps(form).encode()
+        headers = {"content-type": "application/json"}
+        return await self._send(self._client.build_request("POST", path, content=content, headers=headers))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _send(self, request: httpx.Request) -> dict[str, Any]:
+        try:
+            response = await self._client.send(request, stream=True)
+            try:
+                body = await self._read(response)
+            finally:
+                await response.aclose()
+        except httpx.TimeoutException:
+            raise PageError(f"{self.address}: it did not answer in time; try again, or check it") from None
+        except (httpx.HTTPError, OSError) as error:  # the message may hold the URL
+            raise PageError(
+                f"{self.address}: it cannot be reached ({type(error).__name__}); "
+                "check the address and that it is running"
+            ) from None
+        answer = _decode(body)
+        if response.status_code == _UNAUTHORIZED:
+            raise PageError(
+                f"{self.address}: the token is missing or wrong; pass it with --token or CODOMYRMEX_TOKEN"
+            )
+        refused = response.is_error and response.status_code != _NOT_FOUND
+        if answer is None and refused and response.headers.get("content-type", "").startswith("text/plain"):
+            # By a proxy, or a gate before the page.
+            text = body.decode("utf-8", "replace").strip()
+            raise PageError(f"{self.address}: it answered {response.status_code}: {_shortened(text)}")
+        if answer is None:
+            raise PageError(
+                f"{self.address}: it is not a live page: it answered {request.url.path} "
+                f"with status {response.status_code} and no JSON"
+            )
+        if response.is_success:
+            return answer
+        problem = answer.get("error")
+        text = problem if isinstance(problem, str) else f"status {response.status_code}"
+        raise PageError(_shortened(text))
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > _MAX_BYTES:
+                raise PageError(f"{self.address}: it answered with more than {_MAX_BYTES:,} bytes")
+        return bytes(body)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_ERROR else f"{text[:_MAX_ERROR]}\u2026"
+
+
+def _address(url: str) -> str:
+    """Return the address of a page with a slash at its end; no error has the URL, as it can hold a secret."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = "" if parts.port is None else f":{parts.port}"
+        valid = parts.scheme in {"http", "https"} and host and httpx.URL(url).host
+    except (ValueError, httpx.InvalidURL):
+        valid = False
+    if not valid:
+        raise ValueError("url: must begin with http:// or https:// and a host; a port is at most 65535")
+    if "@" in parts.netloc:
+        raise ValueError("url: must not have a user or a password; pass a token instead")
+    host = f"[{host}]" if ":" in host else host
+    return urlunsplit((parts.scheme, host + port, parts.path.rstrip("/") + "/", "", ""))
+
+
+def _decode(body: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
