@@ -61,7 +61,10 @@ class MatcherIndex:
             if found := lookup(get(name)):
                 numbers = numbers + found
         for number in sorted(numbers):
-            if all_hold(self._checks[number], labels):
+            for name, holds in self._checks[number]:  # `all_hold` inlined, as there are many
+                if not holds(get(name, "")):
+                    break
+            else:
                 yield number
 
 

@@ -24,9 +24,11 @@ class AlertRouter:
         routes = config.route.walk()
         regexes = RegexSets(matcher for route in routes for matcher in route.matchers)
         self._root = _Node(config.route, regexes)
-        self._cache: dict[tuple[str, ...], tuple[RouteMatch, ...]] = {}
+        self._cache: dict[tuple[str, ...], list[RouteMatch]] = {}
+        self._seen = set[int]()  # hashes of labels that were matched once
 
-    # A hit costs one tuple and one lookup. The same labels in another order are cached a second time.
+    # A hit costs one tuple and one lookup. The same labels in another order are cached a second time. Labels
+    # that are matched once, as most are, are not cached; keeping them would take as long as finding routes.
     def match(self, labels: Labels) -> list[RouteMatch]:
         """Return the routes that match labels, in Alertmanager's order; there is always at least one.
 
@@ -34,12 +36,20 @@ class AlertRouter:
             labels: a missing label is equal to an empty one.
         """
         key = (*labels, *labels.values())
-        matches = self._cache.get(key)
-        if matches is None:
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached.copy()
+        matches = self.match_once(labels)
+        number = hash(key)
+        if number in self._seen:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.clear()
-            matches = self._cache[key] = tuple(self.match_once(labels))
-        return list(matches)
+            self._cache[key] = matches.copy()
+        else:
+            if len(self._seen) >= _CACHE_SIZE:
+                self._seen.clear()
+            self._seen.add(number)
+        return matches
 
     def match_once(self, labels: Labels) -> list[RouteMatch]:
         """Return the same as `match`, without the cache: for labels that are matched once."""
