@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).with_name("results.md")
-GROUPS = (streams, sinks, breakers, alerts, alert_api, shared_alerts, web, pipelines, durable)
-GROUPS = (streams, sinks, breakers, alerts, shared_alerts, web, assistants, pipelines, durable)
+GROUPS = (streams, sinks, breakers, alerts, alert_api, shared_alerts, web, assistants, pipelines, durable)
 COLUMNS = ("work", "against", "ratio", "bar", "", "in this run")
 
 

@@ -59,14 +59,15 @@ def check(
     lint: Annotated[
         bool, typer.Option(help="Also look for settings that are allowed but probably not intended.")
     ] = True,
-    strict: Annotated[bool, typer.Option("--strict", help="Count notes as problems.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are notes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check alert configurations.
 
-    Shows all errors with file, line and column, then the findings of lint (routes that are never reached,
-    receivers that no route uses, ...), then notes on settings that are accepted but not used. Exit code 1
-    if there are errors or findings, or notes with --strict.
+    Shows with file, line and column: errors; findings, such as a receiver that delivers nothing here; and
+    notes, on what is allowed but probably not intended (routes that are never reached, receivers that no
+    route uses, ...) and on what an alertmanager.yml asks for that differs here. Exit code 1 if there are
+    errors or findings, or notes with --strict.
     """
     errors: list[Problem] = []
     findings: list[Problem] = []
@@ -79,9 +80,8 @@ def check(
                 errors += error.problems
                 continue
             for finding in lint_config(config, time.time()):
-                (notes if finding.kind == "note" else findings).append(finding)
-    if not lint:
-        findings = []
+                if lint or finding.kind == "note":
+                    (findings if finding.is_mistake else notes).append(finding)
     ok = not errors and not findings and not (strict and notes)
     if as_json:
         groups = {"errors": errors, "findings": findings, "notes": notes}

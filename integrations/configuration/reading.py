@@ -19,6 +19,7 @@ _NAMES = {
     list: "a list",
     dict: "a mapping",
 }
+_BOOLEANS = {"y": True, "Y": True, "n": False, "N": False}  # of YAML 1.1; PyYAML reads them as text
 _MAX_SHOWN = 50  # characters of a value
 _INVALID: Any = object()
 
@@ -124,7 +125,7 @@ class Reader:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.struct(value, kind, path)
         try:
-            return msgspec.convert(value, kind)
+            return msgspec.convert(_boolean(value) if kind is bool else value, kind)
         except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for a lone surrogate
             expected = " or ".join(map(str, args)) if origin is Literal else _NAMES.get(kind, str(kind))
             return self._wrong_type(path, expected, value, is_choice=origin is Literal)
@@ -182,3 +183,7 @@ class Reader:
         self.unreadable.add(path)
         self._problems.add(path, f"expected {expected}, got {actual}{shown}")
         return _INVALID
+
+
+def _boolean(value: object) -> object:
+    return _BOOLEANS.get(value, value) if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -16,6 +17,7 @@ except ImportError as error:
 
 _MAX_VALUES = 500_000  # a few aliases can expand to any number of values
 _MAX_BRACKETS = 100
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(slots=True)
@@ -26,17 +28,26 @@ class YamlText:
     positions: dict[str, tuple[int, int]] = field(default_factory=dict)  # line and column, from 1
     words: dict[str, str] = field(default_factory=dict)  # values that are not text: `022` for 18
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)  # what is not as it may look
 
 
-def read_yaml(text: str, file: str | None = None) -> YamlText:
-    """Parse YAML 1.1 with the tags of built-in types, as Prometheus does; `file` is for the problems."""
+def read_yaml(text: str, file: str | None = None, *, joined: Collection[str] | None = None) -> YamlText:
+    """Parse YAML 1.1 with the tags of built-in types, as Prometheus does.
+
+    Args:
+        text: the text.
+        file: the file, for the problems.
+        joined: keys whose lists are joined with those that `<<` merges. If they are given, the text is read
+            as Go's YAML does: what `<<` merges replaces what stands before it, and only the first document
+            counts; both are noted.
+    """
     result = YamlText()
     try:
         loader = _Loader(text)
         try:
-            node = loader.get_single_node()
+            node = loader.get_single_node() if joined is None else _first_node(loader, result, file)
             if node is not None:
-                result.data = _Converter(loader, result, file).value(node, "")
+                result.data = _Converter(loader, result, file, joined).value(node, "")
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
@@ -48,6 +59,12 @@ def read_yaml(text: str, file: str | None = None) -> YamlText:
 
 class _Loader(yaml.SafeLoader):
     """Accepts tabs where Go's YAML does (as libyaml): between tokens and inside of text, not to indent."""
+
+    # `=` is text; PyYAML resolves it to a tag for which it has no constructor.
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, regex) for tag, regex in resolvers if tag != "tag:yaml.org,2002:value"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def scan_to_next_token(self) -> None:
         while self.peek() == "\t" and self._allows_tab():
@@ -77,11 +94,25 @@ class _Loader(yaml.SafeLoader):
         return [blanks] if blanks else []
 
 
+def _first_node(loader: yaml.SafeLoader, result: YamlText, file: str | None) -> yaml.Node | None:
+    """Return the first document, and note a second one."""
+    node: yaml.Node | None = loader.get_node() if loader.check_node() else None
+    if loader.check_node():
+        untyped: Any = loader
+        mark = untyped.get_event().start_mark
+        message = "only the first document of the file is read, and not what begins here"
+        result.notes.append(Problem(message, "", file, mark.line + 1, mark.column + 1))
+    return node
+
+
 class _Converter:
-    def __init__(self, loader: yaml.SafeLoader, result: YamlText, file: str | None) -> None:
+    def __init__(
+        self, loader: yaml.SafeLoader, result: YamlText, file: str | None, joined: Collection[str] | None
+    ) -> None:
         self._loader = loader
         self._result = result
         self._file = file
+        self._joined = joined
         self._remaining = _MAX_VALUES
         self._own_keys: dict[int, set[int]] = {}  # of each mapping, without those that are merged into it
 
@@ -109,10 +140,11 @@ class _Converter:
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
-        own = self._own_keys.setdefault(
-            id(node), {id(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"}
-        )
-        self._loader.flatten_mapping(node)  # `<<: *base`; what is merged comes first
+        own = self._own_keys.setdefault(id(node), {id(key) for key, _ in node.value if key.tag != _MERGE})
+        if self._joined is None:
+            self._loader.flatten_mapping(node)  # `<<: *base`; what is merged comes first
+        elif len(own) < len(node.value):
+            node.value = list(self._in_order(node))
         values: dict[str, list[yaml.Node]] = {}
         first: dict[str, yaml.Node] = {}
         for key_node, value_node in node.value:
@@ -124,7 +156,15 @@ class _Converter:
                 line = first[key].start_mark.line + 1
                 self._add(key_node, at(path, key), f"{key} is given twice, first on line {line}")
                 continue
-            values.setdefault(key, []).append(value_node)
+            earlier = values.setdefault(key, [])
+            if earlier and key in (self._joined or ()):
+                earlier[:] = [_joined_node(earlier[0], value_node)]
+            else:
+                is_base = self._joined is not None and id(key_node) not in own
+                if is_base and key in first and not isinstance(value_node, yaml.MappingNode):
+                    self._note_replaced(first.pop(key), key_node, at(path, key))
+                is_joined = is_base and isinstance(value_node, yaml.MappingNode)
+                earlier.insert(0 if is_joined else len(earlier), value_node)
             mark = key_node.start_mark
             self._result.positions[key_of(at(path, key))] = (mark.line + 1, mark.column + 1)
         return {
@@ -132,9 +172,35 @@ class _Converter:
             for key, nodes in values.items()
         }
 
+    def _in_order(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        """Yield the keys and values of a mapping with those that are merged where `<<` stands."""
+        for key, value in node.value:
+            if key.tag != _MERGE:
+                yield key, value
+                continue
+            bases = value.value[::-1] if isinstance(value, yaml.SequenceNode) else [value]
+            for base in bases:
+                if not isinstance(base, yaml.MappingNode):
+                    problem = "a mapping, or a list of them, can be merged"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=base.start_mark)
+                yield from self._in_order(base)
+
+    def _note_replaced(self, own: yaml.Node, merged: yaml.Node, path: str) -> None:
+        mark = own.start_mark
+        line = merged.start_mark.line + 1
+        message = f"the `<<` after this replaces it by the one on line {line}; write `<<` first"
+        self._result.notes.append(Problem(message, path, self._file, mark.line + 1, mark.column + 1))
+
     def _add(self, node: yaml.Node, path: str, message: str) -> None:
         mark = node.start_mark
         self._result.problems.append(Problem(message, path, self._file, mark.line + 1, mark.column + 1))
+
+
+def _joined_node(base: yaml.Node, node: yaml.Node) -> yaml.Node:
+    """Return a node with the items of two lists; another node replaces the first."""
+    if not isinstance(base, yaml.SequenceNode) or not isinstance(node, yaml.SequenceNode):
+        return node
+    return yaml.SequenceNode(node.tag, [*base.value, *node.value], node.start_mark, node.end_mark)
 
 
 def _merged(base: Any, value: Any) -> Any:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
     from codomyrmex.integrations.notification.alerts.engine import AlertEngine
     from codomyrmex.integrations.notification.alerts.explain import Explanation
+    from codomyrmex.integrations.notification.alerts.findings import Finding
     from codomyrmex.integrations.notification.alerts.group import RouteMatch
-    from codomyrmex.integrations.notification.alerts.lint import Finding, lint
+    from codomyrmex.integrations.notification.alerts.lint import lint
     from codomyrmex.integrations.notification.alerts.loading import load_alert_config
     from codomyrmex.integrations.notification.alerts.notification import Notification, NotifiedAlert, Reason
     from codomyrmex.integrations.notification.alerts.notifier import AlertStatistics, NotifierRole
@@ -42,7 +43,7 @@ _MODULES = {
     "AppriseChannel": "apprise_channel",
     "ChannelError": "channels",
     "Explanation": "alerts.explain",
-    "Finding": "alerts.lint",
+    "Finding": "alerts.findings",
     "GoTemplate": "go_templates",
     "GoTemplateError": "go_templates",
     "GoTemplates": "go_templates",

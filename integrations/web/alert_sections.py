@@ -63,8 +63,8 @@ def find_groups(
         if alerts:
             found.append(replace(view, alerts=alerts))
     limit = min(limit, MAX_GROUPS)
-    alerts = max(2, _MAX_ALERTS // max(1, min(len(found), limit)))  # the fewer groups, the more of each
-    shown = _show_groups(found, silences, now, limit, alerts)
+    each = max(2, _MAX_ALERTS // max(1, min(len(found), limit)))  # the fewer groups, the more of each
+    shown = _show_groups(found, silences, now, limit, each)
     return {"groups": shown, "total": len(found), "has_more": len(found) > len(shown)}
 
 

@@ -549,7 +549,6 @@ MISTAKES = {
     # no YAML
     "no YAML": ("route: {receiver: a\nreceivers§: []", "", "invalid YAML"),
     "undefined alias": ("route: §*nothing", "", "invalid YAML"),
-    "two documents": ("route: {receiver: a}\n§---\na: b", "", "single document"),
     "only text": ("§just\ntext", "", "expected a mapping, got text"),
 }
 
@@ -804,17 +803,59 @@ def test_nothing_in_a_list_or_a_mapping_is_a_problem(text: str, path: str, messa
     assert problem.line == 6
 
 
-def test_a_kubernetes_manifest_is_named_in_one_sentence() -> None:
-    manifest = (
-        "apiVersion: v1\nkind: Secret\nmetadata: {name: alertmanager}\ndata: {alertmanager.yaml: cm91dGU6}\n"
-    )
+MANIFEST = "apiVersion: v1\nkind: {}\nmetadata: {{name: alertmanager}}\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        (
+            MANIFEST.format("Secret", "data: {alertmanager.yaml: cm91dGU6}"),
+            "4:8: data.alertmanager.yaml",
+            "the configuration is in data[alertmanager.yaml]; save its text, decoded from base64, as a file",
+        ),
+        (
+            MANIFEST.format("Secret", "stringData:\n  alertmanager.yaml: |\n    route: {}"),
+            "5:3: stringData.alertmanager.yaml",
+            "the configuration is in stringData[alertmanager.yaml]; save its text as a file",
+        ),
+        (
+            MANIFEST.format("ConfigMap", "data:\n  config.yml: |\n    route: {}"),
+            "5:3: data.config.yml",
+            "the configuration is in data[config.yml]; save its text as a file",
+        ),
+        (MANIFEST.format("Secret", "type: Opaque"), "2:7: kind", "data[alertmanager.yaml]"),
+        (MANIFEST.format("AlertmanagerConfig", "spec: {}"), "2:7: kind", "alertmanager-NAME-generated"),
+        (MANIFEST.format("Alertmanager", "spec: {}"), "2:7: kind", "spec.configSecret"),
+        (MANIFEST.format("Deployment", "spec: {}"), "2:7: kind", "use the text of the file in it"),
+        (
+            "alertmanager:\n  enabled: true\n  config:\n    route: {receiver: a}\n",
+            "3:3: alertmanager.config",
+            "the values of a Helm chart; save what is under alertmanager.config as a file of its own",
+        ),
+        (
+            "kps:\n  alertmanager:\n    config:\n      receivers: []\n",
+            "3:5: kps.alertmanager.config",
+            "Helm",
+        ),
+        ("replicas: 1\nconfig: {route: {}}\n", "2:1: config", "save what is under config as a file"),
+        (
+            "alertmanagerFiles:\n  alertmanager.yml:\n    route: {}\n",
+            "2:3: alertmanagerFiles.alertmanager.yml",
+            "Helm",
+        ),
+        ("scrape_configs: []\n", "1:1: ", "this is the configuration of Prometheus"),
+        ("groups:\n- rules: []\n", "1:1: ", "these are rules of Prometheus"),
+    ],
+)
+def test_another_file_is_named_with_the_place_of_the_configuration_in_it(
+    text: str, place: str, message: str
+) -> None:
     with pytest.raises(AlertConfigError) as caught:
-        load_alert_config(manifest)
+        load_alert_config(text)
     [problem] = caught.value.problems
-    assert problem.message.startswith(
-        "this is a Kubernetes manifest (Secret) and not a configuration of alerts"
-    )
-    assert problem.line == 2
+    assert str(problem).startswith(place)
+    assert message in problem.message
 
 
 # YAML as Go reads it
@@ -854,6 +895,86 @@ receivers: [{{name: a}}, {{name: b}}]
     for route in (second, third):
         assert ([str(each) for each in route.matchers], route.receiver) == (['x="1"', 'y="2"'], "b")
     assert (second.group_by, third.group_by) == (("y",), ("x",))
+
+
+# What follows is what amtool shows for these files.
+
+ROUTES_OF_GO = """
+receivers: [{{name: a}}, {{name: b}}, {{name: c}}]
+route:
+  receiver: a
+  routes:
+    - &base {{receiver: b, match: {{x: '1'}}, match_re: {{q: z.*}}, matchers: [m=1], group_by: [g]}}
+    - {{{}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "matchers", "receiver", "group_by"),
+    [
+        ("<<: *base, match: {y: '2'}, matchers: [n=1]", "m n q x y", "b", "g"),
+        ("matchers: [n=1], match_re: {r: z}, <<: *base", "m n q r x", "b", "g"),
+        ("<<: *base, receiver: c, group_by: [h]", "m q x", "c", "h"),
+        ("receiver: c, group_by: [h], <<: *base", "m q x", "b", "g"),
+        ("receiver: c, <<: [*base, {receiver: c, matchers: [k=1]}]", "k m q x", "b", "g"),
+    ],
+)
+def test_what_a_route_merges_is_added_to_it_as_in_alertmanager(
+    text: str, matchers: str, receiver: str, group_by: str
+) -> None:
+    config = load_alert_config(ROUTES_OF_GO.format(text))
+    _, route = config.route.children
+    assert " ".join(sorted(each.name for each in route.matchers)) == matchers
+    assert (route.receiver, route.group_by) == (receiver, (group_by,))
+    replaced = text.startswith("receiver: c")
+    assert replaced == any("the `<<` after this replaces it" in str(note) for note in config.notes)
+
+
+def test_only_mappings_can_be_merged() -> None:
+    with pytest.raises(AlertConfigError, match="a mapping, or a list of them, can be merged"):
+        load_alert_config("route: {<<: 1, receiver: a}\nreceivers: [{name: a}]\n")
+
+
+def test_only_the_first_document_counts_and_that_is_noted() -> None:
+    text = "route: {receiver: a}\nreceivers: [{name: a}]\n---\nroute: {}\n"
+    [note] = load_alert_config(text).notes
+    assert str(note) == "3:1: only the first document of the file is read, and not what begins here"
+
+
+def test_an_empty_receiver_of_a_child_is_inherited_and_one_of_the_root_is_missing() -> None:
+    text = "route: {{receiver: {}, routes: [{{receiver: '', match: {{x: y}}}}]}}\nreceivers: [{{name: a}}]\n"
+    assert load_alert_config(text.format("a")).route.children[0].receiver == "a"
+    with pytest.raises(AlertConfigError, match="the root needs a receiver"):
+        load_alert_config(text.format("''"))
+
+
+def test_nothing_is_an_empty_label_and_no_regular_expression() -> None:
+    text = "route: {{receiver: a, routes: [{{{}: {{x: }}}}]}}\nreceivers: [{{name: a}}]\n"
+    [matcher] = load_alert_config(text.format("match")).route.children[0].matchers
+    assert str(matcher) == 'x=""'
+    with pytest.raises(AlertConfigError, match="expected a regular expression, got nothing"):
+        load_alert_config(text.format("match_re"))
+
+
+def test_an_equals_sign_is_text_and_y_is_true() -> None:
+    routes = "[{match: {x: =}, continue: y}, {continue: N}]"
+    text = f"route: {{receiver: a, routes: {routes}}}\nreceivers: [{{name: a}}]\n"
+    first, second = load_alert_config(text).route.children
+    assert (str(first.matchers[0]), first.continues, second.continues) == ('x="="', True, False)
+
+
+def test_keys_of_newer_versions_are_accepted_and_those_without_an_effect_noted() -> None:
+    text = (
+        "route: {receiver: a, labels: {team: x}}\nreceivers: [{name: a, labels: {b: c}}]\n"
+        "event_recorder: {outputs: []}\ntracing: {endpoint: 'h:1'}\n"
+    )
+    config = load_alert_config(text)
+    assert config.route.labels == {"team": "x"}
+    assert [str(note) for note in config.notes] == [
+        "2:23: receivers[0].labels: accepted, but not used here",
+        "3:1: event_recorder: accepted, but not used here",
+        "4:1: tracing: accepted, but not used here",
+    ]
 
 
 # Values of the environment inside of URLs

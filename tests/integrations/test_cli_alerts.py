@@ -124,13 +124,41 @@ def test_check_prints_each_error_with_its_place(cli):
     assert "2 errors" in result.stderr
 
 
-def test_findings_of_lint_are_problems_unless_disabled(cli):
+def test_what_is_legal_in_alertmanager_is_a_note_and_a_problem_only_if_strict(cli):
     file = cli.write("unused.yaml", CONFIG.replace("receiver: chat", "receiver: mail"))
-    result = cli("check", file, code=1)
-    assert result.stdout.startswith(f"{file}:21:12: lint: receivers[3].name: no route uses the receiver chat")
+    result = cli("check", file)
+    assert result.stdout.startswith(f"{file}:21:12: note: receivers[3].name: no route uses the receiver chat")
     assert result.stdout.endswith("[unused-receiver]\n")
-    assert cli.json("check", file, code=1)["findings"][0]["kind"] == "unused-receiver"
+    found = cli.json("check", file)
+    assert (found["ok"], found["findings"], found["notes"][0]["kind"]) == (True, [], "unused-receiver")
     assert cli("check", file, "--no-lint").stdout == ""
+    cli("check", file, "--strict", code=1)
+    cli("check", file, "--strict", "--no-lint")
+
+
+def test_a_receiver_that_delivers_nothing_is_a_finding(cli):
+    receivers = "receivers: [{name: a, jira_configs: [{api_url: 'http://h', project: p, issue_type: t}]}]"
+    file = cli.write("jira.yaml", f"route: {{receiver: a}}\n{receivers}\n")
+    result = cli("check", file, code=1)
+    assert f"{file}:2:38: lint: receivers[0].jira_configs[0]: " in result.stdout
+    assert result.stdout.endswith("[delivers-nothing]\n")
+
+
+def test_what_differs_from_alertmanager_is_noted_with_its_place(cli, monkeypatch):
+    monkeypatch.setenv("URL", "https://example.org")
+    text = (
+        "global:\n  slack_api_url: ${URL}\nroute: {receiver: a}\nreceivers:\n- name: a\n  slack_configs:\n"
+        "  - channel: x\n    http_config: {authorization: {credentials: 'x${URL}'}}\n  - {channel: x}\n"
+    )
+    file = cli.write("alertmanager.yml", text)
+    lines = cli("check", file).stdout.splitlines()
+    replaced = "${NAME} is replaced by an environment variable here, and not in Alertmanager"
+    assert lines == [
+        f"{file}:2:18: note: global.slack_api_url: {replaced}",
+        f"{file}:8:48: note: receivers[0].slack_configs[0].http_config.authorization.credentials: {replaced}",
+    ]
+    own = cli.write("own.yaml", f"{text}labels: [team]\n")
+    assert cli("check", own).stdout == ""
 
 
 def test_notes_are_problems_only_if_strict(cli):

@@ -243,7 +243,7 @@ class StateFile(msgspec.Struct, kw_only=True):
 class ConfigFile(msgspec.Struct, kw_only=True):
     """The whole file."""
 
-    __ignored__: ClassVar[_Text] = {"tracing": _UNUSED}
+    __ignored__: ClassVar[_Text] = {"event_recorder": _UNUSED, "tracing": _UNUSED}
 
     global_: GlobalFile = msgspec.field(default_factory=GlobalFile, name="global")
     route: RouteFile | None = None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.matchers import Matcher, Op
-from codomyrmex.integrations.configuration.problems import Problem, at
+from codomyrmex.integrations.configuration.problems import at
 from codomyrmex.integrations.configuration.simple_regex import simplify
 from codomyrmex.integrations.notification.alerts.config import (
     AlertConfig,
@@ -21,6 +20,7 @@ from codomyrmex.integrations.notification.alerts.config import (
     check_config,
 )
 from codomyrmex.integrations.notification.alerts.config_file import CHANNEL_TYPES
+from codomyrmex.integrations.notification.alerts.findings import Finding
 from codomyrmex.integrations.notification.alerts.intervals import TimeInterval
 from codomyrmex.integrations.notification.channels import UndeliverableChannel
 
@@ -35,23 +35,6 @@ _NEGATIONS = {(Op.EQUAL, Op.NOT_EQUAL), (Op.NOT_EQUAL, Op.EQUAL)} | {
     (Op.REGEX, Op.NOT_REGEX),
     (Op.NOT_REGEX, Op.REGEX),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Problem):
-    """A setting that is probably unintended.
-
-    Args:
-        kind: its kind, such as `shadowed-route`; `note` for what is accepted but not used.
-    """
-
-    kind: str = ""
-
-    def __str__(self) -> str:
-        return f"{Problem.__str__(self)} [{self.kind}]"
-
-    def to_dict(self) -> dict[str, object]:
-        return {**Problem.to_dict(self), "kind": self.kind}
 
 
 def lint(config: AlertConfig, now: float) -> list[Finding]:

@@ -42,11 +42,13 @@ from codomyrmex.integrations.notification.alerts.loading_receivers import (
     ReceiverLoader,
     load_context,
     load_globals,
+    note_references,
 )
+from codomyrmex.integrations.notification.alerts.other_files import what_else
 from codomyrmex.integrations.notification.alerts.state_config import read_state
 
-_OWN_KEYS = {"route", "receivers"}
-_PIPELINE_KEYS = {"sources", "processors", "sinks"}
+_OWN_KEYS = frozenset({"events", "labels", "state", "tests", "when_away"})
+_JOINED = frozenset({"matchers", "source_matchers", "target_matchers"})  # with what `<<` merges
 GROUP_BY_ALL = "..."
 _DEFAULTS = {"group_wait": 30.0, "group_interval": 300.0, "repeat_interval": 14_400.0}
 _MAX_TEST = 10 * 365 * 86_400.0  # seconds
@@ -68,6 +70,7 @@ def load_alert_config(
     words: Mapping[str, str] = {}
     positions: Mapping[str, tuple[int, int]] = {}
     yaml_problems: list[Problem] = []
+    notes: list[Problem] = []
     if isinstance(source, Mapping):
         data: Any = source
     else:
@@ -81,33 +84,35 @@ def load_alert_config(
             text = read_text(Path(source), AlertConfigError)
         from codomyrmex.integrations.configuration.yaml_text import read_yaml
 
-        yaml = read_yaml(text, file)
+        yaml = read_yaml(text, file, joined=_JOINED)
         data, words, positions, yaml_problems = yaml.data, yaml.words, yaml.positions, yaml.problems
+        notes = yaml.notes
     problems = ProblemList(file, positions)
     problems.found += yaml_problems
-    if isinstance(data, Mapping) and "apiVersion" in data and "kind" in data:
-        problems.add(
-            "kind",
-            f"this is a Kubernetes manifest ({data['kind']}) and not a configuration of alerts; use the "
-            "text in it, such as `data[alertmanager.yaml]` of a Secret, decoded from base64",
-        )
-        raise AlertConfigError(problems.found)
-    if isinstance(data, Mapping) and data.keys() & _PIPELINE_KEYS and not data.keys() & _OWN_KEYS:
-        message = "this is a pipeline and not a configuration of alerts; its commands are `check` and `run`"
-        problems.add("", message)
+    foreign = what_else(data)
+    if foreign is not None:
+        place, message = foreign
+        problems.add(place, message, key=place not in {"", "kind"})
         raise AlertConfigError(problems.found)
     if data is None:
         if not problems.found:
             problems.add("", "the configuration is empty; a route and receivers are required")
         raise AlertConfigError(problems.found)
-    return _Loader(problems, words, os.environ if environ is None else environ).load(data)
+    return _Loader(problems, notes, words, os.environ if environ is None else environ).load(data)
 
 
 class _Loader:
-    def __init__(self, problems: ProblemList, words: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        problems: ProblemList,
+        notes: list[Problem],
+        words: Mapping[str, str],
+        environ: Mapping[str, str],
+    ) -> None:
         self._environ = environ
         self._problems = problems
         self._notes = ProblemList(problems.file, problems.positions)
+        self._notes.found += notes
         self._reader = Reader(problems, self._notes, words)
         self._intervals: dict[str, TimeInterval] = {}
         self._receivers: dict[str, Receiver] = {}
@@ -120,7 +125,9 @@ class _Loader:
                 self._add_interval(interval, at(key, number))
         settings = load_globals(file.global_, problems, self._environ)
         context = load_context(settings, file, problems, self._notes)
-        receivers = ReceiverLoader(problems, self._notes, self._environ, context)
+        is_foreign = _is_foreign(file, data)
+        note_references(file.global_ if is_foreign else None, "global", self._notes)
+        receivers = ReceiverLoader(problems, self._notes, self._environ, context, is_foreign=is_foreign)
         for number, receiver in enumerate(file.receivers):
             receivers.add(receiver, at("receivers", number))
         self._receivers = receivers.receivers
@@ -165,14 +172,14 @@ class _Loader:
             self._problems.add(path, f"must be greater than 0, got {value}")
 
     def _check_receiver(self, path: str, name: str | None) -> None:
-        if name is not None and name not in self._receivers:
+        if name and name not in self._receivers:
             self._problems.add_undefined(path, "receiver", name, self._receivers)
 
     # Routes
 
     def _check_root(self, root: RouteFile) -> None:
         add = self._problems.add
-        if root.receiver is None and not any(p.path == "route.receiver" for p in self._problems.found):
+        if not root.receiver and not any(p.path == "route.receiver" for p in self._problems.found):
             add("route", "the root needs a receiver, for alerts that match no other route")
         name = next((name for name in ("matchers", "match", "match_re") if getattr(root, name)), None)
         if name is not None:
@@ -195,7 +202,7 @@ class _Loader:
 
         def setting(name: str, default: Any) -> Any:
             value = getattr(file, name)
-            if value is not None:
+            if value is not None and value != "":  # an empty receiver is inherited too
                 origins[name] = path
                 return value
             return default if parent is None else getattr(parent, name)
@@ -346,6 +353,17 @@ class _Loader:
             self._problems.add(
                 path, f"the test must be at most {Duration(_MAX_TEST)} long, got {Duration(length)}"
             )
+
+
+def _is_foreign(file: ConfigFile, data: Any) -> bool:
+    """Return whether a file has nothing of its own, so that Alertmanager could use it."""
+    is_own = isinstance(data, Mapping) and bool(data.keys() & _OWN_KEYS)
+    return not is_own and not any(
+        receiver.fallback
+        or receiver.rate_limit
+        or any(path for path, _ in receiver.plugins if ".apprise_" in path)
+        for receiver in file.receivers
+    )
 
 
 def _selected(file: ConfigFile) -> tuple[Matcher, ...] | None:

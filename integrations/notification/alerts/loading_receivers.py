@@ -32,18 +32,26 @@ class ReceiverLoader:
         notes: collects what is accepted, but not done.
         environ: the variables for `${NAME}` in secrets.
         context: what channels use from the rest of the file.
+        is_foreign: whether the file can be used by Alertmanager, so that what differs is noted.
 
     Attributes:
         receivers: by name.
     """
 
     def __init__(
-        self, problems: ProblemList, notes: ProblemList, environ: Mapping[str, str], context: Context
+        self,
+        problems: ProblemList,
+        notes: ProblemList,
+        environ: Mapping[str, str],
+        context: Context,
+        *,
+        is_foreign: bool = False,
     ) -> None:
         self._problems = problems
         self._notes = notes
         self._environ = environ
         self._context = context
+        self._is_foreign = is_foreign
         self.receivers: dict[str, Receiver] = {}
 
     def add(self, file: ReceiverFile, path: str) -> None:
@@ -66,6 +74,8 @@ class ReceiverLoader:
             failed.append(where)
             self._problems.add(where, str(error))
 
+        if self._is_foreign:
+            note_references(channel, path, self._notes)
         channel = expanded(channel, path, self._environ, failing)
         changes = {"name": name, "rate_limit": channel.rate_limit or receiver.rate_limit}
         channel = msgspec.structs.replace(channel, **changes)
@@ -138,6 +148,28 @@ def load_globals(file: GlobalFile, problems: ProblemList, environ: Mapping[str, 
     for option, message in () if file.http_config is None else file.http_config.problems():
         problems.add(at("global.http_config", option), message)
     return file
+
+
+def note_references(value: Any, path: str, notes: ProblemList) -> None:
+    """Note each `${NAME}` in a secret."""
+
+    def note(where: str, secret: str) -> None:
+        if "${" in secret:
+            notes.add(where, "${NAME} is replaced by an environment variable here, and not in Alertmanager")
+
+    _each_secret(value, path, note)
+
+
+def _each_secret(value: Any, path: str, act: Callable[[str, str], None]) -> None:
+    if isinstance(value, Secret):
+        act(path, value)
+    elif isinstance(value, msgspec.Struct):
+        for option in msgspec.structs.fields(value):
+            _each_secret(getattr(value, option.name), at(path, option.encode_name), act)
+    elif isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _each_secret(item, at(path, key), act)
 
 
 def expanded(
