@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Annotated, Any
 
 from codomyrmex.integrations.configuration.durations import Duration
@@ -32,6 +33,8 @@ EventTypeName = Annotated[
 Person = Annotated[
     str, Field(min_length=1, max_length=200, description="The person on whose behalf this is done.")
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 class StreamActions:
@@ -71,7 +74,9 @@ class StreamActions:
         size = len(json.dumps([data, metadata]))
         if size > _MAX_DATA:
             raise BackendError(f"data: must have at most {_MAX_DATA:,} characters of JSON, got {size:,}")
-        return await self._backend.publish(stream_name, data, event_type, topic, metadata or {})
+        published = await self._backend.publish(stream_name, data, event_type, topic, metadata or {})
+        _logger.info("event %s was published by a tool", shorten(published.event_id))
+        return published
 
 
 class AlertActions:
@@ -108,6 +113,7 @@ class AlertActions:
         matching = await self._backend.groups(matchers, None, _PREVIEW)
         if not dry_run:
             silence = await self._backend.add_silence(matchers, seconds, created_by, comment, dry_run=False)
+            _logger.info("silence %s was added by a tool for %s", shorten(silence.id), shorten(created_by))
         return AddedSilence(
             status="preview" if dry_run else "added",
             silence=shaped(silence),
@@ -119,12 +125,16 @@ class AlertActions:
     ) -> ExpiredSilence:
         """Expire a silence now, so that people are notified again."""
         require_everything()
-        return await self._backend.expire_silence(silence_id)
+        expired = await self._backend.expire_silence(silence_id)
+        _logger.info("silence %s was expired by a tool", shorten(silence_id))
+        return expired
 
     async def replay_dead_letters(self) -> Replayed:
         """Deliver again what the sinks have given up, once what failed works again."""
         require_everything()
-        return await self._backend.replay_dead_letters()
+        replayed = await self._backend.replay_dead_letters()
+        _logger.info("%d dead letters were replayed by a tool", replayed.replayed)
+        return replayed
 
 
 def _seconds(text: str) -> float:

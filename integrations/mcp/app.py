@@ -40,9 +40,10 @@ _CHECKED_HERE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 class McpApp:
     """An ASGI application that serves the tools over streamable HTTP, as one endpoint.
 
-    Mount it next to the live page: `app.mount("/mcp", mcp_app(stream, attachment, alerts, board))`. Requests
-    are independent of each other: there are no sessions, so that any process can answer any of them. Whoever
-    disconnects leaves nothing behind. It is read-only unless `allow_actions` is passed.
+    Mount it next to the live page: `app.mount("/mcp", mcp_app(stream, attachment, alerts, board))`. There are
+    no sessions, so any process can answer any request. Only subscriptions and streams that tools create
+    belong to a process; where there are several, clients use `wait_for_events`. Whoever disconnects leaves
+    nothing behind. It is read-only unless `allow_actions` is passed.
 
     Args:
         stream: the stream whose events are shown.
@@ -55,8 +56,7 @@ class McpApp:
         authorize: called with the ASGI scope instead; returns the topics that may be seen, or None for none,
             as for `event_stream`. All tools but those for events are for those who may see all topics.
         buffer_size: the number of newest events that are kept of a stream that is not durable.
-        allowed_hosts: as for `event_stream`.
-        allow_origins: other origins whose pages may use it, as browsers send them.
+        allowed_hosts: as for `event_stream`. Pages of other origins cannot use it.
         signals: whether SIGTERM and SIGINT end calls that wait for events, as a server first waits for them.
         clock: the clock; tests pass a `FakeClock`.
 
@@ -77,7 +77,6 @@ class McpApp:
         authorize: http.Authorize | None = None,
         buffer_size: int = 1_000,
         allowed_hosts: Iterable[str] | None = None,
-        allow_origins: Iterable[str] = (),
         signals: bool = True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -92,7 +91,7 @@ class McpApp:
         if allow_actions and authorize is None:
             raise ValueError("allow_actions: needs a token, because otherwise everyone could act")
         self._authorize = authorize
-        self._gate = SiteGate(allowed_hosts, allow_origins, authorized=authorize is not None)
+        self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
         self._bodies = http.BodyReader(_MAX_BODY, _BODY_TIMEOUT, _MAX_BODIES, clock)
         self._make_backend = partial(
             LocalBackend,

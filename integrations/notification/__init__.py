@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.notification.alerts.silences import Silence
     from codomyrmex.integrations.notification.alerts.simulation import Sent, simulate
     from codomyrmex.integrations.notification.alerts.sink import AlertSink
+    from codomyrmex.integrations.notification.alerts.why import WhyNotNotified
     from codomyrmex.integrations.notification.apprise_channel import AppriseChannel
     from codomyrmex.integrations.notification.channels import ChannelError
     from codomyrmex.integrations.notification.go_templates import GoTemplate, GoTemplateError, GoTemplates
@@ -58,6 +59,7 @@ _MODULES = {
     "Sent": "alerts.simulation",
     "Silence": "alerts.silences",
     "Suppressed": "alerts.planner",
+    "WhyNotNotified": "alerts.why",
     "lint": "alerts.lint",
     "load_alert_config": "alerts.loading",
     "parse_matchers": ".configuration.matcher_text",
@@ -93,6 +95,7 @@ __all__ = [
     "Sent",
     "Silence",
     "Suppressed",
+    "WhyNotNotified",
     "lint",
     "load_alert_config",
     "parse_matchers",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alert_channels import Inbox, Running, fires, routing, running
 from assistants import Assistant, ToolFailed, assistant
-from codomyrmex.integrations import DeadLetters, DeliveryPolicy, attach
+from codomyrmex.integrations import DeadLetters, DeliveryPolicy, attach, attach_blocking
 from codomyrmex.integrations.mcp import LocalBackend
 from codomyrmex.integrations.service_mesh import BreakerState, CircuitBoard, CircuitBreakerEvent
 from codomyrmex.integrations.service_mesh.breaker_event import BreakerEventKind
@@ -104,7 +104,8 @@ async def test_the_route_of_labels_is_explained():
 
 
 @in_time
-async def test_a_silence_is_previewed_added_listed_and_expired():
+async def test_a_silence_is_previewed_added_listed_and_expired(caplog):
+    caplog.set_level("INFO")
     inbox = Inbox()
     async with connected(inbox=inbox, allow_actions=True) as (call, run):
         await run.publish(OPEN)
@@ -127,6 +128,8 @@ async def test_a_silence_is_previewed_added_listed_and_expired():
         assert why["alerts"][0]["reasons"][0]["code"] == "silenced"
         expired = await call("expire_silence", silence_id=silence["id"])
         assert expired == {"status": "expired", "id": silence["id"]}
+        assert f"silence '{silence['id']}' was added by a tool for 'Ana'" in caplog.messages
+        assert f"silence '{silence['id']}' was expired by a tool" in caplog.messages
         assert (await call("silences", state="expired"))["total"] == 1
 
 
@@ -230,6 +233,20 @@ async def test_dead_letters_are_replayed():
             assert await call("replay_dead_letters") == {"status": "replayed", "replayed": 1}
             await attachment.flush()
             assert [event.data for event in inbox.received] == [1]
+
+
+@in_time
+async def test_dead_letters_of_an_application_without_a_loop_are_replayed():
+    inbox, letters, stream = Inbox(OSError("down")), DeadLetters(), InMemoryStream()
+    policy = DeliveryPolicy(max_attempts=1)
+    with attach_blocking(stream, inbox, policy=policy, dead_letters=letters) as attachment:
+        stream.publish_nowait(create_event(1))
+        attachment.flush()
+        inbox.error = None
+        async with assistant(LocalBackend(stream, attachment), allow_actions=True) as call:
+            assert (await call("replay_dead_letters"))["replayed"] == 1
+        attachment.flush()
+        assert [event.data for event in inbox.received] == [1]
 
 
 @in_time

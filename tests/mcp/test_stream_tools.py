@@ -89,6 +89,16 @@ async def test_errors_are_one_sentence_that_names_the_value():
 
 
 @in_time
+async def test_the_number_of_streams_is_bounded(monkeypatch):
+    monkeypatch.setattr("codomyrmex.integrations.mcp.local.MAX_STREAMS", 2)
+    async with assistant(streams_writable=True) as call:
+        await call("stream_create", name="a", stream_type="sse")
+        await call("stream_create", name="b")
+        with pytest.raises(ToolFailed, match="name: there are already 2 streams, so 'c' is one too many"):
+            await call("stream_create", name="c")
+
+
+@in_time
 async def test_without_permission_there_are_no_tools_that_write():
     async with assistant() as call:
         assert sorted(await call.tools()) == [

@@ -107,8 +107,7 @@ def why_not_notified(
         found = [(alert, each) for alert in engine.alerts() if _has(alert, wanted) for each in alert.groups]
     else:
         known = engine.group(group)
-        alerts = [] if known is None else known.alerts.values()
-        found = [(alert, known) for alert in alerts if known is not None and _has(alert, wanted)]
+        found = [] if known is None else [(a, known) for a in known.alerts.values() if _has(a, wanted)]
     if not found:
         return _no_alert(engine.config, wanted, group)
     context = _Context(engine, now, errors or {})

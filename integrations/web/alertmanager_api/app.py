@@ -7,11 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.configuration.durations import check_seconds
-from codomyrmex.integrations.configuration.problems import ConfigError
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.delivery.errors import DeliveryError
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable import StoreError
 from codomyrmex.integrations.notification import AlertSink, Silence
@@ -124,7 +121,7 @@ class AlertApiApp:
         self._limits = max_alerts, max_alert_size
         self._max_silences = max_silences
         self._bodies = http.BodyReader(max_bytes, body_timeout, _MAX_BODIES, clock)
-        self._gate = SiteGate(allowed_hosts, allow_origins, authorized=authorize is not None, addresses=False)
+        self._gate = SiteGate(allowed_hosts, allow_origins, authorized=authorize is not None)
         self._since = clock.time()
         self._counts = ApiCounts()
         self._handlers: Mapping[str, Mapping[str, Handler]] = {
@@ -212,11 +209,7 @@ class AlertApiApp:
             now = self._now()
             found = posted.parse_alerts(body, now, *self._limits)
             await self._run(lambda sink: sink.post(found.alerts))
-        for alert in found.alerts:
-            self._counts.received[
-                "firing" if alert.ends_at is None or alert.ends_at > now else "resolved"
-            ] += 1
-        self._counts.invalid += len(found.problems)
+        self._counts.add(found, now)
         if found.problems:
             raise HTTPException(400, found.reasons())
         return _json(b"")
@@ -296,7 +289,9 @@ class AlertApiApp:
     async def _reload(self, _: Request) -> Response:
         try:
             await self._run(lambda sink: sink.reload())
-        except (ConfigError, DeliveryError, MissingExtraError, OSError) as error:
+        except HTTPException:
+            raise
+        except Exception as error:  # noqa: BLE001 - each channel may fail to open in its own way
             raise HTTPException(500, f"failed to reload config: {describe(error)}") from None
         return _json(b"")
 

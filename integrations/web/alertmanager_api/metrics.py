@@ -12,6 +12,7 @@ from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.notification import AlertSink, NotifierRole
 from codomyrmex.integrations.notification.alerts.alert_views import AlertFigures
 from codomyrmex.integrations.notification.alerts.integration_counts import LATENCY_BOUNDS, Latency
+from codomyrmex.integrations.web.alertmanager_api.posted import Posted
 from codomyrmex.integrations.web.alertmanager_api.status import VERSION
 from starlette.exceptions import HTTPException
 
@@ -29,6 +30,12 @@ class ApiCounts:
     def __init__(self) -> None:
         self.received = Counter[str](firing=0, resolved=0)
         self.invalid = 0
+
+    def add(self, posted: Posted, now: float) -> None:
+        """Count what was in a body."""
+        resolved = sum(alert.ends_at is not None and alert.ends_at <= now for alert in posted.alerts)
+        self.received.update(firing=len(posted.alerts) - resolved, resolved=resolved)
+        self.invalid += len(posted.problems)
 
 
 def encode_metrics(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> tuple[bytes, str]:
