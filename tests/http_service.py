@@ -6,7 +6,7 @@ import json
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -33,11 +33,11 @@ HANG, CUT = Reply(-1), Reply(-2)
 
 
 class HttpService(ThreadingHTTPServer):
-    """Answers each request with the next reply, and with `default` once none is left."""
+    """Answers each request with the next reply, and with `default` once none is left, or what it returns."""
 
     daemon_threads = True
 
-    def __init__(self, default: Reply | None = None) -> None:
+    def __init__(self, default: Reply | Callable[[Received], Reply] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.default = default or Reply()
         self.replies: deque[Reply] = deque()
@@ -66,8 +66,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.received.append(Received(self.path, dict(self.headers), body))
+        received = Received(self.path, dict(self.headers), body)
+        self.server.received.append(received)
         reply = self.server.replies.popleft() if self.server.replies else self.server.default
+        if not isinstance(reply, Reply):
+            reply = reply(received)
         if reply is HANG:
             self.server.free.wait(10)
         if reply.status < 0:
@@ -88,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def http_service(default: Reply | None = None, tls: ssl.SSLContext | None = None) -> Iterator[HttpService]:
+def http_service(
+    default: Reply | Callable[[Received], Reply] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[HttpService]:
     with HttpService(default) as service:
         if tls is not None:
             service.use_tls(tls)

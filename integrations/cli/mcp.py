@@ -49,9 +49,10 @@ def mcp(
         ),
     ] = False,
 ) -> None:
-    """Serve tools for an assistant over stdin and stdout (MCP), until stdin is closed.
+    """Serve tools for an assistant over stdin and stdout (MCP).
 
-    Add it to the configuration of an assistant, which starts it. Messages go to stderr.
+    Add it to the configuration of an assistant, which starts it. It ends when stdin is closed. Messages go
+    to stderr.
     """
     if url is None and allow_actions:
         raise typer.BadParameter("needs --url", param_hint="--allow-actions")

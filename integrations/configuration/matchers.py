@@ -95,6 +95,9 @@ class Matcher:
     def __repr__(self) -> str:
         return f"Matcher({self})"
 
+    def __reduce__(self) -> tuple[type[Matcher], tuple[str, Op, str]]:
+        return Matcher, (self.name, self.op, self.value)
+
     def _key(self) -> tuple[str, str, int]:
         return (self.name, self.value, _ORDER.index(self.op))
 

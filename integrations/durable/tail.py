@@ -82,11 +82,11 @@ class Bell:
                 self._wanted_at = self._clock.monotonic()
         return future
 
-    def is_urgent(self) -> bool:
-        """Return whether anybody waits impatiently, or did so just now and may be busy with entries."""
+    def is_patient(self) -> bool:
+        """Return whether all that wait, or did just now and may be busy with entries, are patient."""
         with self._lock:
-            waiting = sum(map(len, self._waiting.values()))
-            return waiting > len(self._patient) or self._clock.monotonic() < self._wanted_at + _BUSY
+            others = sum(map(len, self._waiting.values())) - len(self._patient)
+            return bool(self._patient) and not others and self._clock.monotonic() >= self._wanted_at + _BUSY
 
     def forget(self, future: asyncio.Future[None]) -> None:
         """Remove a future that is not awaited."""
@@ -239,7 +239,7 @@ class Tail:
             await self._store.wait(self._log, after, _WAIT)
             if self.last != after or appending():
                 await asyncio.sleep(_PAUSE)
-            elif not self.bell.is_urgent():
+            elif self.bell.is_patient():
                 await asyncio.sleep(_PATIENCE)
             if self.last == after:
                 entries = await self._store.read(self._log, after, READ_LIMIT)

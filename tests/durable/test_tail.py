@@ -16,34 +16,32 @@ from helpers import in_time
 
 
 @in_time
-async def test_entries_are_urgent_unless_all_that_wait_are_patient():
+async def test_entries_can_wait_only_while_all_that_wait_for_them_are_patient():
     clock = FakeClock()
     bell = Bell(clock)
-    assert not bell.is_urgent()
+    assert not bell.is_patient()
     patient = bell.future(patient=True)
-    assert not bell.is_urgent()
+    assert bell.is_patient()
     waiting = bell.future()
-    assert bell.is_urgent()
+    assert not bell.is_patient()
     bell.ring()
     await asyncio.gather(patient, waiting)
-    assert bell.is_urgent()  # what waited may be busy with the entries
+    bell.future(patient=True)
+    assert not bell.is_patient()  # what waited may be busy with the entries
     clock.advance(2)
-    assert not bell.is_urgent()
+    assert bell.is_patient()
     bell.future()
     clock.advance(2)
-    assert bell.is_urgent()
+    assert not bell.is_patient()
 
 
 @in_time
-async def test_a_patient_waiter_is_woken_and_forgotten_as_any_other():
+async def test_a_patient_waiter_can_give_up():
     bell = Bell()
-    given_up = bell.future(patient=True)
-    bell.forget(given_up)
-    assert given_up.cancelled()
     waiting = bell.future(patient=True)
-    bell.ring()
-    await waiting
-    assert not bell.is_urgent()
+    bell.forget(waiting)
+    assert waiting.cancelled()
+    assert not bell.is_patient()
 
 
 @in_time

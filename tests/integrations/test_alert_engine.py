@@ -42,6 +42,9 @@ def test_an_alert_that_started_before_the_group_wait_is_sent_at_once() -> None:
     assert run(config(), (100, fires("x")), (102, fires("y", since=1)), until=102) == [
         "102 a: first notification: x y"
     ]
+    assert run(config(), (100, fires("x")), (102, fires("x", since=1)), until=102) == [
+        "102 a: first notification: x"
+    ]
 
 
 def test_an_alert_that_is_resolved_during_the_group_wait_is_never_sent() -> None:

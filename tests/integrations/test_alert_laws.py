@@ -412,3 +412,37 @@ def test_an_alert_is_inhibited_if_any_rule_with_any_alert_says_so(
                 assert found.fingerprint in expected if found is not None else not expected
             for each in engine.due(at):
                 engine.delivered(each, at)
+
+
+# Silences, against each with each alert
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.lists(texts, min_size=1, max_size=2), min_size=1, max_size=2),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.lists(label_sets, min_size=1, max_size=4),
+)
+def test_an_alert_is_silenced_by_the_first_active_silence_that_matches(
+    silences: list[tuple[list[list[str]], int, bool]], targets: list[dict[str, str]]
+) -> None:
+    engine = AlertEngine(config())
+    narrow = 'a!="never"'  # a silence must not match everything
+    for step, (sets, number, expires) in enumerate(silences):
+        now = step * MINUTE
+        first, *others = (tuple(parse_matchers(",".join([*each, narrow]))) for each in sets)
+        silence = Silence(first, now, now + 90, id=f"s{number}", other_matchers=others)
+        engine.add_silence(silence)
+        if expires and f"s{number - 1}" in engine.silences:
+            engine.expire_silence(f"s{number - 1}", now)
+        for target in targets:
+            for at in (now, now + 30, now + 100):
+                active = [each for each in engine.silences.values() if each.silences(target, at)]
+                assert engine.silenced_by(target, at) == (active[0] if active else None)

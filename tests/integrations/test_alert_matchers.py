@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -235,6 +237,14 @@ def test_equal_matchers_are_the_same_in_a_set_and_sort_by_name_and_value():
     assert repr(found[0]) == 'Matcher(a=~"1")'
 
 
+@pytest.mark.parametrize("text", ["a=x", "a!=x", 'a=~"x.*"', 'a!~"(?i)x|y"'])
+def test_a_matcher_can_be_copied_and_pickled(text):
+    (matcher,) = parse_matchers(text)
+    for copied in (copy.deepcopy(matcher), pickle.loads(pickle.dumps(matcher))):
+        assert copied == matcher
+        assert copied.matches({"a": "xy"}) is matcher.matches({"a": "xy"})
+
+
 # Laws
 
 law = settings(deadline=None)
@@ -254,7 +264,20 @@ fragments = st.sampled_from(
     [
         *("", "a", "b", "ab", "é", ".", ".*", ".+", "[ab]", "[^a]", r"\d", r"\n", r"\.", "a*", "b?", "a{2}"),
         *("|", "(a|b)", "(?:ab)+", "^a", "b$", r"\bab", "(?i)a", "(?s).", "(?m)^b$"),
-        *("(a|ab)", "(b|)?", "()", "((a|b)|1)", "[^ab]*", "[]a]", "[^]a]", "[ab-]+", r"[\d-]+", r"[a\]^]"),
+        *(
+            "(a|ab)",
+            "(b|)?",
+            "()",
+            "((a|b)|1)",
+            "[^ab]*",
+            "[]a]",
+            "[^]a]",
+            "[ab-]+",
+            "[+--]",
+            "[é]",
+            r"[\d-]+",
+            r"[a\]^]",
+        ),
         *(r"\w", r"\D*", r"\?", "a??", "b*?", "-(a|b1)", "a+", "1", "{", "]", "[[:digit:]]", r"\pL", "(?i)"),
     ]
 )

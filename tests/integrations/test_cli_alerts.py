@@ -842,6 +842,8 @@ FILE_COMMANDS = [
     "run FILE",
     "check FILE",
     "alerts check FILE",
+    "alerts import FILE",
+    "alerts send-test FILE mail",
     "alerts show FILE",
     "alerts route FILE a=b",
     "alerts explain FILE a=b",

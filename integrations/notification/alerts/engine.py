@@ -94,7 +94,10 @@ class AlertEngine:
                     continue
                 state.add(key, alert, now)
             else:
+                known_since = active.starts_at
                 active.update(alert, now, config.resolve_timeout)
+                if active.starts_at < known_since:
+                    state.skip_group_wait(active, now)
                 if active.closed and active.fires(now):  # it fires again
                     active.closed = ()
                     state.put_into_groups(active, now)

@@ -18,7 +18,7 @@ from codomyrmex.integrations.notification.alerts.group import ActiveAlert, Group
 from codomyrmex.integrations.notification.alerts.inhibitor import Inhibitor
 from codomyrmex.integrations.notification.alerts.notification import LogEntry
 from codomyrmex.integrations.notification.alerts.router import AlertRouter
-from codomyrmex.integrations.notification.alerts.silences import KEPT_FOR, Silence, SilenceState
+from codomyrmex.integrations.notification.alerts.silences import KEPT_FOR, Silence, Silences, SilenceState
 from codomyrmex.integrations.notification.channels import ChannelConfig
 
 SavedState = Mapping[tuple[str, str], Any]  # by kind (alert, group, log, silence) and key
@@ -51,7 +51,7 @@ class EngineState:
         self._use(config)
         self.alerts: dict[str, ActiveAlert] = {}
         self.groups: dict[str, Group] = {}
-        self.silences: dict[str, Silence] = {}
+        self.silences = Silences()
         self.log: dict[tuple[str, str], LogEntry] = {}
         self.buckets: dict[str, TokenBucket] = {}
         self.over_limit: dict[str, set[str]] = {}
@@ -94,8 +94,13 @@ class EngineState:
                 continue
             group.alerts[alert.fingerprint] = alert
             alert.groups = (*alert.groups, group)
+        self.skip_group_wait(alert, now)
+
+    def skip_group_wait(self, alert: ActiveAlert, now: float) -> None:
+        """Let the groups of an alert tick now that are still waiting, but for less than it lasts already."""
+        for group in alert.groups:
             if not group.flushed and alert.starts_at + group.route.group_wait < now:
-                self.schedule(group, now)  # it started long enough ago
+                self.schedule(group, now)
 
     def _new_group(self, match: RouteMatch, now: float) -> Group:
         group = Group(match.group_key, match.route, match.group_labels)
@@ -241,7 +246,7 @@ class EngineState:
 
     def silenced_by(self, labels: Labels, now: float) -> Silence | None:
         """Return the active silence that matches the labels."""
-        return next((silence for silence in self.silences.values() if silence.silences(labels, now)), None)
+        return self.silences.active_for(labels, now)
 
     # A new configuration
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.files import read_text
@@ -47,6 +47,9 @@ from codomyrmex.integrations.notification.alerts.loading_receivers import (
 from codomyrmex.integrations.notification.alerts.other_files import what_else
 from codomyrmex.integrations.notification.alerts.state_config import read_state
 
+if TYPE_CHECKING:
+    from codomyrmex.integrations.configuration.yaml_text import YamlText
+
 _OWN_KEYS = frozenset({"events", "labels", "state", "tests", "when_away"})
 _JOINED = frozenset({"matchers", "source_matchers", "target_matchers"})  # with what `<<` merges
 GROUP_BY_ALL = "..."
@@ -66,29 +69,38 @@ def load_alert_config(
     Raises:
         AlertConfigError: the configuration is invalid; it holds every problem with its position.
     """
-    file: str | None = None
-    words: Mapping[str, str] = {}
-    positions: Mapping[str, tuple[int, int]] = {}
-    yaml_problems: list[Problem] = []
-    notes: list[Problem] = []
+    environ = os.environ if environ is None else environ
     if isinstance(source, Mapping):
-        data: Any = source
+        return _loaded(source, ProblemList(None, {}), [], {}, environ)
+    file: str | None = None
+    if isinstance(source, str) and ("\n" in source or ": " in source):
+        text = source
     else:
-        if isinstance(source, str) and ("\n" in source or ": " in source):
-            text = source
-        else:
-            if not isinstance(source, (str, os.PathLike)):
-                actual = type(source).__name__
-                raise TypeError(f"config: must be a path, YAML text or a mapping, got {actual}")
-            file = str(source)
-            text = read_text(Path(source), AlertConfigError)
-        from codomyrmex.integrations.configuration.yaml_text import read_yaml
+        if not isinstance(source, (str, os.PathLike)):
+            actual = type(source).__name__
+            raise TypeError(f"config: must be a path, YAML text or a mapping, got {actual}")
+        file = str(source)
+        text = read_text(Path(source), AlertConfigError)
+    return load_text(text, file, environ)[0]
 
-        yaml = read_yaml(text, file, joined=_JOINED)
-        data, words, positions, yaml_problems = yaml.data, yaml.words, yaml.positions, yaml.problems
-        notes = yaml.notes
-    problems = ProblemList(file, positions)
-    problems.found += yaml_problems
+
+def load_text(text: str, file: str | None, environ: Mapping[str, str]) -> tuple[AlertConfig, YamlText]:
+    """Load a configuration from YAML, and return what was written too; errors as for `load_alert_config`."""
+    from codomyrmex.integrations.configuration.yaml_text import read_yaml
+
+    yaml = read_yaml(text, file, joined=_JOINED)
+    problems = ProblemList(file, yaml.positions)
+    problems.found += yaml.problems
+    return _loaded(yaml.data, problems, yaml.notes, yaml.words, environ), yaml
+
+
+def _loaded(
+    data: Any,
+    problems: ProblemList,
+    notes: list[Problem],
+    words: Mapping[str, str],
+    environ: Mapping[str, str],
+) -> AlertConfig:
     foreign = what_else(data)
     if foreign is not None:
         place, message = foreign
@@ -98,7 +110,7 @@ def load_alert_config(
         if not problems.found:
             problems.add("", "the configuration is empty; a route and receivers are required")
         raise AlertConfigError(problems.found)
-    return _Loader(problems, notes, words, os.environ if environ is None else environ).load(data)
+    return _Loader(problems, notes, words, environ).load(data)
 
 
 class _Loader:

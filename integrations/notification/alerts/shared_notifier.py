@@ -319,12 +319,13 @@ class SharedNotifier(Notifier):
 
     async def flush(self) -> None:
         await shielded(self.step())
-        stream = self._state.stream
-        await stream.flush()
-        target = stream.tail.end
+        await self._state.stream.flush()
+        target = self._state.stream.tail.end
         while not self._has(target) and self.role is not NotifierRole.AWAY:
             await shielded(self.step())
             await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
+        async with self._turn:  # what a step has read is in the state at its end
+            return
 
     def _has(self, position: int) -> bool:
         """Return whether the state has the log up to a position, or nobody reads it."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
 import msgspec
-from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, matches_all
+from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, RegexSets, matches_all
 from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
+from codomyrmex.integrations.notification.alerts.matcher_index import MatcherIndex
 from codomyrmex.streaming.events import new_id
 
 _POSITIVE = frozenset({Op.EQUAL, Op.REGEX})
@@ -121,6 +123,39 @@ class Silence:
             return cls(**{**data, "matchers": _from_lists(record.matchers), "other_matchers": others})
         except (msgspec.ValidationError, TypeError) as error:
             raise ValueError(f"not a silence: {error}") from None
+
+
+class Silences(UserDict[str, Silence]):
+    """Silences by id, with an index of their matchers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: tuple[MatcherIndex, list[Silence]] | None = None
+
+    def __setitem__(self, key: str, silence: Silence) -> None:
+        super().__setitem__(key, silence)
+        self._index = None
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._index = None
+
+    def active_for(self, labels: Labels, now: float) -> Silence | None:
+        """Return the first active silence that matches the labels."""
+        index, silences = self._index = self._index or self._make_index()
+        for number in index.matching(labels):
+            if silences[number].state(now) is SilenceState.ACTIVE:
+                return silences[number]
+        return None
+
+    def _make_index(self) -> tuple[MatcherIndex, list[Silence]]:
+        sets = [
+            (matchers, silence)
+            for silence in self.values()
+            for matchers in (silence.matchers, *silence.other_matchers)
+        ]
+        regexes = RegexSets(matcher for matchers, _ in sets for matcher in matchers)
+        return MatcherIndex([matchers for matchers, _ in sets], regexes), [silence for _, silence in sets]
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True):

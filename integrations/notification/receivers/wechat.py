@@ -49,7 +49,7 @@ class WechatConfig(AppriseReceiver, kw_only=True, frozen=True):
 
     def url_of(self, texts: Mapping[str, Any]) -> str:
         targets = [
-            f"{prefix}{name}"
+            f"{prefix}{name.removeprefix(prefix)}"  # `@all` has it already
             for prefix, option in (("@", "to_user"), ("#", "to_party"), ("+", "to_tag"))
             for name in texts[option].split("|")
             if name

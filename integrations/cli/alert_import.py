@@ -1,0 +1,21 @@
+"""`codomyrmex-streaming alerts import`: an `alertmanager.yml` in our form."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+from codomyrmex.integrations.cli.arguments import ConfigPath
+from codomyrmex.integrations.cli.output import reporting_errors
+from codomyrmex.integrations.notification.alerts.importing import import_config
+
+
+def import_(file: ConfigPath) -> None:
+    """Print an alertmanager.yml in the form that is used here.
+
+    What is printed does the same, and has a comment for each change and for everything that differs from
+    Alertmanager. Secrets are printed as they are in the file. The file can also be used unchanged.
+    """
+    with reporting_errors(as_json=False):
+        text = import_config(file, time.time())
+    typer.echo(text, nl=False)

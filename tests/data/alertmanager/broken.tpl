@@ -1,0 +1,1 @@
+{{ define "title" }}{{ range .Alerts }}{{ end }}
