@@ -87,7 +87,8 @@ def pushover(request: Received) -> Reply:
 def sns(request: Received) -> Reply:
     form = parse_qs(request.body.decode())
     assert form["Action"] in (["Publish"], ["CreateTopic"]), "Action"
-    result = "<PublishResult><MessageId>1</MessageId></PublishResult>"
+    topic = "<TopicArn>arn:aws:sns:eu-central-1:123456789012:alerts</TopicArn>"
+    result = f"<PublishResult><MessageId>1</MessageId>{topic}</PublishResult>"
     return Reply(200, f"<PublishResponse>{result}</PublishResponse>", "text/xml")
 
 

@@ -13,7 +13,7 @@ import pybreaker
 import pytest
 from alerting import config
 from codomyrmex.integrations.notification import AlertEngine
-from codomyrmex.integrations.notification.alerts.alert import LabelRules
+from codomyrmex.integrations.notification.alerts.alert import LabelRules, not_in_the_future
 from codomyrmex.integrations.service_mesh import (
     BreakerEventKind,
     BreakerState,
@@ -105,7 +105,7 @@ def test_a_breaker_that_closes_in_one_process_does_not_resolve_its_alert_in_anot
     def notify(now: float) -> list[tuple[str, bool]]:
         """Return the process and whether it fires, of each alert of the only notification."""
         found = [rules.alert_of(event) for event in labelled(stream)]
-        engine.observe([alert for alert in found if alert is not None], now)
+        engine.observe([not_in_the_future(alert, now) for alert in found if alert is not None], now)
         [notification] = engine.due(now)
         engine.delivered(notification, now)
         assert "instance" not in notification.group_labels

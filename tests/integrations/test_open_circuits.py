@@ -13,7 +13,7 @@ import pybreaker
 import pytest
 from alerting import config
 from codomyrmex.integrations.notification import AlertEngine
-from codomyrmex.integrations.notification.alerts.alert import LabelRules
+from codomyrmex.integrations.notification.alerts.alert import LabelRules, not_in_the_future
 from codomyrmex.integrations.service_mesh import (
     BreakerEventKind,
     BreakerState,
@@ -470,7 +470,8 @@ def test_a_repeated_circuit_is_not_resolved_by_a_timeout_but_by_its_end(stream):
             feed.breaker.close()
         found = [rules.alert_of(event) for event in events(stream)[seen:] if "labels" in event.metadata]
         seen = len(events(stream))
-        engine.observe([alert for alert in found if alert is not None], minute * 60)
+        now = minute * 60
+        engine.observe([not_in_the_future(alert, now) for alert in found if alert is not None], now)
         for notification in engine.due(minute * 60 + 30):
             engine.delivered(notification, minute * 60 + 30)
             status.append((minute, [alert.ends_at is None for alert in notification.alerts]))
