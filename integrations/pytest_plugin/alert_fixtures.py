@@ -28,7 +28,7 @@ class SentNotification:
         title: the rendered title.
         body: the rendered body.
         payload: the rendered fields of a native receiver, such as the attachments for Slack; None for others.
-        data: the data of Alertmanager's web hook, such as `groupLabels` and `alerts`.
+        data: the data of Alertmanager's webhook, such as `groupLabels` and `alerts`.
     """
 
     receiver: str

@@ -1,4 +1,4 @@
-"""`alerts_of` and `event_of`: the alerts in a web hook of Alertmanager or Grafana, as events."""
+"""`alerts_of` and `event_of`: the alerts in a webhook of Alertmanager or Grafana, as events."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _TEXTS = ("summary", "description", "message")
 
 
 def alerts_of(body: Any) -> list[Any] | None:
-    """Return the alerts of a web hook; None if it is something else.
+    """Return the alerts of a webhook; None if it is something else.
 
-    The body is that of Alertmanager's web hook (version 4), or of Grafana's contact point of the type
+    The body is that of Alertmanager's webhook (version 4), or of Grafana's contact point of the type
     webhook, which has the same keys and some more.
     """
     if isinstance(body, Mapping) and not body.keys() & _EVENT_KEYS:
@@ -33,7 +33,7 @@ def alerts_of(body: Any) -> list[Any] | None:
 
 
 def event_of(alert: Any, topic: str) -> dict[str, Any]:
-    """Return an alert of a web hook as a mapping for `Event.from_dict`.
+    """Return an alert of a webhook as a mapping for `Event.from_dict`.
 
     A firing alert is an event of the type ERROR. `AlertSink` reads its labels, annotations, status, times and
     link from the metadata; the links and values of Grafana are further annotations.

@@ -1,4 +1,4 @@
-"""A receiver of web hooks that records what it gets, from whom and when, and takes its time to answer."""
+"""A receiver of webhooks that records what it gets, from whom and when, and takes its time to answer."""
 
 from __future__ import annotations
 

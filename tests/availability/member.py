@@ -23,7 +23,7 @@ from durable.history import Recorder, recording
 
 
 class WebHook(Sink):
-    """Sends notifications to a web hook, and records when it begins and has ended to send each."""
+    """Sends notifications to a webhook, and records when it begins and has ended to send each."""
 
     name = "hook"
 

@@ -1,4 +1,4 @@
-"""Web hooks of Alertmanager and Grafana: each alert is an event."""
+"""Webhooks of Alertmanager and Grafana: each alert is an event."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_alerts_are_bounded_and_authorised_like_events():
 async def test_only_web_hooks_are_accepted_if_that_is_wanted(body):
     answer, events = await events_of(body, alerts_only=True)
     assert (answer.status_code, events) == (400, [])
-    assert answer.json()["error"] == "the body is not that of a web hook of Alertmanager or Grafana"
+    assert answer.json()["error"] == "the body is not that of a webhook of Alertmanager or Grafana"
 
 
 @in_time

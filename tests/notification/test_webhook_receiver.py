@@ -1,4 +1,4 @@
-"""`webhook_configs`: what arrives at a web hook, and what its answers mean."""
+"""`webhook_configs`: what arrives at a webhook, and what its answers mean."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def written(config: Json, path: Path) -> Path:
     return path
 
 
-# The server, and one for its web hooks
+# The server, and one for its webhooks
 
 
 class Alertmanager:
@@ -132,7 +132,7 @@ def alertmanager(folder: Path, config: Json) -> Iterator[Alertmanager]:
 
 
 class Hook(ThreadingHTTPServer):
-    """Takes web hooks, many at once."""
+    """Takes webhooks, many at once."""
 
     daemon_threads = True
     request_queue_size = 1024

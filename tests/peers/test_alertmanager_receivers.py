@@ -1,4 +1,4 @@
-"""What Debian's Alertmanager sends to web hooks, Slack, PagerDuty and Opsgenie, and what is sent here."""
+"""What Debian's Alertmanager sends to webhooks, Slack, PagerDuty and Opsgenie, and what is sent here."""
 
 from __future__ import annotations
 

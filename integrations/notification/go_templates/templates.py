@@ -41,7 +41,7 @@ class GoTemplate:
         More than `MAX_RENDERED` characters are cut and marked.
 
         Args:
-            data: the notification with the keys of Alertmanager's web hook, as of `Notification.to_dict()`.
+            data: the notification with the keys of Alertmanager's webhook, as of `Notification.to_dict()`.
         """
         if not self._units:
             raise self.errors[0]

@@ -86,7 +86,7 @@ class Struct:
     """A value with named fields, which are read from a mapping when they are used.
 
     Args:
-        source: the mapping, with the keys of Alertmanager's web hook.
+        source: the mapping, with the keys of Alertmanager's webhook.
     """
 
     fields: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]]

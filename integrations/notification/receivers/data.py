@@ -1,4 +1,4 @@
-"""`alertmanager_data`: a notification as Alertmanager's templates and web hooks see it."""
+"""`alertmanager_data`: a notification as Alertmanager's templates and webhooks see it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def alertmanager_data(notification: Data, external_url: str = "", max_alerts: in
 
 
 def webhook_body(notification: Data, external_url: str, max_alerts: int) -> dict[str, Any]:
-    """Return the body of a web hook, version 4; the arguments are those of `alertmanager_data`."""
+    """Return the body of a webhook, version 4; the arguments are those of `alertmanager_data`."""
     data = alertmanager_data(notification, external_url, max_alerts)
     return {"version": "4", "notification_reason": data.pop("notificationReason"), **data}
 

@@ -1,4 +1,4 @@
-"""`discord_configs`: messages of a Discord web hook, through Apprise."""
+"""`discord_configs`: messages of a Discord webhook, through Apprise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DiscordConfig(AppriseReceiver, kw_only=True, frozen=True):
     __url_texts__ = ("avatar_url",)
     __ignored__: ClassVar[dict[str, str]] = {
         "content": "not sent here: the message is the text",
-        "username": "not sent here: the name is that of the web hook",
+        "username": "not sent here: the name is that of the webhook",
     }
 
     webhook_url: Secret = Secret()

@@ -1,4 +1,4 @@
-"""`mattermost_configs`: messages of a web hook of Mattermost, through Apprise."""
+"""`mattermost_configs`: messages of a webhook of Mattermost, through Apprise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`slack_configs`: Slack's incoming web hooks and everything that speaks like them, such as Mattermost."""
+"""`slack_configs`: Slack's incoming webhooks and everything that speaks like them, such as Mattermost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SlackConfig(HttpReceiver, kw_only=True, frozen=True):
     """An item of `slack_configs`; its options are those of Alertmanager.
 
     Args:
-        api_url: the web hook.
+        api_url: the webhook.
         app_token: the token of an app, which posts to `app_url` instead.
     """
 

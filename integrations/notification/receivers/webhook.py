@@ -1,4 +1,4 @@
-"""`webhook_configs`: Alertmanager's web hook, version 4, or a body of its own."""
+"""`webhook_configs`: Alertmanager's webhook, version 4, or a body of its own."""
 
 from __future__ import annotations
 
