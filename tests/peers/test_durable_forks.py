@@ -197,7 +197,13 @@ def test_a_forked_process_is_listed_and_when_it_is_killed_its_parent_settles_wha
         f"""
         settled = []
         stream.report_section("breakers", lambda: {{"of": os.getpid()}}, settled.append)
-        attachment = attach_blocking(stream, Out(), policy=NOW).start()
+
+        class Marking(Out):
+            async def send(self, events):
+                await super().send(events)
+                open({str(tmp_path / "sent")!r}, "w").close()
+
+        attachment = attach_blocking(stream, Marking(), policy=NOW).start()
 
         def who(info):
             return "child" if info.sections["breakers"]["of"] != parent else "parent"
@@ -223,6 +229,7 @@ def test_a_forked_process_is_listed_and_when_it_is_killed_its_parent_settles_wha
         wait_for(child="gone", parent="running")
         while not settled:
             time.sleep(0.01)
+        wait_for_file({str(tmp_path / "sent")!r})  # by the child, or by its parent
         say("settled", *map(who, settled))
         attachment.close()
         asyncio.run(stream.aclose())
