@@ -31,6 +31,7 @@ _VALUE_BYTES = 64  # about what a value takes in memory, in addition to its JSON
 
 _JSON = json.JSONDecoder()
 _SPACE = " \t\n\r"
+_BEFORE_JSON = b"\xef\xbb\xbf \t\n\r"
 _log = Diagnostics(__name__)
 
 
@@ -158,7 +159,7 @@ class EventIngestApp:
     def _webhook(self, body: bytes) -> list[Any] | None:
         """Return the alerts of a webhook as mappings, or errors; None if the body is something else."""
         alerts = None
-        if self._alerts_only or b'"alerts"' in body:
+        if body[:100].lstrip(_BEFORE_JSON).startswith(b"{") and b'"alerts"' in body:  # an array may be large
             with suppress(ValueError, RecursionError):
                 alerts = alerts_of(json.loads(body))
         if alerts is None:
