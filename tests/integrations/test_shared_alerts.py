@@ -109,8 +109,7 @@ async def test_every_process_knows_the_groups_and_the_silences(tmp_path, durable
 
 @in_time
 async def test_a_process_that_ends_leaves_its_groups_with_their_timers_to_another(tmp_path, durable):
-    config = routing(route={"group_wait": "300ms", "group_interval": "40ms"})
-    async with processes(tmp_path / "a.db", 2, config, durable=durable, lease=30.0) as started:
+    async with processes(tmp_path / "a.db", 2, routing(**PATIENT), durable=durable, lease=30.0) as started:
         first, second = started
         await first.stream.publish(fires("disk"))
         await first.sink.flush()
@@ -119,6 +118,16 @@ async def test_a_process_that_ends_leaves_its_groups_with_their_timers_to_anothe
         await until(lambda: second.sink.role is NotifierRole.HOLDER)
         [after] = await second.sink.groups()
         assert after.next_tick == before.next_tick
+
+
+@in_time
+async def test_another_process_notifies_about_what_one_that_ends_has_left(tmp_path, durable):
+    config = routing(route={"group_wait": "300ms", "group_interval": "40ms"})
+    async with processes(tmp_path / "a.db", 2, config, durable=durable, lease=30.0) as started:
+        first, second = started
+        await first.stream.publish(fires("disk"))
+        await first.sink.flush()
+        await first.stack.aclose()
         assert await first.inbox.wait_for(1) == ["firing: disk"]
         await second.stream.publish(ends("disk"))
         assert await first.inbox.wait_for(2) == ["firing: disk", "resolved: disk"]
