@@ -95,6 +95,15 @@ if __name__ == "__main__":
         pool.join()
 """
 
+# Two processes that end at the same time can each leave an event to the other: it stays in the store.
+LATER = """
+import time
+from shop import NOW, Out, attach_blocking, stream
+
+with attach_blocking(stream, Out(), policy=NOW):
+    time.sleep(60)
+"""
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
@@ -227,6 +236,9 @@ def test_workers_of_uvicorn_deliver_each_event_once(kind, servers, tmp_path):
 def test_processes_that_are_spawned_deliver_each_event_once(kind, servers, tmp_path):
     shop = Shop(make_place(kind, servers, tmp_path), tmp_path, "")
     assert shop.start(shop.program("spawn", SPAWN)).wait(PATIENCE) == 0, shop.errors.read_text()
+    shop.program("later", LATER)
+    with shop.running("later"):
+        shop.wait_for(6)
     assert sorted(data for _, data in shop.lines()) == [str(number) for number in range(6)]
     shop.check_noise()
 
