@@ -14,6 +14,7 @@ from alert_channels import Inbox, ends, fires, routing, until
 from codomyrmex.integrations import SinkState, attach
 from codomyrmex.integrations.durable import DurableStream, StoreError
 from codomyrmex.integrations.notification import AlertSink, NotifierRole, Silence, parse_matchers
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 from faulty_store import FaultyStore
 from helpers import in_time
@@ -131,6 +132,72 @@ async def test_a_silence_that_is_added_without_the_store_is_in_force_and_kept(tm
         await sink.flush()
         assert await sink.silences() == [silence]
     assert inbox.summaries == ["firing: cpu"]
+
+
+@in_time
+async def test_what_is_posted_without_the_store_is_shared_afterwards_however_much_it_is(tmp_path):
+    store, stream, sink, _ = make(tmp_path / "a.db")
+    names = {f"disk{number}" for number in range(30)}
+    async with stream, attach(stream, sink):
+        store.away = set(EVERYTHING)
+        await until(lambda: sink.role is NotifierRole.AWAY)
+        await sink.post([Alert({"alertname": name}, {"text": "x" * 60_000}) for name in names])
+        store.away = set()
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await sink.flush()
+        assert {group.labels["alertname"] for group in await sink.groups()} == names
+
+
+@in_time
+async def test_what_a_process_knows_is_shared_although_the_store_fails_again_meanwhile(tmp_path):
+    store, stream, sink, inbox = make(tmp_path / "a.db")
+    names = {f"disk{number}" for number in range(5)}
+
+    async def fail_again(*_: Any) -> None:  # as soon as the store has taken something
+        if sink.role is NotifierRole.AWAY:
+            del store.after["append"]
+            store.away = {"append"}
+
+    async with stream, attach(stream, sink):
+        store.away = set(EVERYTHING)
+        await until(lambda: sink.role is NotifierRole.AWAY)
+        for name in names:
+            sink.emit(fires(name))
+        await inbox.wait_for(5)
+        store.after["append"] = fail_again
+        store.away = set()
+        await until(lambda: store.away)
+        await asyncio.sleep(1.5)  # longer than `publish_timeout`, so that sharing fails
+        store.away = set()
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await sink.flush()
+        assert {group.labels["alertname"] for group in await sink.groups()} == names
+
+
+@in_time
+async def test_what_is_posted_while_a_process_shares_what_it_knows_is_shared_too(tmp_path):
+    store, stream, sink, _ = make(tmp_path / "a.db")
+    now, names = SYSTEM_CLOCK.time(), ["first"]
+    silence = Silence(tuple(parse_matchers("alertname=other")), now, now + 60)
+
+    async def come_between(*_: Any) -> None:
+        if sink.role is NotifierRole.AWAY and len(names) < 4:
+            names.append(f"late{len(names)}")
+            await sink.post([Alert({"alertname": names[-1]})])
+            if len(names) == 3:
+                await sink.add_silence(silence)
+
+    async with stream, attach(stream, sink):
+        store.away = set(EVERYTHING)
+        await until(lambda: sink.role is NotifierRole.AWAY)
+        await sink.post([Alert({"alertname": "first"})])
+        store.after["append"] = come_between
+        store.away = set()
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await sink.flush()
+        assert len(names) == 4
+        assert {group.labels["alertname"] for group in await sink.groups()} == set(names)
+        assert await sink.silences() == [silence]
 
 
 @in_time

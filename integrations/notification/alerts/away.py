@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,16 +16,16 @@ from codomyrmex.integrations.notification.alerts.config import AlertConfig
 from codomyrmex.integrations.notification.alerts.control import (
     ControlSelection,
     alert_event,
-    log_event,
-    post_event,
     silence_event,
 )
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner, Step
 from codomyrmex.integrations.notification.alerts.notification import LogEntry, Notification
 from codomyrmex.integrations.notification.alerts.notifier import Parts
+from codomyrmex.integrations.notification.alerts.outbox import Outbox
 from codomyrmex.integrations.notification.alerts.shared_state import SharedState
 from codomyrmex.integrations.notification.alerts.silences import Silence
+from codomyrmex.streaming import Event
 
 T = TypeVar("T")
 
@@ -42,21 +43,23 @@ class Away:
         parts: what the notifier works with.
         shared: the engine that follows the shared state.
         state: the shared state.
+        outbox: appends to its log.
 
     Attributes:
         sent: how many notifications were delivered meanwhile.
     """
 
-    def __init__(self, parts: Parts, shared: EngineRunner, state: SharedState) -> None:
+    def __init__(self, parts: Parts, shared: EngineRunner, state: SharedState, outbox: Outbox) -> None:
         self.sent = 0
         self._name, self._config, self._clock = parts.name, parts.config, parts.clock
         self._shared = shared
-        self._state = state
+        self._state, self._outbox = state, outbox
         self._times = 0
         self._runner: EngineRunner | None = None
         self._kept = AlertBuffer(parts.config.label_rules, parts.buffer.size, _do_nothing)
         self._controls: list[Mapping[str, Any]] = []  # for the next step
-        self._silences: list[Silence] = []
+        self._silences: dict[str, Silence] = {}
+        self._alerts: deque[Alert] = deque()  # of events; they are being shared
         self._posted: dict[frozenset[tuple[str, str]], Alert] = {}
         self._known: dict[str, LogEntry] = {}
 
@@ -102,24 +105,35 @@ class Away:
         Raises:
             StoreError: the store is not available again.
         """
-        runner, stream = self._runner, self._state.stream
+        runner = self._runner
         assert runner is not None  # noqa: S101 - `begin` was called
         # First what was sent: an alert whose notification is known is not sent again.
         log = await runner.query(lambda engine: engine.log_entries())
-        sent = {key: entry for key, entry in log.items() if self._known.get(key) != entry}
-        if sent:
-            await stream.publish_to_group(log_event(sent), self._name)
-        for silence in self._silences:
-            await stream.publish_to_group(silence_event(silence), self._name)
-        self._silences = []
+        await self._outbox.add_to_log(
+            {key: each for key, each in log.items() if self._known.get(key) != each}
+        )
+        await self._share_alerts()  # those of an attempt that failed
         kept, new = self._kept.get_all(), buffer.get_all()
-        batch = Batch([*kept.events, *new.events], kept.dropped + new.dropped)
-        for alert in await runner.alerts_of(batch):
-            await stream.publish_to_group(alert_event(alert), self._name)
-        posted, self._posted = self._posted, {}
-        if posted:
-            await stream.publish_to_group(post_event([*posted.values()]), self._name)
+        self._alerts += await runner.alerts_of(Batch([*kept.events, *new.events], kept.dropped + new.dropped))
+        # Nothing is forgotten before it is in the log, and meanwhile there may be more.
+        while self._silences or self._alerts or self._posted:
+            for key, silence in [*self._silences.items()]:
+                await self._publish(silence_event(silence))
+                if self._silences[key] is silence:
+                    del self._silences[key]
+            await self._share_alerts()
+            posted = dict(self._posted)
+            await self._outbox.post([*posted.values()])
+            self._posted = {key: each for key, each in self._posted.items() if posted.get(key) is not each}
         self.close()
+
+    async def _share_alerts(self) -> None:
+        while self._alerts:
+            await self._publish(alert_event(self._alerts[0]))
+            self._alerts.popleft()
+
+    async def _publish(self, event: Event) -> None:
+        await self._state.stream.publish_to_group(event, self._name)
 
     async def skip_waits(self) -> None:
         """Make due what nobody would send later."""
@@ -151,7 +165,7 @@ class Away:
 
     async def add_silence(self, silence: Silence) -> None:
         """Add a silence, here at once and in the other processes later."""
-        self._silences.append(silence)
+        self._silences[silence.id] = silence
         await self.query(lambda engine: engine.add_silence(silence))
 
     async def reload(self, config: AlertConfig) -> None:

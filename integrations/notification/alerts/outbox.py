@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from codomyrmex.integrations.durable.entries import EventTooLargeError
 from codomyrmex.integrations.notification.alerts.alert import Alert
-from codomyrmex.integrations.notification.alerts.control import alert_event, post_event
+from codomyrmex.integrations.notification.alerts.control import alert_event, log_event, post_event
 from codomyrmex.integrations.notification.alerts.engine_runner import EngineRunner
+from codomyrmex.integrations.notification.alerts.notification import LogEntry
 from codomyrmex.integrations.notification.alerts.notifier import Parts
 from codomyrmex.integrations.notification.alerts.shared_state import SharedState
+from codomyrmex.streaming import Event
 
-_POSTED = 100  # alerts in an entry
+T = TypeVar("T")
+
+_ITEMS = 100  # in an entry
 
 
 class Outbox:
@@ -39,18 +44,29 @@ class Outbox:
         Raises:
             StoreUnavailableError: the store is not available.
         """
-        for start in range(0, len(alerts), _POSTED):
-            await self._post(alerts[start : start + _POSTED])
+        await self._append(alerts, post_event)
 
-    async def _post(self, alerts: Sequence[Alert]) -> None:
+    async def add_to_log(self, entries: Mapping[str, LogEntry]) -> None:
+        """Append what was sent.
+
+        Raises:
+            StoreUnavailableError: the store is not available.
+        """
+        await self._append([*entries.items()], lambda items: log_event(dict(items)))
+
+    async def _append(self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]) -> None:
+        for start in range(0, len(items), _ITEMS):
+            await self._append_part(items[start : start + _ITEMS], event_of)
+
+    async def _append_part(self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]) -> None:
         try:
-            await self._state.stream.publish_to_group(post_event(alerts), self._name)
+            await self._state.stream.publish_to_group(event_of(items), self._name)
         except EventTooLargeError:
-            if len(alerts) == 1:
+            if len(items) == 1:
                 raise
-            middle = len(alerts) // 2
-            await self._post(alerts[:middle])
-            await self._post(alerts[middle:])
+            middle = len(items) // 2
+            await self._append_part(items[:middle], event_of)
+            await self._append_part(items[middle:], event_of)
 
     async def publish(self) -> bool:
         """Append what is in the buffer; return False if the log has no room for all of it yet."""

@@ -75,7 +75,7 @@ class SharedNotifier(Notifier):
         self._missed = self._unreadable = 0
         self._error: str | None = None  # why the state cannot be saved
         self._turn = asyncio.Lock()  # a step, or reading what another process has changed
-        self._away = Away(parts, self.runner, sharing.state)
+        self._away = Away(parts, self.runner, sharing.state, self._outbox)
         self._tasks: set[asyncio.Task[None]] = set()
         self._membership: Registration | None = None
 
