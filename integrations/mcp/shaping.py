@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from codomyrmex.integrations.logging_monitoring.redaction import redact
-from codomyrmex.integrations.mcp.results import EventPage, GroupPage, Result
+from codomyrmex.integrations.mcp.results import EventItem, EventPage, GroupPage, Result
 from codomyrmex.streaming import Event
 from codomyrmex.streaming.encoding import to_json
 
@@ -18,8 +18,11 @@ MAX_TEXT = 1_000  # characters
 MAX_RESULT = 50_000  # characters of the JSON of a result, unless one item has more
 _MAX_ITEMS = 100  # of a list or mapping
 _MAX_DEPTH = 12
+_MIN_VALUE = 4  # characters that a value takes besides its text
 _MAX_GROUP = 20_000  # characters of the JSON of a group
+_MAX_FREE = 20_000  # characters of the data of an event, and of its metadata
 _MAX_SEARCHED = 20_000  # characters of a text that are searched for secrets; a longer one is cut before
+_FREE = ("data", "metadata")
 _CUT = "\u2026 (shortened)"
 
 _redact = redact()
@@ -51,12 +54,19 @@ def shaped_events(page: EventPage, *, newest: bool) -> EventPage:
         page: the page.
         newest: whether it has the newest events; then the oldest of them are left out.
     """
-    events = list(map(_safe, page.events))
+    events = list(map(_event, page.events))
     kept = _fitting(events[::-1], MAX_RESULT)[::-1] if newest else _fitting(events, MAX_RESULT)
     cursor = page.cursor if newest or len(kept) == len(events) else kept[-1]["cursor"]
     has_more = page.has_more or len(kept) < len(events)
     fields = {"events": kept, "cursor": cursor, "has_more": has_more, "missed": page.missed}
     return EventPage.model_validate(fields)
+
+
+def _event(event: EventItem) -> dict[str, Any]:
+    """Return an event with its content, which can be anything, cut to what can be searched for secrets."""
+    content = {name: _Bounds(_MAX_SEARCHED, _MAX_FREE).apply(getattr(event, name)) for name in _FREE}
+    shown: dict[str, Any] = _safe(event.model_copy(update=content))
+    return shown
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
@@ -85,15 +95,23 @@ def _safe(value: Any) -> Any:
 class _Bounds:
     """Turns values into JSON types within bounds.
 
+    Args:
+        max_text: the number of characters of a text.
+        room: about the number of characters of all; when it is used up, what follows is left out.
+
     Attributes:
         has_long: whether a text is longer than what is shown in the end.
     """
 
-    def __init__(self, max_text: int) -> None:
+    def __init__(self, max_text: int, room: float = math.inf) -> None:
         self._max_text = max_text
+        self._room = room
         self.has_long = False
 
     def apply(self, value: Any, depth: int = 0) -> Any:
+        self._room -= _MIN_VALUE
+        if self._room < 0:
+            return _CUT
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, Result):
@@ -104,12 +122,21 @@ class _Bounds:
             items = islice(value.items(), _MAX_ITEMS)
             value = {self._text(str(key)): self.apply(item, depth + 1) for key, item in items}
         elif isinstance(value, (list, tuple)):
-            value = [self.apply(item, depth + 1) for item in value[:_MAX_ITEMS]]
+            value = self._items(value[:_MAX_ITEMS], depth + 1)
         elif isinstance(value, float) and not math.isfinite(value):
             value = str(value)  # JSON has no such numbers
         return value
 
+    def _items(self, values: Sequence[Any], depth: int) -> list[Any]:
+        items: list[Any] = []
+        for value in values:
+            items.append(self.apply(value, depth))
+            if self._room < 0:
+                break
+        return items
+
     def _text(self, value: str) -> str:
+        self._room -= min(len(value), MAX_TEXT)
         if len(value) > MAX_TEXT:
             self.has_long = True
         elif value.isprintable():

@@ -284,6 +284,30 @@ async def test_texts_of_events_are_shortened_and_have_no_control_characters_or_s
         assert event["data"]["long"] == f"{'x' * 1_000}\u2026 (shortened)"
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        [[[0] * 100] * 100] * 100,
+        ["x" * 20_000] * 60,
+        {f"{number}": {"lines": ["x" * 1_000] * 100} for number in range(100)},
+    ],
+    ids=["numbers", "lines", "mappings"],
+)
+@in_time
+async def test_an_event_that_is_too_large_to_be_shown_is_cut_and_does_not_hide_others(large):
+    stream = InMemoryStream()
+    async with assistant(LocalBackend(stream)) as call:
+        cursor = (await call("recent_events"))["cursor"]
+        secret = {"password": "hunter2", "name": "token", "value": "hunter2"}
+        await stream.publish(create_event({"large": large, **secret}, topic="a", more=large))
+        await stream.publish(create_event(1, topic="b"))
+        for page in (await call("recent_events"), await call("recent_events", since_cursor=cursor)):
+            assert [event["topic"] for event in page["events"]] == ["a", "b"]
+            text = json.dumps(page)
+            assert len(text) < 60_000
+            assert "hunter2" not in text
+
+
 @in_time
 async def test_a_page_is_bounded_and_its_cursor_is_after_its_last_event():
     stream = InMemoryStream()
