@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class NoThreadError(RuntimeError):
-    """No thread is available for a call: all of them hang, or none could be started."""
+    """No thread is available for a call: all of them hang, none could be started, or they have ended."""
 
 
 class _Job(NamedTuple):
@@ -37,6 +37,7 @@ class DaemonCalls:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = 0
         self._in_progress = 0
+        self._closed = False
 
     async def run(self, call: Callable[..., T], *args: Any, timeout: float | None = None) -> T:  # noqa: ASYNC109
         """Make a call on a thread, in a copy of the current context, and return its result.
@@ -51,19 +52,23 @@ class DaemonCalls:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
         with self._lock:
+            if self._closed:  # nobody would make the call
+                raise NoThreadError(f"{self._name}: it was closed")
             if self._in_progress >= self._limit:
                 raise NoThreadError(f"{self._in_progress} calls hang")
             if self._in_progress == self._threads:
                 self._start_thread()
             self._in_progress += 1
-        self._jobs.put(_Job(lambda: context.run(call, *args), loop, result))
+            self._jobs.put(_Job(lambda: context.run(call, *args), loop, result))
         async with asyncio.timeout(timeout):
             return await result
 
     def close(self) -> None:
         """End each thread after its current call, without waiting."""
-        for _ in range(self._threads):
-            self._jobs.put(None)
+        with self._lock:
+            self._closed = True
+            for _ in range(self._threads):
+                self._jobs.put(None)
 
     def _start_thread(self) -> None:
         try:

@@ -23,7 +23,9 @@ from alert_channels import (
     until,
 )
 from codomyrmex.integrations import PermanentError, SinkState, attach, attach_blocking
-from codomyrmex.integrations.notification import AlertSink
+from codomyrmex.integrations.durable import StoreError
+from codomyrmex.integrations.notification import AlertSink, Silence, parse_matchers
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.streaming import InMemoryStream
 from codomyrmex.streaming.diagnostics import Diagnostics
 from helpers import in_time
@@ -119,6 +121,24 @@ async def test_what_is_published_after_the_end_is_refused():
     for question in (run.sink.groups, run.sink.flush, run.sink.silences, run.sink.reload):
         with pytest.raises(RuntimeError, match="is not open"):
             await question()
+
+
+@in_time
+async def test_whoever_asks_or_posts_while_it_closes_gets_an_answer_or_an_error(tmp_path):
+    for config in (routing(), routing(state=str(tmp_path / "state.db"))):
+        async with running(config, {"ops": Inbox()}) as run:
+            now = run.clock.time()
+            calls = [run.sink.groups() for _ in range(100)]
+            calls += [run.sink.post([Alert({"alertname": "disk"})]) for _ in range(20)]
+            calls += [
+                run.sink.add_silence(Silence(parse_matchers(f"a={number}"), now, now + 60))
+                for number in range(20)
+            ]
+            asked = [asyncio.ensure_future(call) for call in calls]
+            await asyncio.sleep(0)
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, list | RuntimeError | StoreError)
+    await all_threads_end()
 
 
 @in_time
@@ -273,7 +293,9 @@ def test_a_program_without_an_event_loop_is_served_too():
 PRELUDE = """
 import asyncio, os, sys, time
 from codomyrmex.integrations import attach, attach_blocking, InlineSink, Sink
-from codomyrmex.integrations.notification import AlertSink
+from codomyrmex.integrations.durable import StoreError
+from codomyrmex.integrations.notification import AlertSink, Silence, parse_matchers
+from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.streaming import InMemoryStream, create_event
 
 parent = os.getpid()
