@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+from typing import Any
 
 import pytest
 from alert_channels import INTERVAL, WAIT, Inbox, ends, fires, routing, running
 from codomyrmex.integrations import attach
 from codomyrmex.integrations.notification import AlertSink, NotifierRole, load_alert_config
-from codomyrmex.integrations.notification.alerts.alert import Alert
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME, Alert
 from codomyrmex.integrations.notification.alerts.engine import AlertEngine
 from codomyrmex.streaming import InMemoryStream
 from helpers import in_time
@@ -88,6 +90,40 @@ async def test_a_post_with_an_invalid_alert_changes_nothing(alert, problem):
         with pytest.raises(ValueError, match=problem):
             await run.sink.post([Alert(DISK), alert])
         assert await run.sink.groups() == []
+
+
+WRONG: dict[str, Any] = {
+    "alert: must be an Alert, got dict": {"labels": DISK},
+    "labels: must be a mapping of texts, got {'alertname': 5}": Alert({"alertname": 5}),
+    "labels: must be a mapping of texts, got {5: 'disk'}": Alert({5: "disk"}),
+    "labels: must be a mapping of texts, got [('a', 'b')]": Alert([("a", "b")]),
+    "annotations: must be a mapping of texts, got {'value': 0}": Alert(DISK, {"value": 0}),
+    "url: must be text or None, got 7": Alert(DISK, url=7),
+    "trace_id: must be text or None, got b'x'": Alert(DISK, trace_id=b"x"),
+    "starts_at: must be in seconds since 1970 and before the year 3000, got '2026'": Alert(
+        DISK, starts_at="2026"
+    ),
+    "starts_at: must be in seconds since 1970 and before the year 3000, got nan": Alert(
+        DISK, starts_at=math.nan
+    ),
+    "ends_at: must be in seconds since 1970 and before the year 3000, got inf": Alert(DISK, ends_at=math.inf),
+    "ends_at: must be in seconds since 1970 and before the year 3000, got True": Alert(DISK, ends_at=True),
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@in_time
+async def test_an_alert_of_the_wrong_types_is_refused_and_affects_no_other(shared, tmp_path):
+    config = routing(**({"state": str(tmp_path / "a.db")} if shared else {}))
+    async with running(config, {"ops": Inbox()}) as run:
+        for problem, alert in WRONG.items():
+            with pytest.raises((TypeError, ValueError), match=f"^{re.escape(problem)}"):
+                await run.sink.post([Alert(DISK), alert])
+        await run.sink.flush()
+        assert await run.sink.groups() == []
+        await run.sink.post([Alert(DISK, starts_at=-1e12, ends_at=MAX_TIME), Alert({"alertname": "cpu"})])
+        await run.sink.flush()
+        assert len(await run.sink.alerts()) == 2
 
 
 @in_time

@@ -12,6 +12,7 @@ from typing import Any
 
 from codomyrmex.integrations.configuration.matchers import Matcher, matches_all
 from codomyrmex.streaming import Event, EventType
+from codomyrmex.streaming.errors import shorten
 from codomyrmex.streaming.provenance import ORIGIN
 
 _NOT_LABELS = frozenset(
@@ -87,18 +88,39 @@ def posted(alert: Alert, now: float) -> Alert:
     """Return an alert of `AlertSink.post` with its start, and without empty labels and annotations.
 
     Raises:
-        ValueError: it has no labels, or ends before it starts.
+        TypeError: it is not an alert, or its texts are not.
+        ValueError: it has no labels, an impossible time, or ends before it starts.
     """
-    labels = {name: value for name, value in alert.labels.items() if value}
+    if not isinstance(alert, Alert):
+        raise TypeError(f"alert: must be an Alert, got {type(alert).__name__}")
+    labels, annotations = _with_text("labels", alert.labels), _with_text("annotations", alert.annotations)
     if not labels:
         raise ValueError("labels: must not be empty")
+    for name, text in (("url", alert.url), ("trace_id", alert.trace_id)):
+        if not isinstance(text, str | None):
+            raise TypeError(f"{name}: must be text or None, got {shorten(text)}")
+    for name, time in (("starts_at", alert.starts_at), ("ends_at", alert.ends_at)):
+        is_number = isinstance(time, int | float) and not isinstance(time, bool)
+        if time is not None and not (is_number and time <= MAX_TIME):
+            problem = "must be in seconds since 1970 and before the year 3000"
+            raise ValueError(f"{name}: {problem}, got {shorten(time)}")
     starts_at = alert.starts_at
     if starts_at is None:
         starts_at = now if alert.ends_at is None else min(now, alert.ends_at)
     if alert.ends_at is not None and alert.ends_at < starts_at:
         raise ValueError(f"ends_at: must not be before starts_at, got {alert.ends_at:g} and {starts_at:g}")
-    annotations = {name: value for name, value in alert.annotations.items() if value}
     return replace(alert, labels=labels, annotations=annotations, starts_at=starts_at)
+
+
+def _with_text(name: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts that are not empty."""
+    if not isinstance(texts, Mapping) or not all(map(_is_text, (*texts, *texts.values()))):
+        raise TypeError(f"{name}: must be a mapping of texts, got {shorten(texts)}")
+    return {key: text for key, text in texts.items() if text}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,7 +296,8 @@ class AlertSink(SinkQueries, InlineSink):
         With a shared state, the alerts may be posted in any process, and in several.
 
         Raises:
-            ValueError: an alert has no labels, or ends before it starts; then none is updated.
+            TypeError: one of them is not an alert, or its texts are not; then none is updated.
+            ValueError: an alert has no labels, an impossible time, or ends before it starts; the same.
             StoreUnavailableError: the store of the shared state is not available.
             RuntimeError: the sink is not open.
         """
