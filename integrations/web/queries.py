@@ -132,7 +132,7 @@ class Queries:
         await self._check(request)
         query = request.query_params
         labels, group = _labels(query.get("labels", "{}")), query.get("group") or None
-        if not labels and group is None:
+        if not any(labels.values()) and group is None:
             raise HTTPException(400, "labels: at least one, or the key of a group, is required")
         limit = int(_number(query.get("limit", "20"), "limit"))
         return self._respond(await self._ask(self._snapshots.why_not_notified(labels, group, limit)))

@@ -239,6 +239,7 @@ async def test_it_says_why_nobody_was_notified_about_alerts_with_these_labels_or
     ("path", "query", "problem"),
     [
         ("why", {}, "labels: at least one, or the key of a group, is required"),
+        ("why", {"labels": '{"a": ""}'}, "labels: at least one, or the key of a group, is required"),
         ("why", {"labels": '{"a": 1}'}, "labels: must be a JSON object with text values"),
         ("groups", {"matchers": "x=~("}, "matchers: "),
         ("groups", {"matchers": "x=y," * 3_000}, "matchers: must have at most 8000 characters, got 12000"),
