@@ -31,7 +31,7 @@ from availability.figures import Figures, measure
 from availability.hook import Hook
 from availability.load import Change, Incident
 from availability.systems import Processes, Settings, wait_for
-from codomyrmex.integrations.durable import StoreUnavailableError, open_store
+from codomyrmex.integrations.durable import DurableStream, StoreUnavailableError, open_store
 from durable.history import Record, read_history, recording
 from durable.proxy import Proxy
 
@@ -225,6 +225,7 @@ class AlertChaos:
             wait_for(lambda: not self._unresolved, "the end of all alerts", STUCK)
         except AssertionError:
             problems.append(f"not resolved: {sorted(self._unresolved)}; not notified: {self.unnotified()}")
+            problems += asyncio.run(self.published(self._unresolved))
         for name in self.system.names:
             self.system.end(name)
             code = self.system.processes[name].returncode
@@ -236,6 +237,17 @@ class AlertChaos:
             name: text for name, text in errors.items() if "Traceback" in text and "/nats/aio/" not in text
         }
         return [*problems, *(f"{name}: {text}" for name, text in bad.items())]
+
+    async def published(self, alerts: set[str]) -> list[str]:
+        """Return what the stream has of some alerts, in its order."""
+        async with DurableStream(open_store(self.place.url)) as stream:
+            records = await stream.read(limit=10_000)
+        found = [(record.cursor, record.event.metadata["labels"], record.event) for record in records]
+        return [
+            f"{cursor}: {labels['alert']} {event.metadata['status']}"
+            for cursor, labels, event in found
+            if labels["alert"] in alerts
+        ]
 
     def unnotified(self) -> list[str]:
         with self._lock:

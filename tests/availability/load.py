@@ -153,15 +153,19 @@ class Prometheus:
 class Publisher:
     """Publishes alerts in one of several processes, and in another one if the first was killed meanwhile.
 
+    A change of an alert is published once the one before it is in the stream: a process may be slow, and two
+    processes that publish at the same time decide by chance which change is the last.
+
     Args:
         usable: returns the processes that can be asked now; each has `ask(line)`, which returns whether it
-            could be asked, and puts its answers into `answered`.
+            could be asked, puts its answers into `answered`, and has `silent`: it will answer nothing more.
     """
 
     def __init__(self, chance: random.Random, usable: Callable[[], list[Any]]) -> None:
         self.chance, self.usable = chance, usable
         self.repeated = 0
-        self._waiting: dict[int, tuple[str, Any]] = {}  # the line, and the process that was asked
+        self._changes: dict[str, list[tuple[int, str]]] = {}  # of each alert, with the lines to ask with
+        self._waiting: dict[int, tuple[str, str, Any]] = {}  # the alert, the line, and who was asked
         self._number = 0
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -169,35 +173,48 @@ class Publisher:
         self._thread.start()
 
     def publish(self, change: Change) -> None:
-        labels = {"alertname": change.incident.group, "alert": change.incident.name}
+        name = change.incident.name
+        labels = {"alertname": change.incident.group, "alert": name}
         with self._lock:
             self._number += 1
             line = json.dumps({"number": self._number, "labels": labels, "status": change.status})
-            self._ask(self._number, line)
+            changes = self._changes.setdefault(name, [])
+            changes.append((self._number, line))
+            if len(changes) == 1:
+                self._ask(self._number, name, line)
 
-    def _ask(self, number: int, line: str) -> None:
+    def _ask(self, number: int, name: str, line: str) -> None:
         processes = self.usable()
         process = self.chance.choice(processes) if processes else None
         if process is None or not process.ask(line):
             process = None
-        self._waiting[number] = (line, process)
+        self._waiting[number] = (name, line, process)
 
     def answered(self, number: int) -> None:
         with self._lock:
-            self._waiting.pop(number, None)
+            if number not in self._waiting:
+                return
+            name, _, _ = self._waiting.pop(number)
+            changes = self._changes[name]
+            del changes[0]
+            if changes:
+                number, line = changes[0]
+                self._ask(number, name, line)
+            else:
+                del self._changes[name]
 
     def _watch(self) -> None:
         while not self._end.wait(0.1):
             with self._lock:
-                for number, (line, process) in [*self._waiting.items()]:
-                    if process is None or not process.alive:
+                for number, (name, line, process) in [*self._waiting.items()]:
+                    if process is None or process.silent:
                         self.repeated += process is not None
-                        self._ask(number, line)
+                        self._ask(number, name, line)
 
     def waits_for(self, process: Any) -> bool:
         """Return whether a process has not answered yet."""
         with self._lock:
-            return any(asked is process for _, asked in self._waiting.values())
+            return any(asked is process for _, _, asked in self._waiting.values())
 
     def close(self) -> None:
         self._end.set()

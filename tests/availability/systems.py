@@ -224,6 +224,11 @@ class Member:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def silent(self) -> bool:
+        """Return whether all that it has answered has been read, and nothing follows."""
+        return not self._thread.is_alive()
+
     def ask(self, line: str) -> bool:
         try:
             self.process.stdin.write(line + "\n")
