@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 _GATED = "codomyrmex.gated"  # in the scope of a request that has passed a gate
 UNGATED = "codomyrmex.ungated"  # in the scope of a request without a token for a path that needs none
+_NO_HOST = frozenset("@/?#")  # what is only in other parts of a URL
 _PARAMETER = "access_token"
 
 
@@ -58,7 +59,7 @@ class SiteGate:
         if self._addresses and host and _is_address(_host_name(host)):
             gated = True
         if not gated and host and not _names_this(host, self._hosts):
-            name = ascii(_host_name(host))[1:-1][:100]
+            name = ascii(_host_name(host) or host)[1:-1][:100]
             raise HTTPException(421, f"this server is not {name}; name the hosts it serves in allowed_hosts")
         if is_cross_origin(request.headers, self.origins, self._hosts):
             raise HTTPException(403, "pages of this origin may not use this server; see allow_origins")
@@ -202,6 +203,9 @@ def _names_this(host: str, hosts: Collection[str]) -> bool:
 
 
 def _host_name(host: str) -> str:
+    """Return the name in a `Host` header (RFC 9110, section 7.2); empty if it is not a host and a port."""
+    if not _NO_HOST.isdisjoint(host):
+        return ""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

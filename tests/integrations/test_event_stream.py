@@ -813,6 +813,8 @@ async def test_a_request_of_another_origin_is_refused_even_if_its_page_cannot_re
         ({}, "rebound.example", 421),
         ({}, "", 200),  # the same, as granian shows it
         ({}, "[", 421),
+        ({}, "evil.example@127.0.0.1", 421),
+        ({}, "127.0.0.1/x", 421),
         ({"allowed_hosts": ["App.example"]}, "app.example:443", 200),
         ({"allowed_hosts": "app.example"}, "evil.example", 421),
         ({"allowed_hosts": ["*"]}, "any.example", 200),

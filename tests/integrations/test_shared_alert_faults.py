@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from alert_channels import Inbox, ends, fires, routing, until
 from codomyrmex.integrations import SinkState, attach
-from codomyrmex.integrations.durable import DurableStream, StoreError
+from codomyrmex.integrations.durable import DurableStream, StoreError, StoreUnavailableError
 from codomyrmex.integrations.notification import AlertSink, NotifierRole, Silence, parse_matchers
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
@@ -146,6 +146,24 @@ async def test_what_is_posted_without_the_store_is_shared_afterwards_however_muc
         await until(lambda: sink.role is NotifierRole.HOLDER)
         await sink.flush()
         assert {group.labels["alertname"] for group in await sink.groups()} == names
+
+
+@in_time
+async def test_no_more_is_posted_without_the_store_than_can_be_shared_afterwards(tmp_path):
+    store = FaultyStore(tmp_path / "a.db")
+    stream = DurableStream(store, lease=LEASE, publish_timeout=1.0)
+    sink = AlertSink(routing(route=QUICK), {"ops": Inbox()}, buffer_size=2)
+    async with stream, attach(stream, sink):
+        store.away = set(EVERYTHING)
+        await until(lambda: sink.role is NotifierRole.AWAY)
+        await sink.post([Alert({"alertname": "first"})])
+        with pytest.raises(StoreUnavailableError, match="at most"):
+            await sink.post([Alert({"alertname": "second"}), Alert({"alertname": "third"})])
+        await sink.post([Alert({"alertname": "first"}), Alert({"alertname": "fourth"})])
+        store.away = set()
+        await until(lambda: sink.role is NotifierRole.HOLDER)
+        await sink.flush()
+        assert {group.labels["alertname"] for group in await sink.groups()} == {"first", "fourth"}
 
 
 @in_time

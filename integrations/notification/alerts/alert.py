@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from codomyrmex.integrations.configuration.matchers import Matcher, matches_all
@@ -40,6 +41,7 @@ _MAX_SUMMARY = 500
 _MAX_URL = 2048  # a longer one is left out, as a cut one leads nowhere
 _MAX_BYTES = 16_384  # of the labels of an alert, and of its annotations
 _MAX_INTEGER = 10**100  # Python refuses to convert much larger ones to text
+MAX_POSTED = 131_072  # characters in a posted alert; with an escape for each, it fits into an entry of a log
 MAX_TIME = 32_503_679_999.0  # the end of the year 2999, which can be shown in any time zone
 
 
@@ -89,7 +91,7 @@ def posted(alert: Alert, now: float) -> Alert:
 
     Raises:
         TypeError: it is not an alert, or its texts are not.
-        ValueError: it has no labels, an impossible time, or ends before it starts.
+        ValueError: it has no labels, an impossible time, ends before it starts, or is too large.
     """
     if not isinstance(alert, Alert):
         raise TypeError(f"alert: must be an Alert, got {type(alert).__name__}")
@@ -104,12 +106,20 @@ def posted(alert: Alert, now: float) -> Alert:
         if time is not None and not (is_number and time <= MAX_TIME):
             problem = "must be in seconds since 1970 and before the year 3000"
             raise ValueError(f"{name}: {problem}, got {shorten(time)}")
+    if (size := text_size(alert)) > MAX_POSTED:
+        raise ValueError(f"the texts of an alert must have at most {MAX_POSTED} characters, got {size}")
     starts_at = alert.starts_at
     if starts_at is None:
         starts_at = now if alert.ends_at is None else min(now, alert.ends_at)
     if alert.ends_at is not None and alert.ends_at < starts_at:
         raise ValueError(f"ends_at: must not be before starts_at, got {alert.ends_at:g} and {starts_at:g}")
     return replace(alert, labels=labels, annotations=annotations, starts_at=starts_at)
+
+
+def text_size(alert: Alert) -> int:
+    """Return how many characters the labels, the annotations and the URL of an alert have."""
+    texts = (alert.labels, alert.labels.values(), alert.annotations, alert.annotations.values())
+    return sum(map(len, chain.from_iterable(texts))) + len(alert.url or "")
 
 
 def _with_text(name: str, texts: Mapping[str, str]) -> dict[str, str]:

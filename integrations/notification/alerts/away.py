@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
+from codomyrmex.integrations.durable.store import StoreUnavailableError
 from codomyrmex.integrations.durable.tail import Item
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.alert_buffer import AlertBuffer, Batch
@@ -155,11 +156,17 @@ class Away:
         return await (self._shared if self._runner is None else self._runner).query(function)
 
     async def post(self, alerts: Sequence[Alert]) -> None:
-        """Update alerts, here at once and in the other processes later."""
-        for alert in alerts:
-            key = frozenset(alert.labels.items())
-            if key in self._posted or len(self._posted) < self._kept.size:
-                self._posted[key] = alert
+        """Update alerts, here at once and in the other processes later.
+
+        Raises:
+            StoreUnavailableError: there is no room for more until the store is available again.
+        """
+        new = {frozenset(alert.labels.items()): alert for alert in alerts}
+        if len(self._posted.keys() | new.keys()) > self._kept.size:
+            raise StoreUnavailableError(
+                f"{self._kept.size} posted alerts at most wait for the store, which is not available"
+            )
+        self._posted |= new
         if self._runner is not None:
             await self._runner.observe(alerts)
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.durable.entries import EventTooLargeError
 from codomyrmex.integrations.notification.alerts.alert import Alert
 from codomyrmex.integrations.notification.alerts.control import alert_event, log_event, post_event
@@ -16,6 +17,8 @@ from codomyrmex.integrations.notification.alerts.shared_state import SharedState
 from codomyrmex.streaming import Event
 
 T = TypeVar("T")
+
+_log = Diagnostics(__name__)
 
 _ITEMS = 100  # in an entry
 
@@ -42,31 +45,39 @@ class Outbox:
         """Append alerts of `AlertSink.post`.
 
         Raises:
+            EventTooLargeError: one of them is too large; the others are appended.
             StoreUnavailableError: the store is not available.
         """
-        await self._append(alerts, post_event)
+        for error in await self._append(alerts, post_event):
+            raise error
 
     async def add_to_log(self, entries: Mapping[str, LogEntry]) -> None:
-        """Append what was sent.
+        """Append what was sent. An entry that is too large is left out: its notification may be repeated.
 
         Raises:
             StoreUnavailableError: the store is not available.
         """
-        await self._append([*entries.items()], lambda items: log_event(dict(items)))
+        for error in await self._append([*entries.items()], lambda items: log_event(dict(items))):
+            message = "sink %s: a notification may be repeated, as other processes cannot know of it: %s"
+            _log.warning("too large", message, self._name, error)
 
-    async def _append(self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]) -> None:
-        for start in range(0, len(items), _ITEMS):
-            await self._append_part(items[start : start + _ITEMS], event_of)
-
-    async def _append_part(self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]) -> None:
-        try:
-            await self._state.stream.publish_to_group(event_of(items), self._name)
-        except EventTooLargeError:
-            if len(items) == 1:
-                raise
-            middle = len(items) // 2
-            await self._append_part(items[:middle], event_of)
-            await self._append_part(items[middle:], event_of)
+    async def _append(
+        self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]
+    ) -> list[EventTooLargeError]:
+        """Append items in entries of any size, and return the errors of those that are too large alone."""
+        errors = []
+        parts = deque(items[start : start + _ITEMS] for start in range(0, len(items), _ITEMS))
+        while parts:
+            part = parts.popleft()
+            try:
+                await self._state.stream.publish_to_group(event_of(part), self._name)
+            except EventTooLargeError as error:
+                middle = len(part) // 2
+                if middle:
+                    parts.extendleft((part[middle:], part[:middle]))
+                else:
+                    errors.append(error)
+        return errors
 
     async def publish(self) -> bool:
         """Append what is in the buffer; return False if the log has no room for all of it yet."""

@@ -297,8 +297,10 @@ class AlertSink(SinkQueries, InlineSink):
 
         Raises:
             TypeError: one of them is not an alert, or its texts are not; then none is updated.
-            ValueError: an alert has no labels, an impossible time, or ends before it starts; the same.
-            StoreUnavailableError: the store of the shared state is not available.
+            ValueError: an alert has no labels, an impossible time, ends before it starts, or has more than
+                131,072 characters; the same.
+            StoreUnavailableError: the store of the shared state is not available, or it has not been for so
+                long that there is no room for more alerts.
             RuntimeError: the sink is not open.
         """
         notifier = self._open_notifier()

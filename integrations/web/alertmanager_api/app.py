@@ -12,6 +12,7 @@ from codomyrmex.integrations.delivery.diagnostics import Diagnostics
 from codomyrmex.integrations.delivery.secrets import describe
 from codomyrmex.integrations.durable import StoreError
 from codomyrmex.integrations.notification import AlertSink, Silence
+from codomyrmex.integrations.notification.alerts.alert import MAX_POSTED
 from codomyrmex.integrations.notification.alerts.silences import successor
 from codomyrmex.integrations.web import http
 from codomyrmex.integrations.web.alertmanager_api import posted, queries, shown
@@ -64,7 +65,8 @@ class AlertApiApp:
             of Alertmanager.
         max_bytes: the size limit of a body; larger ones are refused with 413.
         max_alerts: the limit of alerts in a body; more are refused with 413.
-        max_alert_size: the limit of the characters in an alert, and of the bytes of a silence.
+        max_alert_size: the limit of the characters in an alert, and of the bytes of a silence; at most
+            131,072.
         max_silences: the limit of silences with those that expired within five days; more are refused.
         body_timeout: seconds for a body to arrive; then it is refused with 408.
         allow_origins: other origins whose pages can use the API (CORS); `"*"` allows any.
@@ -108,6 +110,8 @@ class AlertApiApp:
         for name, value in limits.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}")
+        if max_alert_size > MAX_POSTED:
+            raise ValueError(f"max_alert_size: must be at most {MAX_POSTED}, got {max_alert_size}")
         check_seconds("body_timeout", body_timeout, finite=True)
         if prefix and not prefix.startswith("/"):
             raise ValueError(f"prefix: must begin with /, got {prefix!r}")

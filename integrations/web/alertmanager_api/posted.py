@@ -7,14 +7,13 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain
 from typing import Annotated, NamedTuple
 from uuid import uuid4
 
 import msgspec
 from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError, Op
 from codomyrmex.integrations.notification import Alert, Silence
-from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
+from codomyrmex.integrations.notification.alerts.alert import MAX_TIME, text_size
 from codomyrmex.streaming.encoding import to_json_bytes
 from starlette.exceptions import HTTPException
 
@@ -103,7 +102,7 @@ def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) 
     for number, item in enumerate(items):
         try:
             alert = _alert_of(item if isinstance(item, _PostedAlert) else _alert.decode(item), now)
-            if check_size and _size_of(alert) > max_alert_size:
+            if check_size and text_size(alert) > max_alert_size:
                 raise ValueError(f"too large: at most {max_alert_size} characters are accepted")
         except _NOT_JSON as error:
             problems.append(f"alert {number}: {error}")
@@ -143,11 +142,6 @@ def _alert_of(posted: _PostedAlert, now: float) -> Alert:
 def is_uri(text: str) -> bool:
     """Return whether a text is an absolute URL or an absolute path (RFC 3986)."""
     return _URI.fullmatch(text) is not None
-
-
-def _size_of(alert: Alert) -> int:
-    texts = (alert.labels, alert.labels.values(), alert.annotations, alert.annotations.values())
-    return sum(map(len, chain.from_iterable(texts))) + len(alert.url or "")
 
 
 # All alerts of a body usually have the same end.
