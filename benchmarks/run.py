@@ -1,10 +1,8 @@
-"""Measure everything, print the table, and write `benchmarks/results.md`.
-
-python benchmarks/run.py [--no-write] [--strict] [GROUP ...], such as `alerts`; all groups if none is named.
-"""
+"""Measure everything, print the table, and write `benchmarks/results.md`; `--help` lists the options."""
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import platform
@@ -78,13 +76,17 @@ def print_table(console: Console, results: Sequence[Result]) -> None:
 
 
 def main() -> int:
-    console = new_console()
-    wanted = [name for name in sys.argv[1:] if not name.startswith("--")]
-    groups = [group for group in GROUPS if not wanted or group.__name__ in wanted]
-    unknown = set(wanted) - {group.__name__ for group in GROUPS}
+    parser = argparse.ArgumentParser(description=str(__doc__).partition(",")[0] + " and print the table.")
+    names = [group.__name__ for group in GROUPS]
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(names)}; all by default")
+    parser.add_argument("--no-write", action="store_true", help="keep results.md, as with a GROUP")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
+    options = parser.parse_args()
+    unknown = sorted(set(options.groups) - {*names})
     if unknown:
-        console.print(f"there is no group {', '.join(sorted(unknown))}", style="bold red")
-        return 2
+        parser.error(f"there is no group {', '.join(unknown)}; there are {', '.join(names)}")
+    groups = [group for group in GROUPS if group.__name__ in (options.groups or names)]
+    console = new_console()
     start = time.monotonic()
     results = []
     with console.status("measuring") as status:
@@ -93,13 +95,13 @@ def main() -> int:
                 results.append(result)
                 status.update(f"{len(results)} measured, last: {result.work}")
     print_table(console, results)
-    if "--no-write" not in sys.argv[1:] and not wanted:
+    if not options.no_write and not options.groups:
         RESULTS.write_text(markdown(results, time.monotonic() - start), encoding="utf-8")
         console.print(f"written to {RESULTS.parent.name}/{RESULTS.name}")
     missed = [result.work for result in results if not result.kept]
     for work in missed:
         console.print(f"missed: {work}", style="bold red")
-    return 1 if missed and "--strict" in sys.argv[1:] else 0
+    return 1 if missed and options.strict else 0
 
 
 if __name__ == "__main__":
