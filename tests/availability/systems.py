@@ -233,7 +233,7 @@ class Member:
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it was killed, or its pipe is closed already
             return False
         return True
 
