@@ -202,7 +202,7 @@ class StreamAdmin:
                 await self.save(names.admin, owner, {f"{names.seek}/{shard}": place})
 
     async def delete_group(self, name: str, owner: str) -> None:
-        """Delete a group.
+        """Delete a group, with what its reader has saved.
 
         Raises:
             GroupError: there is no such group, or a process reads it.
@@ -212,7 +212,8 @@ class StreamAdmin:
         holders = [lease.owner.partition("#")[0] for lease in await self.store.leases(names.members)]
         if holders:
             raise GroupError(f"group {name!r}: it is in use by {', '.join(holders)}; stop that process first")
-        await self.save(names.admin, owner, dict.fromkeys(await self.store.load(f"{names.prefix}/")))
+        saved = {**await self.store.load(f"{names.prefix}/"), **await self.store.load(names.state)}
+        await self.save(names.admin, owner, dict.fromkeys(saved))
 
     async def save(self, lease_name: str, owner: str, values: dict[str, bytes | None]) -> None:
         """Save values under a lease that is held for no longer than that.

@@ -14,10 +14,15 @@ _LONGEST_NAME = 200
 
 
 class Names:
-    """The names that a stream's group has in a store."""
+    """The names that a stream's group has in a store.
+
+    `state` is how the names of the values begin that its reader saves. Listing the groups does not load them.
+    """
 
     def __init__(self, stream: str, group: str) -> None:
-        self.prefix = f"{groups_prefix(stream)}{encode_name(group)}"
+        encoded = encode_name(group)
+        self.prefix = f"{groups_prefix(stream)}{encoded}"
+        self.state = f"{stream}/state/{encoded}/"
         self.definition = f"{self.prefix}/definition"
         self.admin = f"{self.prefix}/admin"
         self.seek = f"{self.prefix}/seek"

@@ -138,7 +138,7 @@ class LogReader(ABC):
         await self.call(self.admin.seek(group, cursor, self.owner("seek")))
 
     async def delete_group(self, group: str) -> None:
-        """Delete a group, with its position and the count of its dead letters.
+        """Delete a group, with its position, the count of its dead letters, and the state of an alert sink.
 
         Raises:
             GroupError: there is no such group, or a process reads it.

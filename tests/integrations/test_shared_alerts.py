@@ -149,6 +149,22 @@ async def test_all_processes_may_end_and_new_ones_continue(tmp_path, durable):
 
 
 @in_time
+async def test_a_sink_whose_group_was_deleted_begins_anew(tmp_path):
+    path, config, now = tmp_path / "a.db", routing(**QUICK), SYSTEM_CLOCK.time()
+    async with processes(path, 1, config, durable=True) as [process]:
+        await process.stream.publish(fires("disk"))
+        await process.inbox.wait_for(1)
+        await process.sink.add_silence(Silence(tuple(parse_matchers("alertname=cpu")), now, now + 60))
+    async with DurableStream(SQLiteStore(path)) as stream:
+        await stream.delete_group("alerts")
+    async with processes(path, 1, config, durable=True) as [process]:
+        await process.sink.flush()
+        assert await process.sink.groups() == await process.sink.silences() == []
+        await process.stream.publish(fires("disk"))
+        assert await process.inbox.wait_for(1) == ["firing: disk"]
+
+
+@in_time
 async def test_only_events_of_the_topic_and_filter_are_alerts(tmp_path):
     inbox, stream = Inbox(), DurableStream(SQLiteStore(tmp_path / "a.db"))
     sink = AlertSink(routing(**QUICK), {"ops": inbox})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.durable.names import decode_name, encode_name
+from codomyrmex.integrations.durable.names import Names, decode_name, encode_name
 
 _CHANGES = ".changes"
 _PART_BYTES = 256 * 1024  # of the changes in an entry, unless a single one is larger
@@ -36,7 +36,7 @@ class StateNames:
 
     def __init__(self, stream: str, sink: str) -> None:
         encoded = encode_name(sink)
-        self.prefix = f"{stream}/alerts/{encoded}/"
+        self.prefix = Names(stream, sink).state
         self.head = f"{self.prefix}head"
         self.changes = f"{stream}.{encoded}{_CHANGES}"
 
