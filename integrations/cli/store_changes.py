@@ -159,7 +159,7 @@ def copy(
     *,
     name: Name = None,
 ) -> None:
-    """Copy a stream to another store, with its groups, their places and its dead letters.
+    """Copy a stream to another store, with its groups, dead letters, and the state of alert sinks.
 
     Stop the processes that use it first. A copy that was interrupted continues if the command is repeated.
     """

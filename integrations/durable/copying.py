@@ -48,7 +48,7 @@ class _State(msgspec.Struct):
 async def copy_stream(
     source: StreamAdmin, target: Store, owner: str, progress: Progress = lambda *_: None
 ) -> Copied:
-    """Copy a stream, with its groups, their places and its dead letters, to a store that does not have it.
+    """Copy a stream, with its groups, their places and state, and its dead letters, to a store without it.
 
     A copy that was interrupted continues where it was. The age of the copied entries, for the retention,
     begins now; the times of the events themselves are kept.
@@ -168,6 +168,7 @@ class _Copy:
             seeks = await source.store.load(f"{names.seek}/")
             values: dict[str, bytes | None] = {names.dead: str(max(0, group.dead - dead_offset)).encode()}
             values[names.definition] = encode_definition(group.definition, new_epoch, 0)
+            values |= await source.store.load(names.state)
             for shard, place in enumerate(group.places):
                 wanted = seeks.get(f"{names.seek}/{shard}")
                 at = place if wanted is None else msgspec.json.decode(wanted, type=Place)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from alert_channels import Inbox, ends, fires, routing, until
 from codomyrmex.integrations import Attachment, Binding, SinkState, attach
-from codomyrmex.integrations.durable import DurableStream, SQLiteStore
+from codomyrmex.integrations.durable import DurableStream, SQLiteStore, StreamAdmin
+from codomyrmex.integrations.durable.copying import copy_stream
 from codomyrmex.integrations.notification import AlertSink, NotifierRole, Silence, parse_matchers
 from codomyrmex.streaming import InMemoryStream, Stream, create_event
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
@@ -162,6 +163,22 @@ async def test_a_sink_whose_group_was_deleted_begins_anew(tmp_path):
         assert await process.sink.groups() == await process.sink.silences() == []
         await process.stream.publish(fires("disk"))
         assert await process.inbox.wait_for(1) == ["firing: disk"]
+
+
+@in_time
+async def test_a_sink_continues_on_a_copy_of_its_store(tmp_path):
+    config, now = routing(**QUICK), SYSTEM_CLOCK.time()
+    silence = Silence(tuple(parse_matchers("alertname=cpu")), now, now + 60)
+    async with processes(tmp_path / "a.db", 1, config, durable=True) as [process]:
+        await process.stream.publish(fires("disk"))
+        await process.inbox.wait_for(1)
+        await process.sink.add_silence(silence)
+    async with SQLiteStore(tmp_path / "a.db") as source, SQLiteStore(tmp_path / "b.db") as target:
+        await copy_stream(StreamAdmin(source, "events"), target, "me")
+    async with processes(tmp_path / "b.db", 1, config, durable=True) as [process]:
+        assert await process.sink.silences() == [silence]
+        await process.stream.publish(ends("disk"))
+        assert await process.inbox.wait_for(1) == ["resolved: disk"]
 
 
 @in_time

@@ -334,7 +334,7 @@ class SharedNotifier(Notifier):
             return True
         if self.role is NotifierRole.HOLDER:  # what follows from it was saved in the same step
             return self._state.has_read(position)
-        return head is not None and head.position >= position
+        return head is not None and head.epoch == self._state.stream.tail.epoch and head.position >= position
 
     async def query(self, function: Callable[[AlertEngine], T]) -> T:
         if self.role is NotifierRole.AWAY:
