@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from helpers import DEADLINE
+
 
 class Received(NamedTuple):
     path: str
@@ -72,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(reply, Reply):
             reply = reply(received)
         if reply is HANG:
-            self.server.free.wait(10)
+            self.server.free.wait(DEADLINE)
         if reply.status < 0:
             self.close_connection = True
             return
@@ -104,4 +106,4 @@ def http_service(
         finally:
             service.free.set()
             service.shutdown()
-            thread.join(5)
+            thread.join(DEADLINE)

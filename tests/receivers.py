@@ -39,7 +39,7 @@ async def attempted(run: Running) -> SinkHealth:
         [each] = run.sink.health().values()
         return each
 
-    await until(lambda: health().last_error or health().last_success, 5)
+    await until(lambda: health().last_error or health().last_success)
     return health()
 
 

@@ -16,6 +16,7 @@ from codomyrmex.integrations import DeliveryPolicy, attach
 from codomyrmex.integrations.cli.app import app
 from codomyrmex.integrations.durable import DurableStream, SQLiteStore
 from codomyrmex.streaming import create_event
+from helpers import DEADLINE
 from typer.testing import CliRunner
 
 
@@ -65,7 +66,7 @@ def test_what_arrives_again_is_a_duplicate_before_and_after_everything_else_has_
 
 async def balance_after(books: Books, **expected: int) -> Balance:
     """Return the balance once it has some figures."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while any(getattr(books.balance(), name) != number for name, number in expected.items()):
             await asyncio.sleep(0.005)
     return books.balance()

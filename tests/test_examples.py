@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers import DEADLINE
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -152,7 +153,7 @@ def serving(
             stderr=subprocess.STDOUT,
             text=True,
         ) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client,
     ):
         try:
             deadline = time.monotonic() + 30

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from helpers import DEADLINE
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "tutorial.md"
 STEPS = re.split(r"^## \d+\. ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -111,7 +112,7 @@ def test_the_live_page_is_served_until_the_program_is_interrupted(folder):
     with folder.started("python main.py") as process:
         announced = next(line for line in process.stdout if line.startswith("the live page: "))
         assert announced == f"the live page: http://127.0.0.1:{folder.ports['8000']}/\n"
-        with urllib.request.urlopen(announced.split()[-1], timeout=10) as response:
+        with urllib.request.urlopen(announced.split()[-1], timeout=DEADLINE) as response:
             assert response.status == 200
     assert process.returncode == 0
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
+from helpers import DEADLINE
+
 T = TypeVar("T")
 
 
@@ -143,7 +145,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(DEADLINE)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -21,6 +21,7 @@ from codomyrmex.integrations.durable import (
 from codomyrmex.integrations.durable.store import Batch
 from codomyrmex.streaming import StreamClosedError, create_event
 from durable.test_durable_stream import eventually
+from helpers import DEADLINE
 
 
 def open_files():
@@ -130,7 +131,7 @@ async def test_every_publish_ends_when_the_stream_is_closed_and_what_was_accepte
     await asyncio.sleep(0.2)
     await stream.aclose()
     thread.join()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await asyncio.gather(*publishers)
     async with DurableStream(SQLiteStore(tmp_path / "store.db")) as again:
         assert (await again.bounds()).events == len(stored) + len(accepted)
@@ -276,7 +277,7 @@ async def test_a_dead_letter_that_the_store_refuses_loses_its_event_and_stops_no
         for size in (1, 9_900, 1):
             await stream.publish(create_event("x" * size))
         await stream.subscribe(fail, group="group", after="earliest", policy=policy)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while len(letters := await stream.dead_letters()) < 3:
                 await asyncio.sleep(0.02)
         assert [letter.event is None for letter in letters] == [False, True, False]
@@ -287,7 +288,8 @@ async def test_a_dead_letter_that_the_store_refuses_loses_its_event_and_stops_no
 
 
 async def test_calls_that_are_cancelled_leave_no_member_of_a_group_behind(tmp_path):
-    async with DurableStream(SQLiteStore(tmp_path / "store.db")) as stream:
+    # No lease expires while the test waits.
+    async with DurableStream(SQLiteStore(tmp_path / "store.db"), lease=3 * DEADLINE) as stream:
 
         async def come_and_go(number):
             with suppress(TimeoutError):
@@ -302,6 +304,6 @@ async def test_calls_that_are_cancelled_leave_no_member_of_a_group_behind(tmp_pa
             with suppress(TimeoutError):
                 async with asyncio.timeout(number / 4_000):
                     await stream.unsubscribe(subscription.id)
-        async with asyncio.timeout(8):  # before a lease expires
+        async with asyncio.timeout(DEADLINE):
             while await stream.call(stream.store.leases("events/group/")):
                 await asyncio.sleep(0.05)

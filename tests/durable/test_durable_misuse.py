@@ -17,6 +17,7 @@ from codomyrmex.integrations.durable import (
     open_store,
 )
 from codomyrmex.streaming import InMemoryStream, StreamClosedError, create_event
+from helpers import DEADLINE
 
 NOW = DeliveryPolicy(batch_age=0)
 
@@ -212,7 +213,7 @@ def test_a_stream_and_its_store_outlive_an_event_loop(store):
     async def use(value):
         await stream.subscribe(lambda event: seen.append((value, event.data)))
         await stream.publish(create_event(value))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while (value, value) not in seen:
                 await asyncio.sleep(0.001)
 

@@ -24,6 +24,7 @@ from codomyrmex.integrations.durable import (
 from codomyrmex.integrations.durable.store import Batch
 from codomyrmex.streaming import StreamClosedError, create_event
 from codomyrmex.streaming.provenance import ORIGIN
+from helpers import DEADLINE
 
 QUICK = DeliveryPolicy(batch_age=0, max_attempts=1, backoff_initial=0.01, drain_timeout=5)
 
@@ -143,7 +144,7 @@ async def test_a_loop_that_stops_while_it_publishes_does_not_hold_up_the_others(
     first = stopped.create_task(stream.publish(create_event(2)))
     stopped.call_soon(stopped.stop)  # in the turn in which it publishes
     await asyncio.to_thread(stopped.run_forever)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(DEADLINE):
         await publish(stream, 3)
         await asyncio.to_thread(stopped.run_until_complete, first)
     stopped.close()
@@ -188,7 +189,7 @@ async def test_a_handler_without_an_event_loop_runs_on_a_thread_that_holds_up_no
 
     def handle(event):
         names.append(threading.current_thread().name)
-        free.wait(10)
+        free.wait(DEADLINE)
 
     subscribing = threading.Thread(target=stream.subscribe_nowait, args=(handle,))
     subscribing.start()

@@ -16,6 +16,7 @@ from codomyrmex.integrations.durable import NatsStore, StoreConfigError, StoreEr
 from codomyrmex.integrations.durable.store import Batch, Retention
 from durable.servers import PASSWORD, USER, NatsServer, need
 from durable.stores import leaks
+from helpers import DEADLINE
 
 LONG = 60.0
 
@@ -106,13 +107,16 @@ def test_without_the_driver_the_error_names_the_extra(monkeypatch):
 
 
 async def test_a_server_that_is_too_old_is_refused():
-    async with scripted_server(version="2.12.0") as (port, _), asyncio.timeout(5):
+    async with scripted_server(version="2.12.0") as (port, _), asyncio.timeout(DEADLINE):
         with pytest.raises(StoreConfigError, match=r"2\.12\.1 or newer, got .*2\.12\.0"):
             await NatsStore(f"nats://127.0.0.1:{port}").open()
 
 
 async def test_a_tls_url_sends_no_password_to_a_server_that_offers_no_tls():
-    async with scripted_server(version="2.15.0", auth_required=True) as (port, got), asyncio.timeout(5):
+    async with (
+        scripted_server(version="2.15.0", auth_required=True) as (port, got),
+        asyncio.timeout(DEADLINE),
+    ):
         for user in ("user:s3cret@", "s3cret@", ""):
             with pytest.raises(StoreConfigError, match="does not offer TLS"):
                 await NatsStore(f"tls://{user}127.0.0.1:{port}").open()
@@ -291,10 +295,11 @@ async def test_a_newer_schema_is_used_if_it_is_compatible(nats_server):
         await store.create_log("log")
     stream = f"{url.partition('prefix=')[2]}=state"
     client = await nats.connect(f"nats://127.0.0.1:{nats_server.port}", user=USER, password=PASSWORD)
-    config = json.loads((await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=5)).data)["config"]
+    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=DEADLINE)
+    config = json.loads(answer.data)["config"]
     for since in ("1", "2"):
         config["metadata"] = {"version": "2", "compatible_since": since}
-        await client.request(f"$JS.API.STREAM.UPDATE.{stream}", json.dumps(config).encode(), timeout=5)
+        await client.request(f"$JS.API.STREAM.UPDATE.{stream}", json.dumps(config).encode(), timeout=DEADLINE)
         if since == "1":
             async with NatsStore(url) as store:
                 assert await store.logs() == ["log"]
@@ -316,7 +321,9 @@ async def test_a_log_in_memory_is_warned_of(nats_server):
         "allow_atomic": True,
         "allow_direct": True,
     }
-    await client.request(f"$JS.API.STREAM.CREATE.{prefix}=state", json.dumps(config).encode(), timeout=5)
+    await client.request(
+        f"$JS.API.STREAM.CREATE.{prefix}=state", json.dumps(config).encode(), timeout=DEADLINE
+    )
     await client.close()
     async with NatsStore(url) as store:
         assert any("is in memory" in warning for warning in store.warnings)

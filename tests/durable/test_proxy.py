@@ -10,6 +10,7 @@ import time
 
 import pytest
 from durable.proxy import Proxy
+from helpers import DEADLINE
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -92,7 +93,7 @@ def test_stall_holds_everything_back_until_it_heals(proxy, echo):
             connection.recv(1)
         assert echo.received == b"hello"
         proxy.heal()
-        connection.settimeout(5)
+        connection.settimeout(DEADLINE)
         assert connection.recv(1024) == b"late"
 
 

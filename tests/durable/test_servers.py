@@ -11,6 +11,7 @@ import psutil
 import pytest
 import redis.asyncio
 from durable.servers import SERVERS, RedisServer
+from helpers import DEADLINE
 
 
 async def write(url: str) -> None:
@@ -92,7 +93,7 @@ def test_a_server_of_its_own_has_its_settings_and_leaves_nothing_behind():
             if str(server.port) in " ".join(found.info["cmdline"] or ())
         ]
     assert not server.folder.exists()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while process.is_running():
         assert time.monotonic() < deadline
         time.sleep(0.01)

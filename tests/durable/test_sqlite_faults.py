@@ -11,6 +11,7 @@ import textwrap
 import pytest
 from codomyrmex.integrations.durable import StoreConfigError, StoreUnavailableError, open_store
 from codomyrmex.integrations.durable.store import Batch
+from helpers import DEADLINE
 
 
 async def filled(path, entries=2_000):
@@ -197,7 +198,7 @@ async def test_who_only_reads_a_file_gets_to_know_that_it_was_removed_or_replace
         if replaced:
             async with open_store(f"sqlite:///{path}") as other:
                 await other.create_log("log")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await waiting
         with pytest.raises(StoreUnavailableError, match="removed or replaced"):
             await reader.read("log", 0, 10)

@@ -14,6 +14,7 @@ from codomyrmex.integrations.durable.store import Batch
 from durable.proxy import Proxy
 from durable.servers import PASSWORD
 from durable.stores import leaks
+from helpers import DEADLINE
 
 LONG = 60.0
 TIMEOUT = 0.3  # of stores whose server does not answer
@@ -157,7 +158,7 @@ async def test_those_who_wait_when_the_server_is_killed_get_to_know_what_came_af
     await asyncio.sleep(0.1)
     served.server.start()
     await works_again(writer, lease)  # which appends
-    async with asyncio.timeout(7):
+    async with asyncio.timeout(DEADLINE):
         assert [entry.value for entry in await following] == [b"x"]
     await reader.close()
     await writer.close()
@@ -252,7 +253,7 @@ async def test_an_append_whose_answer_was_lost_is_repeated_without_effect(served
 
 
 async def repeated(store, batch):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         while True:
             try:
                 return await store.append("log", batch)
@@ -305,11 +306,11 @@ async def test_calls_that_are_cancelled_at_random_leave_the_store_usable(place):
             if chance.random() < 0.7:
                 await asyncio.sleep(chance.random() * 0.002)
             task.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         failed = [each for each in outcomes if isinstance(each, Exception)]
         assert failed == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await works_again(store, lease)
         entries = await store.read("log", 0, 100_000)
         assert [entry.position for entry in entries] == list(range(1, len(entries) + 1))

@@ -9,6 +9,7 @@ import pytest
 from codomyrmex.integrations.durable import LeaseLostError, Retention, StoreError
 from codomyrmex.integrations.durable.store import Batch
 from durable.stores import KINDS, make_place
+from helpers import DEADLINE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -120,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=connections, log=log_names)
     def wait(self, which, log):
         _, _, known = self.logs.get(log, (None, 1, []))
-        self.run(asyncio.wait_for(self.stores[which].wait(log, max(len(known) - 1, 0), 0.01), 5))
+        self.run(asyncio.wait_for(self.stores[which].wait(log, max(len(known) - 1, 0), 0.01), DEADLINE))
 
     @rule(which=connections, name=lease_names, owner=owners)
     def acquire(self, which, name, owner):

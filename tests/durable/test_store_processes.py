@@ -12,6 +12,7 @@ import textwrap
 import pytest
 from codomyrmex.integrations.durable.store import Batch
 from durable.stores import leaks
+from helpers import DEADLINE
 
 LONG = 60.0
 
@@ -173,7 +174,7 @@ def test_a_program_that_ends_without_closing_its_store_ends_soon_and_silently(pl
         [sys.executable, "-W", "default", "-c", textwrap.dedent(FORGETFUL), place.url],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=DEADLINE,
         check=False,
     )
     assert program.returncode == 0, program.stderr

@@ -28,12 +28,12 @@ from codomyrmex.integrations import (
 )
 from codomyrmex.integrations.notification import AppriseChannel, ChannelError, load_alert_config
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
+from helpers import DEADLINE
 
 # A plugin of Apprise imports it, though it needs nothing of it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 ONCE = DeliveryPolicy(batch_age=0, max_attempts=1)
-DEADLINE = 10.0  # the first one loads all plugins of Apprise
 
 USER, PASSWORD, PATH, QUERY, HEADER = "usr3cr3t", "p4ssw0rd", "t0ken-in-path", "qu3ry-value", "h34der-value"
 SECRETS = (USER, PASSWORD, PATH, QUERY, HEADER)
@@ -96,7 +96,7 @@ def server() -> Iterator[Server]:
     made.free.set()
     made.shutdown()
     made.server_close()
-    thread.join(5)
+    thread.join(DEADLINE)
 
 
 async def send(url: str, *events: Event, name: str = "operations") -> None:

@@ -16,6 +16,7 @@ from codomyrmex.integrations.notification import Alert, AppriseChannel, load_ale
 from codomyrmex.integrations.notification.alerts.messages import NotificationRenderer
 from codomyrmex.integrations.notification.channels import ChannelConfig
 from codomyrmex.streaming import Event, create_event
+from helpers import DEADLINE
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
@@ -217,7 +218,7 @@ def redirecting() -> Iterator[str]:
     yield f"json://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(DEADLINE)
 
 
 async def test_a_redirection_that_drops_the_notification_is_a_failure(redirecting: str) -> None:

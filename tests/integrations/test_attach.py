@@ -42,6 +42,7 @@ ATTACHMENT_LOG = "codomyrmex.integrations.delivery.attachment"
 
 # Each event is sent at once and tried once; how it is batched and tried again is in test_delivery.py.
 attach_once = functools.partial(attach, policy=DeliveryPolicy(batch_age=0, max_attempts=1))
+PATIENT = DeliveryPolicy(batch_age=0, max_attempts=1, drain_timeout=3 * DEADLINE)
 
 where = ContextVar("where", default="nowhere")
 
@@ -565,10 +566,10 @@ async def test_a_sink_that_fails_to_close_does_not_affect_the_others(caplog):
 @in_time
 async def test_a_sink_that_hangs_on_closing_does_not_keep_the_application_from_ending():
     stream, bad, good = InMemoryStream(), HangsOnClose(), Queued()
-    attachment = await attach_once(stream, bad, good).start()
+    attachment = await attach(stream, bad, good, policy=PATIENT).start()
     await stream.publish(create_event(1))
     try:
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(DEADLINE):
             report = await attachment.aclose(timeout=0.01)
     finally:
         bad.free.set()
@@ -579,11 +580,11 @@ async def test_a_sink_that_hangs_on_closing_does_not_keep_the_application_from_e
 @in_time
 async def test_a_sink_that_ignores_cancellation_does_not_keep_the_application_from_ending():
     stream, bad, good = InMemoryStream(), Stubborn(), Queued()
-    attachment = await attach_once(stream, bad, good).start()
+    attachment = await attach(stream, bad, good, policy=PATIENT).start()
     await stream.publish(create_event(1))
     await bad.entered.wait()
     try:
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(DEADLINE):
             report = await attachment.aclose(timeout=0.01)
     finally:
         bad.free.set()

@@ -26,6 +26,7 @@ from codomyrmex.integrations import (
     attach_blocking,
 )
 from codomyrmex.streaming import Event, InMemoryStream, create_event
+from helpers import DEADLINE
 
 _numbers = count()
 NOW = DeliveryPolicy(batch_age=0, max_attempts=1)
@@ -132,7 +133,7 @@ def test_a_sink_that_blocks_the_thread_does_not_keep_the_program_from_going_on(c
     assert "a sink blocks it" in caplog.text
     free.set()
     for thread in threads_that_deliver():
-        thread.join(5)
+        thread.join(DEADLINE)
 
 
 def test_publishing_from_many_threads_loses_nothing_and_keeps_each_ones_order():
@@ -420,7 +421,7 @@ def test_a_keyboard_interrupt_in_the_body_still_drains():
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -562,7 +563,7 @@ def test_concurrent_closes_work():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(DEADLINE)
             assert not thread.is_alive()
         assert errors == []
 

@@ -33,7 +33,7 @@ from codomyrmex.streaming import (
 )
 from codomyrmex.streaming.diagnostics import Diagnostics
 from codomyrmex.streaming.testing import FakeClock
-from helpers import in_time, settle
+from helpers import DEADLINE, in_time, settle
 from sse_connection import Connection
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -1300,7 +1300,7 @@ def test_in_another_thread_it_works_without_signals():
     result: list[str] = []
     thread = threading.Thread(target=lambda: result.extend(asyncio.run(one_client())))
     thread.start()
-    thread.join(5)
+    thread.join(DEADLINE)
     assert result == ["connect", "disconnect"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -1399,6 +1399,6 @@ def test_outside_the_main_thread_a_warning_says_that_signals_are_not_noticed(
 
     thread = threading.Thread(target=lambda: asyncio.run(serve_one()))
     thread.start()
-    thread.join(5)
+    thread.join(DEADLINE)
     assert "signals cannot be handled outside the main thread" in caplog.text
     assert "await aclose() before it stops" in caplog.text

@@ -15,7 +15,7 @@ from codomyrmex.integrations import DeliveryPolicy, PermanentError, RetryableErr
 from codomyrmex.integrations.logging_monitoring import jsonl_sink
 from codomyrmex.integrations.logging_monitoring.jsonl_sink import JsonlSink
 from codomyrmex.streaming import Event, InMemoryStream, create_event
-from helpers import in_time
+from helpers import DEADLINE, in_time
 
 
 def event(number: int) -> Event:
@@ -188,7 +188,7 @@ async def test_a_cancelled_write_is_completed(tmp_path, monkeypatch):
 
     def slow(file: Any, data: bytes) -> None:
         begun.set()
-        go.wait(5)
+        go.wait(DEADLINE)
         write(file, data)
 
     monkeypatch.setattr(jsonl_sink, "write_all", slow)

@@ -23,7 +23,7 @@ from codomyrmex.integrations import (
 from codomyrmex.integrations.delivery.sink import Sink
 from codomyrmex.integrations.logging_monitoring import JsonlSink, LogLines, jsonl_sink
 from codomyrmex.streaming import Event, InMemoryStream, create_event
-from helpers import in_time
+from helpers import DEADLINE, in_time
 
 TEXT = "x" * 300
 
@@ -85,7 +85,7 @@ async def test_all_lines_arrive_whole_also_at_a_pipe_that_does_not_block(pipe, m
         await sink.send(events(2_000)[first : first + 500])
     await sink.close()
     os.close(writing)
-    reader.join(10)
+    reader.join(DEADLINE)
     assert numbers(data) == list(range(2_000))
     assert os.get_blocking(reading)
 
@@ -110,7 +110,7 @@ async def test_a_send_that_is_cancelled_reports_what_was_written_and_repeats_no_
     await sink.send([event for event in batch if event.id in failed])
     await sink.close()
     os.close(writing)
-    reader.join(10)
+    reader.join(DEADLINE)
     assert numbers(data) == list(range(1_000))
 
 

@@ -29,6 +29,7 @@ from codomyrmex.integrations.service_mesh import (
     watch,
 )
 from codomyrmex.streaming import EventType, InMemoryStream, Stream, create_event
+from helpers import DEADLINE
 from rich.console import Console
 
 
@@ -226,7 +227,7 @@ def test_a_watch_polls_by_itself(stream):
     stream.subscribe_nowait(lambda event: opened.set() if event.type is EventType.ERROR else None)
     feed = watch(breaker, stream, poll_interval=0.001)
     breaker.state = State.OPEN
-    assert opened.wait(5)
+    assert opened.wait(DEADLINE)
     feed.close()
 
 
@@ -402,7 +403,7 @@ def test_the_log_is_followed_in_a_thread(tmp_path, stream):
     stream.subscribe_nowait(lambda event: arrived.set())
     with EnvoyOutlierLog(log, stream, poll_interval=0.001) as feed:
         append(log, line())
-        assert arrived.wait(5)
+        assert arrived.wait(DEADLINE)
         with pytest.raises(RuntimeError, match="once"):
             feed.start()
 
@@ -468,7 +469,7 @@ def server() -> Iterator[Server]:
     yield made
     made.shutdown()
     made.server_close()
-    thread.join(5)
+    thread.join(DEADLINE)
 
 
 # Envoy's admin endpoint
@@ -630,7 +631,7 @@ def test_a_lost_connection_is_an_event_that_never_shows_the_url(server, stream, 
 def test_a_feed_reconnects(server, stream):
     server.frames = [hystrix(opened=False)]
     with SSEFeed(f"{server.url}/stream", stream, "hystrix", backoff_initial=0.001):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + DEADLINE
         while server.connections < 3:
             assert time.monotonic() < deadline
             time.sleep(0.001)

@@ -28,6 +28,7 @@ from codomyrmex.integrations.service_mesh import (
 )
 from codomyrmex.integrations.service_mesh.open_circuits import OpenCircuits
 from codomyrmex.streaming import Event, InMemoryStream
+from helpers import DEADLINE
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_thread_repeats_while_a_circuit_is_open(stream):
     repeated.clear()  # of being attached
     breaker.open()
     for _ in range(3):
-        assert repeated.wait(5)
+        assert repeated.wait(DEADLINE)
         repeated.clear()
     feed.close()
 

@@ -15,6 +15,7 @@ import pytest
 from codomyrmex.integrations import DroppedError, InlineSink, attach
 from codomyrmex.integrations.logging_monitoring import OpenTelemetrySink
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
+from helpers import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
@@ -23,7 +24,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-DEADLINE = 5.0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -13,8 +13,7 @@ from codomyrmex.integrations.service_mesh import PybreakerFeed, attach_pybreaker
 from codomyrmex.streaming import Event, EventType, InMemoryStream, Overflow, create_event
 from codomyrmex.streaming.testing import collect
 from codomyrmex.streaming.topics import check_topic
-
-DEADLINE = 5.0
+from helpers import DEADLINE
 
 
 class DownError(Exception):

@@ -33,11 +33,10 @@ from codomyrmex.integrations.logging_monitoring import (
     redact,
 )
 from codomyrmex.streaming import Event, EventType, InMemoryStream, TopicStream, create_event
-from helpers import shown
+from helpers import DEADLINE, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-DEADLINE = 5.0
 GONE = "[redacted]"
 
 # Composed, so that scanners for secrets in repositories do not report them.

@@ -15,10 +15,9 @@ import structlog
 from codomyrmex.integrations import InlineSink, attach
 from codomyrmex.integrations.logging_monitoring import StructlogSink
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
+from helpers import DEADLINE
 from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.testing import capture_logs
-
-DEADLINE = 5.0
 
 
 @pytest.fixture(autouse=True)

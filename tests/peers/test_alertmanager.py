@@ -271,7 +271,7 @@ def test_alerts_are_routed_and_grouped_as_by_alertmanager(chance, tmp_path):
                 != (expected := names[labels["alertname"]])
             ]
             here = groups_here(router, alerts)
-            if not wait_for(lambda here=here: groups_there(server) == here, 5):
+            if not wait_for(lambda here=here: groups_there(server) == here, PATIENCE):
                 there = groups_there(server)
                 differences.append((tree["route"], "groups", there - here, here - there))
     agree(differences)
@@ -386,7 +386,7 @@ def test_alerts_are_inhibited_as_by_alertmanager(chance, tmp_path):
                     for alert in server.get("alerts")
                 }
 
-            if not wait_for(lambda here=here, there=there: there() == here, 3):
+            if not wait_for(lambda here=here, there=there: there() == here, PATIENCE):
                 theirs = there()
                 differences += [
                     (config["inhibit_rules"], labelled[name], f"{theirs.get(name)} there, {here[name]} here")
@@ -486,7 +486,7 @@ def test_time_intervals_mute_as_in_alertmanager(chance, hook, tmp_path):
     with alertmanager(tmp_path, config) as server:
         before = told_at(datetime.now(UTC))
         server.post({"labels": {"n": str(n)}} for n in range(count))
-        wait_for(lambda: notified() >= before, 8)
+        wait_for(lambda: notified() >= before, PATIENCE)
         wait_for(lambda: notified() - before, 0.5)  # what should not be notified
         after = told_at(datetime.now(UTC))
     sure = set(range(count)) - (before ^ after)  # the minute may have ended in between

@@ -168,7 +168,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Servant]]:
         servant.process.send_signal(signal.SIGTERM)
     for servant in servants:
         with suppress(subprocess.TimeoutExpired):
-            servant.process.wait(5)
+            servant.process.wait(PATIENCE)
         servant.kill()
 
 

@@ -28,6 +28,7 @@ from codomyrmex.streaming import SSEDecoder
 from deployment import BIN, EXAMPLES, PATIENCE, Nginx, command, instructions
 from durable.servers import PASSWORD, free_port, need
 from durable.stores import make_place
+from helpers import DEADLINE
 
 NOISE = ("Traceback", "Exception ignored", "Task was destroyed", "Bad file")
 
@@ -206,7 +207,7 @@ def browsing(shop: httpx.Client) -> Iterator[Browser]:
 
 
 def local(port: int) -> httpx.Client:
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE)
 
 
 def through(nginx: Nginx) -> httpx.Client:
@@ -219,7 +220,7 @@ def through(nginx: Nginx) -> httpx.Client:
         base_url=f"https://127.0.0.1:{nginx.port}",
         headers={"Host": f"shop.example.com:{nginx.port}", "Origin": nginx.url},
         verify=ssl.create_default_context(cafile=nginx.certificate),
-        timeout=5,
+        timeout=DEADLINE,
         event_hooks={"request": [name]},
     )
 

@@ -161,7 +161,9 @@ class Shop:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/?{query}", timeout=10) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{self.port}/?{query}", timeout=PATIENCE
+                ) as answer:
                     return int(answer.read())
             except OSError:
                 assert time.monotonic() < deadline, self.errors.read_text()

@@ -192,7 +192,7 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
             yield Mesh(f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{admin}", log, upstreams)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(TIMEOUT)
             for upstream in upstreams:
                 upstream.free.set()
                 upstream.shutdown()

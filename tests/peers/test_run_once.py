@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from durable.stores import make_place
+from helpers import DEADLINE
 
 LEASE = 2.0
 SLACK = 2.0  # seconds for a machine with other work
@@ -87,7 +88,7 @@ class Workers:
         for process in self.processes.values():
             process.kill()
             process.send_signal(signal.SIGCONT)
-            process.wait(10)
+            process.wait(DEADLINE)
             process.stdout.close()
         self.server.shutdown()
         self.server.server_close()
@@ -130,7 +131,7 @@ def test_another_process_polls_when_the_holder_is_killed_stopped_or_ends(workers
     ended.send_signal(signal.SIGTERM)
     _, seconds = workers.wait_for_holder(moment, 1 + SLACK, other_than=third)
     print(f"ended: taken over after {seconds:.1f}s")
-    assert ended.wait(10) == 0
+    assert ended.wait(DEADLINE) == 0
     last = max(moment for moment, pid in workers.handler.polls if pid == third)
     first = min(at for at, pid in workers.handler.polls if pid != third and at > moment)
     assert last < first  # it has stopped before the other one started

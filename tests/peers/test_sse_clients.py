@@ -500,4 +500,4 @@ def test_a_program_that_serves_ends_with_its_signal(number: signal.Signals, stat
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         program.send_signal(number)
-        assert program.wait(10) == status
+        assert program.wait(PATIENCE) == status

@@ -13,6 +13,7 @@ from codomyrmex.streaming import (
     create_event,
 )
 from codomyrmex.streaming.testing import collect
+from helpers import DEADLINE
 
 
 async def closed():
@@ -63,7 +64,7 @@ async def test_the_streams_are_published_to_at_the_same_time():
     together = asyncio.Barrier(2)
     for stream in streams:
         await stream.subscribe(lambda _: together.wait())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE):
         await broadcast(streams, create_event(1))
 
 

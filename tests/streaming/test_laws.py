@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from codomyrmex.streaming import InMemoryStream, Overflow, SSEStream, Stream, TopicStream, create_event
+from helpers import DEADLINE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -124,7 +125,7 @@ class StreamAgainstModel(RuleBasedStateMachine):
 
     def run(self, coroutine):
         async def bounded():
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(DEADLINE):
                 return await coroutine
 
         return self.loop.run_until_complete(bounded())
@@ -267,7 +268,7 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "loop"):
-            self.loop.run_until_complete(asyncio.wait_for(self.stream.aclose(), 5))
+            self.loop.run_until_complete(asyncio.wait_for(self.stream.aclose(), DEADLINE))
             self.loop.close()
             for name, (seen, _) in self.seen.items():
                 for wait in (True, False):
@@ -305,7 +306,7 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
         if not wait:
             self.stream.publish_nowait(event)
             return
-        self.loop.run_until_complete(asyncio.wait_for(self.stream.publish(event), 5))
+        self.loop.run_until_complete(asyncio.wait_for(self.stream.publish(event), DEADLINE))
         for seen, subscription in self.seen.values():
             if subscription.active and matches_naively(subscription.topic, topic):
                 assert event.data in seen
@@ -330,7 +331,7 @@ class UnawaitedAgainstModel(RuleBasedStateMachine):
             await asyncio.sleep(0)
             subscription.cancel()
 
-        self.loop.run_until_complete(asyncio.wait_for(end(), 5))
+        self.loop.run_until_complete(asyncio.wait_for(end(), DEADLINE))
 
 
 TestUnawaitedAgainstModel = UnawaitedAgainstModel.TestCase
@@ -405,7 +406,7 @@ def test_each_listener_reads_what_its_policy_keeps_and_the_counts_balance(make, 
     async def scenario():
         for listener in all_of_them.listeners:
             await listener.__aenter__()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             for number, step in enumerate(steps):
                 if isinstance(step, str):
                     await all_of_them.publish(number, wait=step == "publish")
@@ -454,7 +455,7 @@ def test_back_pressure_loses_nothing_and_keeps_the_order_of_each_publisher(make,
 
     async def scenario():
         entered = asyncio.Event()
-        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
             group.create_task(read_all(entered))
             await entered.wait()
             await asyncio.gather(*(publish_all(name, count) for name, count in enumerate(publishers)))
@@ -502,7 +503,7 @@ def test_only_the_events_of_a_cancelled_publisher_may_miss_a_handler(make, async
                 if task.cancel():
                     cancelled.add(victim)
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*publishers.values(), return_exceptions=True)
             await stream.aclose()
         await asyncio.sleep(0)

@@ -15,6 +15,7 @@ from codomyrmex.streaming import (
     create_event,
 )
 from codomyrmex.streaming.testing import FakeClock, collect
+from helpers import DEADLINE
 
 STREAMS = pytest.mark.parametrize("make", [InMemoryStream, SSEStream, TopicStream])
 
@@ -306,6 +307,6 @@ async def test_a_stream_with_a_fake_clock_needs_no_waiting():
         reading = asyncio.create_task(anext(stream.events(subscription.id)))
         await asyncio.sleep(0)
         clock.advance(3_600)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             assert (await reading).type is EventType.HEARTBEAT
     assert monotonic() - started < 3_600
