@@ -53,8 +53,11 @@ def pagerduty(request: Received) -> Reply:
 
 def opsgenie(request: Received) -> Reply:
     assert request.headers["Authorization"].startswith("GenieKey "), "Authorization"
-    assert request.path.startswith("/v2/alerts"), request.path
-    assert all(request.json[key] for key in ("message", "alias")), "message"
+    if request.path.endswith("/close?identifierType=alias"):
+        assert re.fullmatch("/v2/alerts/[0-9a-f]{64}/close.*", request.path), request.path
+    else:
+        assert request.path == "/v2/alerts", request.path
+        assert all(request.json[key] for key in ("message", "alias")), "message"
     return ACCEPTED
 
 
@@ -70,6 +73,39 @@ def discord(request: Received) -> Reply:
     assert request.path.startswith("/api/webhooks/"), request.path
     assert request.json.get("content") or request.json["embeds"], "content"
     return Reply(204)
+
+
+def webex(request: Received) -> Reply:
+    assert request.path == "/v1/messages", request.path
+    assert request.headers["Authorization"].startswith("Bearer "), "Authorization"
+    assert request.json["roomId"], "roomId"
+    assert request.json.get("markdown") or request.json["text"], "text"
+    return Reply(200, '{"id": "1"}', "application/json")
+
+
+def victorops(request: Received) -> Reply:
+    assert re.fullmatch("/integrations/generic/20131114/alert/[^/]+/[^/]+", request.path), request.path
+    assert request.json["message_type"] in {"CRITICAL", "WARNING", "INFO", "RECOVERY"}, "message_type"
+    assert all(request.json[key] for key in ("entity_id", "state_message")), "entity_id"
+    return Reply(200, '{"result": "success", "entity_id": "1"}', "application/json")
+
+
+def incidentio(request: Received) -> Reply:
+    assert request.path.startswith("/v2/alert_events/http/"), request.path
+    assert request.headers["Authorization"].startswith("Bearer "), "Authorization"
+    assert request.json["status"] in {"firing", "resolved"}, "status"
+    assert all(request.json[key] for key in ("title", "deduplication_key")), "title"
+    return Reply(202, '{"status": "success"}', "application/json")
+
+
+def rocketchat(request: Received) -> Reply:
+    if request.path.startswith("/hooks/"):  # a webhook, which takes the messages of Slack
+        return slack(request)
+    assert request.path == "/api/v1/chat.postMessage", request.path
+    assert request.headers["X-Auth-Token"], "X-Auth-Token"
+    assert request.headers["X-User-Id"], "X-User-Id"
+    assert all(request.json[key] for key in ("channel", "text")), "channel"
+    return Reply(200, '{"success": true}', "application/json")
 
 
 def teams(request: Received) -> Reply:
@@ -100,7 +136,10 @@ def wechat(request: Received) -> Reply:
 SERVICES: dict[str, Callable[[Received], Reply]] = {
     "hooks.slack.com": slack,
     "mattermost.example.org": slack,
-    "rocket.example.org": slack,
+    "rocket.example.org": rocketchat,
+    "webexapis.com": webex,
+    "alert.victorops.com": victorops,
+    "api.incident.io": incidentio,
     "events.pagerduty.com": pagerduty,
     "api.opsgenie.com": opsgenie,
     "api.eu.opsgenie.com": opsgenie,

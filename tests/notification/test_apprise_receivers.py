@@ -363,6 +363,13 @@ def test_sns_without_keys_is_found():
 
 
 @in_time
+async def test_a_message_of_rocketchat_with_a_title_only_is_its_title(internet):
+    options = {name: each for name, each in RECEIVERS["rocketchat_configs"][0].items() if name != "text"}
+    await outcome(receiver("rocketchat_configs", options), alert())
+    assert internet.received[-1].json["text"] == "T firing"
+
+
+@in_time
 async def test_the_default_text_goes_where_the_receiver_says_if_a_template_fails(internet):
     options = {**RECEIVERS["rocketchat_configs"][0], "text": "{{ index .Alerts 7 }}"}
     async with notifying(receiver("rocketchat_configs", options), alert()) as run:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from codomyrmex.integrations.configuration.environment import Secret
+from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.receivers.apprise_receiver import (
     AppriseReceiver,
     apprise_url,
@@ -58,6 +60,11 @@ class RocketchatConfig(AppriseReceiver, kw_only=True, frozen=True):
 
     def text_format(self) -> str:
         return "markdown"
+
+    def compose(self, notification: Mapping[str, Any], default: Message) -> Message:
+        """Render the texts; the title alone becomes the text, as Apprise sends no message without one."""
+        message = super().compose(notification, default)
+        return message if message.body.strip() else replace(message, title="", body=message.title)
 
     def url_of(self, texts: Mapping[str, Any]) -> str:
         place = host_of(self.api_url or _API_URL)
