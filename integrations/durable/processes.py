@@ -199,7 +199,11 @@ class ProcessRegistry:
                 await self._store.release(lease)
                 continue
             self._lease, self._until = lease, now + self._seconds  # first: whoever cancels this calls `close`
-            await self._save(lease, always=True)
+            try:
+                await self._save(lease, always=True)
+            except LeaseLostError:  # this took too long; the next step tries again
+                self._lease = None
+                return
             leases.add(name)
             return
         _log.warning("full", "this process is not listed: %d others are", _MAX_PROCESSES)

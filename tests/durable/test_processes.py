@@ -57,6 +57,7 @@ class CutStore(SQLiteStore):
     """A store that can become unavailable."""
 
     away = False
+    slow: Callable[[], Awaitable[object]] | None = None  # awaited once, after a single value was loaded
 
     async def renew(self, *args: Any) -> None:
         self._check()
@@ -64,7 +65,11 @@ class CutStore(SQLiteStore):
 
     async def load(self, *args: Any) -> Any:
         self._check()
-        return await super().load(*args)
+        values = await super().load(*args)
+        if self.slow is not None and not args[0].endswith("/"):
+            slow, self.slow = self.slow, None
+            await slow()
+        return values
 
     def _check(self) -> None:
         if self.away:
@@ -182,6 +187,23 @@ async def test_a_process_that_comes_and_goes_between_two_looks_is_not_missed(clu
     await cluster.wait(LEASE + 1)
     assert called == ["a:2"]
     assert await cluster.states() == {"a:1": "running"}
+
+
+async def test_a_process_that_is_too_slow_to_join_joins_with_its_next_report(cluster: Cluster):
+    await cluster.start("a:1")
+    late = Process(cluster.stores[0], "a:2", cluster.clock, "events")
+    late.sections.add("sinks", dict, None)
+
+    async def overtake() -> None:  # as after its lease has expired
+        [_, lease] = await late.store.leases("events/process/")
+        await late.store.release(lease)
+        await cluster.start("a:3")
+
+    late.store.slow = overtake
+    await late.step()
+    assert "a:2" not in await cluster.states()
+    await late.step()
+    assert (await cluster.states())["a:2"] == "running"
 
 
 async def test_what_is_left_to_do_for_a_killed_process_is_done_by_one_of_the_others(cluster: Cluster):

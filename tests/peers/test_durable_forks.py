@@ -333,7 +333,8 @@ def test_a_child_that_is_forked_while_threads_publish_has_everything_it_needs(pl
         """,
         place.url,
     )
-    assert lines == ["ok True"]
+    # A child that has ended without closing its stream may be gone before its parent ends.
+    assert [line for line in lines if "its lease has expired" not in line] == ["ok True"]
     events = stored(place.url)
     children = [event for event in events if event.startswith("child")]
     assert children == [f"child {number}" for number in range(5)]
