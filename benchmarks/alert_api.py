@@ -1,7 +1,6 @@
-"""`alert_api` against Debian's Alertmanager: posts of alerts, and the list of all groups.
+"""`alert_api` against Debian's Alertmanager: posting alerts, and listing all groups.
 
-Both servers run all the time, and the same client uses them in turn. Without an Alertmanager, there are no
-ratios.
+The same client uses both servers in turn. If no Alertmanager is installed, no ratio is measured.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ CONFIG = {
 
 
 def bodies(count: int) -> list[bytes]:
-    """Return posts of alerts as Prometheus makes them: each alert has an end, which is soon."""
+    """Return posts of alerts like those of Prometheus, which give each alert an end in the near future."""
     now = time.time()
     starts, ends = (time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime(at)) for at in (now - 60, now + 3600))
     alerts = [
@@ -68,7 +67,7 @@ def bodies(count: int) -> list[bytes]:
 
 
 class Client:
-    """Posts and gets over connections that are kept open during a round, each used by one thread."""
+    """Sends requests over connections that are kept open during a round, each used by one thread."""
 
     def __init__(self, port: int) -> None:
         self.connections = [

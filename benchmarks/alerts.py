@@ -158,7 +158,7 @@ def tree() -> AlertConfig:
 
 
 def flat() -> AlertConfig:
-    """Return 1,000 routes in one row: 25 of each team, as they are written by programs."""
+    """Return 1,000 sibling routes, 25 for each team, as programs generate them."""
     return configuration(
         [
             node(*ways_to(number, team), *each["matchers"], more=each["continue"], receiver=team)
@@ -170,7 +170,7 @@ def flat() -> AlertConfig:
 
 
 def spread_out(routes: Sequence[Any], above: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Return routes in one row, each with the matchers above it, those below a route before it."""
+    """Return a tree as sibling routes, each with the matchers of its parents too, children before parents."""
     for each in routes:
         matchers = [*above, *each["matchers"]]
         yield from spread_out(each["routes"], matchers)
@@ -268,7 +268,7 @@ def matching() -> Iterator[Result]:
     yield at_least("the same, new label sets", times, 5_000)
     for what, each, bar in (
         ("the same, new label sets", config, 1.0),
-        ("all 1,000 routes in one row", flat(), 3.0),
+        ("all 1,000 routes as siblings", flat(), 3.0),
     ):
         assert len(each.route.walk()) == 1_001
         router, plain = AlertRouter(each), PlainNode(each.route)
@@ -343,7 +343,7 @@ def observing() -> Iterator[Result]:
 
 
 def inhibit_rules() -> list[dict[str, Any]]:
-    """Return 86 rules; nearly all alerts are targets of 46 of them, and some hundred are sources of each."""
+    """Return 86 rules; most alerts are targets of 46 of them, and each rule has a few hundred sources."""
     by_team = [
         {
             "source_matchers": [f'team="{team}"', 'severity="critical"'],
@@ -365,7 +365,7 @@ def inhibit_rules() -> list[dict[str, Any]]:
 
 
 def inhibiting() -> Iterator[Result]:
-    """Measure the rules that prometheus/alertmanager#3932 has, and the worst ones."""
+    """Measure rules like those in prometheus/alertmanager#3932, and the worst case."""
     channels = {"apprise_configs": [{"url": "json://127.0.0.1"}]}
     receivers = [{"name": name, **channels} for name in ("all", *TEAMS)]
     same = {"source_matchers": ['severity!="none"'], "target_matchers": ['env=~".+"'], "equal": ["cluster"]}
@@ -390,7 +390,7 @@ def inhibiting() -> Iterator[Result]:
 
 
 def silencing() -> Result:
-    """Measure silences that match no alert, which is what takes longest."""
+    """Measure silences that match no alert, which is the worst case."""
     engine, now = AlertEngine(by_team()), 1_700_000_000.0
     engine.observe(alerts_of(range(10_000)), now)
     for number in range(500):

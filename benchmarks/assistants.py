@@ -1,4 +1,4 @@
-"""What the tools for assistants cost on top of the SDK: the same results, looked up or ready-made."""
+"""The time that the tools for assistants take beyond the SDK's: computed results against prepared ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tool_of(kind: type[ToolResult], result: ToolResult) -> Any:
 
 
 def ready_made(results: dict[str, ToolResult]) -> MCPServer[Any]:
-    """Return a server that is the SDK alone: its tools return results of ours without looking anything up."""
+    """Return a server that measures the SDK alone: its tools return prepared results."""
     server = MCPServer[Any]("baseline")
     for name, (kind, _) in TOOLS.items():
         server.add_tool(tool_of(kind, results[name]), name=name)
@@ -67,7 +67,7 @@ async def clients() -> AsyncIterator[tuple[Client, Client]]:
 
 
 async def milliseconds(client: Client, tool: str, arguments: dict[str, Any]) -> float:
-    """Return the processor time of a call, which other programs on the machine hardly change."""
+    """Return the CPU time of a call, on which other programs on the machine have little influence."""
     started = time.process_time()
     for _ in range(CALLS):
         assert not (await client.call_tool(tool, arguments)).is_error
@@ -86,12 +86,12 @@ async def costs() -> list[Result]:
             sdk, own = (statistics.median(each) for each in zip(*rounds, strict=True))
             results.append(
                 Result(
-                    f"the tool {tool} among {ALERTS:,} alerts, without what the SDK costs",
+                    f"tool {tool}, {ALERTS:,} alerts, beyond the time of the SDK",
                     f"{LIMIT:g} ms",
                     extra / LIMIT,
                     1.0,
                     rate=False,
-                    detail=f"{extra:.2f} ms: {own:.2f} ms with it, and {sdk:.2f} ms for a ready-made result",
+                    detail=f"{extra:.2f} ms: {own:.2f} ms in all, and {sdk:.2f} ms for a prepared result",
                 )
             )
     return results

@@ -18,7 +18,7 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the certificates tak
 
 
 class ToolFailed(Exception):  # noqa: N818 - what the SDK calls an error is a result
-    """A tool answered with an error; the message is its text."""
+    """A tool returned an error; the message is its text."""
 
 
 class Assistant:

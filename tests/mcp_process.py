@@ -1,4 +1,4 @@
-"""The command `codomyrmex-streaming mcp` as a process, and the SDK's client that speaks to it."""
+"""The command `codomyrmex-streaming mcp` as a process, and a client of the SDK that is connected to it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The generated part of MCP_TOOL_SPECIFICATION.md: what the server says about its tools.
+"""Generates the descriptions of the tools in MCP_TOOL_SPECIFICATION.md from those of the server.
 
-`python tests/mcp_specification.py` writes it again; the errors and the example of each tool are kept.
+`python tests/mcp_specification.py` updates the file; the errors and the example of each tool are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WRITTEN = "**Errors**"
 
 
 async def tools() -> list[Tool]:
-    """Return all tools of the server, those that change something too."""
+    """Return all tools of the server, including those that change something."""
     backend = LocalBackend()
     async with Client(mcp_server(backend, allow_actions=True, streams_writable=True)) as client:
         found = (await client.list_tools()).tools
@@ -76,7 +76,7 @@ def _fields(
     for name, each in _resolve(schema, root).get("properties", {}).items():
         option = next(option for option in each.get("anyOf", [each]) if option.get("type") != "null")
         item = _resolve(option.get("items", option), root)
-        if item.get("title") in names:
+        if "properties" in item and item["title"] in names:
             yield f"| `{path}{name}` | object | like the result of `{names[item['title']]}` |"
             continue
         yield f"| `{path}{name}` | {_type(each, root)} | {_text(item) if 'properties' in item else ''} |"
@@ -117,7 +117,7 @@ def _type(schema: dict[str, Any], root: dict[str, Any]) -> str:
 
 
 def update(text: str, found: list[Tool]) -> str:
-    """Return the document with the generated parts as they should be."""
+    """Return the document with its generated parts updated."""
     written = {name: section.partition(WRITTEN)[2] for name, section in sections(text).items()}
     begin = text[: SECTION.search(text).start()] if SECTION.search(text) else text  # type: ignore[union-attr]
     order = {name: number for number, name in enumerate(written)}

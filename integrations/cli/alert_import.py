@@ -1,4 +1,4 @@
-"""`codomyrmex-streaming alerts import`: an `alertmanager.yml` in our form."""
+"""`codomyrmex-streaming alerts import`: converts an `alertmanager.yml` to the format used here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from codomyrmex.integrations.notification.alerts.importing import import_config
 
 
 def import_(file: ConfigPath) -> None:
-    """Print an alertmanager.yml in the form that is used here.
+    """Convert an alertmanager.yml to the format used here, and print it.
 
-    What is printed does the same, and has a comment for each change and for everything that differs from
-    Alertmanager. Secrets are printed as they are in the file. The file can also be used unchanged.
+    The result is equivalent, with a comment for each change and for everything that differs from
+    Alertmanager. Secrets are printed as they are in the file. The file can also be used without conversion.
     """
     with reporting_errors(as_json=False):
         text = import_config(file, time.time())

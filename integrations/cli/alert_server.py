@@ -1,4 +1,4 @@
-"""`codomyrmex-streaming alerts serve`: routes the alerts of Prometheus, in place of an Alertmanager."""
+"""`codomyrmex-streaming alerts serve`: replaces an Alertmanager by an alert sink with the same API."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from codomyrmex.integrations.pipelines.parts import Address
 from codomyrmex.integrations.web import PublicAddressError, alert_api, check_address, serving
 from codomyrmex.streaming import InMemoryStream
 
-_SHOWN = {"note", "delivers-nothing"}  # the findings of lint that matter at a start
-_EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with
+_SHOWN = {"note", "delivers-nothing"}  # the findings of lint that are printed at startup
+_EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - only compared with
 
 
 @patient_messages()
@@ -50,8 +50,8 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            help="A token that each request needs, as `Authorization: Bearer` or as the password of Basic. "
-            "Required unless only this machine can connect.",
+            help="The token that requests need, as `Authorization: Bearer` or as the password of Basic "
+            "authentication. Required unless only this machine can connect.",
             envvar="CODOMYRMEX_TOKEN",
             metavar="TOKEN",
         ),
@@ -69,23 +69,24 @@ def serve(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="The path that the paths of all requests begin with; that of --external-url by default.",
+            help="The path below which the API is served; by default that of --external-url.",
             show_default=False,
         ),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Reload the file when it changes.")] = True,
     drain: Annotated[
         float,
-        typer.Option(help="Seconds to deliver what is due at the end.", min=0, callback=finite),
+        typer.Option(help="Seconds to send pending notifications on exit.", min=0, callback=finite),
     ] = 10.0,
 ) -> None:
-    """Serve Alertmanager's API, and notify by its configuration.
+    """Serve Alertmanager's API, and send notifications as an alertmanager.yml says.
 
-    Prometheus, amtool and Grafana use it as they use an Alertmanager. Silences and the notification log are
-    kept in the state; several processes with the same state notify once.
+    Prometheus, amtool and Grafana can use it in place of an Alertmanager. Silences and the notification log
+    are kept in the state; of several processes with the same state, only one notifies.
 
-    SIGHUP and changes of the file reload it; an invalid file changes nothing. SIGTERM and Ctrl-C end it: what
-    is due is delivered. A second one drops it, and the exit code is 130 for Ctrl-C and 143 for SIGTERM.
+    The file is reloaded on SIGHUP and when it changes; an invalid file changes nothing. On SIGTERM or Ctrl-C,
+    pending notifications are sent before the process ends. A second signal drops them, and the exit code is
+    then 143 for SIGTERM and 130 for Ctrl-C.
     """
     address = _read_address(listen)
     if token is not None and not token.strip():
@@ -105,8 +106,8 @@ def serve(
     findings = [each for each in lint_config(config, time.time()) if each.kind in _SHOWN]
     print_problems(stderr(), findings, "note", "cyan")
     if not is_kept:
-        print_message("silences and the notification log end with this process; --state keeps them")
-    os.environ[EXTERNAL_URL] = url  # for whenever the file is loaded
+        print_message("silences and the notification log are lost when this process ends; --state keeps them")
+    os.environ[EXTERNAL_URL] = url  # read whenever the file is loaded
     sink = AlertSink(file, watch=watch, drain_timeout=drain)
     with Interrupts() as interrupts:
         try:
@@ -126,7 +127,7 @@ def _read_address(text: str) -> Address:
 
 
 def _read_url(text: str | None, address: Address) -> str:
-    """Return the URL in notifications; by default that of this host, as Alertmanager makes it."""
+    """Return the URL for links in notifications; by default that of this host, as in Alertmanager."""
     if text is None:
         name = socket.gethostname() if address.host in _EVERY_ADDRESS else ""
         return f"http://{f'{name}:{address.port}' if name else address}" if address.port else ""
@@ -147,14 +148,14 @@ def _read_prefix(text: str) -> str:
 
 
 def _find_state(state: str | None, config: AlertConfig) -> bool:
-    """Let the sink find the state if its configuration does not say where it is; return whether there is one.
+    """Set the environment variable with the location of the state; return whether there is a state.
 
     Raises:
-        typer.BadParameter: the state cannot be there.
+        typer.BadParameter: the state cannot be at this location, or the file already names one.
     """
     if config.state is not None:
         if state is not None:
-            problem = "the file has a `state:` already; remove it there, or omit this option"
+            problem = "the file already has a `state:`; remove it there, or omit this option"
             raise typer.BadParameter(problem, param_hint="--state")
         return True
     if state is None and not os.environ.get(STATE):
@@ -166,7 +167,7 @@ def _find_state(state: str | None, config: AlertConfig) -> bool:
 
 
 class _Server:
-    """An alert sink whose API is served until a signal."""
+    """An alert sink whose API is served until a signal is received."""
 
     def __init__(
         self, sink: AlertSink, address: Address, prefix: str, token: str | None, interrupts: Interrupts
@@ -183,7 +184,7 @@ class _Server:
         app = alert_api(self._sink, prefix=self._prefix)
         async with AsyncExitStack() as stack:
             server = serving(app, self._address.host, self._address.port, self._token)
-            try:  # before the state is opened and alerts of others are notified
+            try:  # before the state is opened, so that a port in use is reported before anything is sent
                 url = await stack.enter_async_context(server)
             except OSError as error:
                 reason = (error.strerror or str(error)).partition(" (while")[0]
@@ -193,14 +194,14 @@ class _Server:
     async def _run_sink(self, url: str) -> None:
         attachment = attach(InMemoryStream(), self._sink)
         shown = without_log("notification.alerts.sink", "sink %s: %s", "sink %s could not be opened")
-        with shown:  # by this command
+        with shown:  # this command prints these errors itself
             started = await self._interrupts.unless_interrupted(attachment.start())
         if not started:
             return
         print_message(f"listening on {url}")
         try:
             await self._interrupts.unless_interrupted(self._reload_on_demand())
-            print_message("stopping; press Ctrl-C again to drop what is due")
+            print_message("stopping; press Ctrl-C again to drop pending notifications")
         finally:
             await self._interrupts.unless_interrupted(attachment.aclose(), 2)
 
@@ -208,6 +209,6 @@ class _Server:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            with suppress(Exception):  # the sink logs why it keeps its configuration
+            with suppress(Exception):  # the sink has logged why it keeps the old configuration
                 await self._sink.reload()
                 print_message("the configuration was reloaded")

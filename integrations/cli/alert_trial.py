@@ -1,4 +1,4 @@
-"""`codomyrmex-streaming alerts send-test`: what a receiver would send, and whether that arrives."""
+"""`codomyrmex-streaming alerts send-test`: shows or sends a test notification of a receiver."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def send_test(
         typer.Option("--annotation", metavar="NAME=TEXT", help="An annotation; can be repeated."),
     ] = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="The alert is resolved, such as to close the test's incident.")
+        bool, typer.Option("--resolved", help="Mark the alert as resolved, to close the incident of a test.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a receiver would send, or send it.
+    """Show what a receiver would send for a test alert, or send it.
 
-    Nothing is sent without --send. Each channel of the receiver is shown with its title and body, or with the
+    Nothing is sent without --send. For each channel of the receiver, the title and body are shown, or the
     JSON of its requests; secrets are hidden. The alert is named Test unless --label alertname=... is given.
-    Exit code 1 if a channel does not deliver.
+    Exit code 1 if a channel fails to deliver.
     """
     alert_labels = {"alertname": "Test", **read_labels(labels)}
     texts = {"summary": f"This is a test of the receiver {receiver}.", **_read_annotations(annotations)}
@@ -68,7 +68,7 @@ def send_test(
             for line in _lines(trial):
                 stdout().print(line, soft_wrap=True)
         if not trials:
-            message = "has no channels, so nothing is sent"
+            message = "the receiver has no channels, so nothing is sent"
         elif send:
             message = f"{plural(len(trials) - failed, 'channel')} delivered, {failed} failed"
         else:
@@ -82,7 +82,7 @@ def _check_receiver(config: AlertConfig, name: str) -> None:
     if name not in config.receivers:
         known = ", ".join(config.receivers) or "none"
         hint = did_you_mean(name, config.receivers)
-        message = printable(f"there is no receiver {name!r}{hint}; the receivers are: {known}")
+        message = printable(f"there is no receiver {name!r}{hint}; the file has these: {known}")
         raise typer.BadParameter(message, param_hint="RECEIVER")
 
 

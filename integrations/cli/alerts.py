@@ -64,10 +64,11 @@ def check(
 ) -> None:
     """Check alert configurations.
 
-    Shows with file, line and column: errors; findings, such as a receiver that delivers nothing here; and
-    notes, on what is allowed but probably not intended (routes that are never reached, receivers that no
-    route uses, ...) and on what an alertmanager.yml asks for that differs here. Exit code 1 if there are
-    errors or findings, or notes with --strict.
+    Prints, with file, line and column: errors; findings, such as a receiver that delivers nothing; and notes
+    on settings that are allowed but probably not intended (routes that are never reached, receivers that no
+    route uses, ...) and on options of an alertmanager.yml that have another effect here.
+
+    Exit code 1 if there are errors or findings, or notes with --strict.
     """
     errors: list[Problem] = []
     findings: list[Problem] = []

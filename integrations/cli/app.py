@@ -75,17 +75,23 @@ alerts = typer.Typer(
     cls=_group(
         {
             "check": ("alerts:check", "Check alert configurations."),
-            "import": ("alert_import:import_", "Print an alertmanager.yml in the form that is used here."),
+            "import": (
+                "alert_import:import_",
+                "Convert an alertmanager.yml to the format used here, and print it.",
+            ),
             "show": ("alerts:show", "Show the routing tree."),
             "route": ("alerts:route", "Show the receivers of an alert."),
             "explain": ("alerts:explain", "Explain which receivers an alert reaches, and why."),
             "test": ("alert_runs:run", "Run the `tests:` of configurations in virtual time."),
             "send-test": (
                 "alert_trial:send_test",
-                "Show what a receiver would send, or send it.",
+                "Show what a receiver would send for a test alert, or send it.",
             ),
             "replay": ("alert_runs:replay", "Show the notifications for recorded events, in virtual time."),
-            "serve": ("alert_server:serve", "Serve Alertmanager's API, and notify by its configuration."),
+            "serve": (
+                "alert_server:serve",
+                "Serve Alertmanager's API, and send notifications as an alertmanager.yml says.",
+            ),
         }
     ),
     help=f"Check, test and serve a configuration of alert routing. {EXIT_CODES}",

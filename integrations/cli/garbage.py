@@ -1,4 +1,4 @@
-"""`rare_collections`: garbage is collected rarely while a command handles many events."""
+"""`rare_collections`: collects garbage rarely while a command handles many events."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Collect garbage rarely; what exists already is never collected."""
+    """Collect garbage rarely, and leave out all objects that exist already."""
     thresholds = gc.get_threshold()
-    gc.freeze()  # imported modules live until the end
-    gc.set_threshold(50_000, 20, 50)  # many events are created, and none are in reference cycles
+    gc.freeze()  # imported modules live until the process ends
+    gc.set_threshold(50_000, 20, 50)  # commands create many events, which are not in reference cycles
     try:
         yield
     finally:

@@ -49,7 +49,7 @@ class Interrupts:
             await self._changed.wait()
 
     async def unless_interrupted(self, coroutine: Coroutine[Any, Any, object], count: int = 1) -> bool:
-        """Await a coroutine, or cancel it after some signals; return whether it completed."""
+        """Await a coroutine, but cancel it after `count` signals; return whether it completed."""
         task, stopped = asyncio.create_task(coroutine), asyncio.create_task(self.wait_for(count))
         await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -73,7 +73,7 @@ class Interrupts:
 
 
 def on_signal(name: str, call: Callable[[], Any]) -> None:
-    """Call something on the running loop when a signal is received, where there is such a signal."""
+    """Call a function on the running loop when a signal is received, if the platform has this signal."""
     number = getattr(signal, name, None)
     if number is None:  # Windows has no SIGHUP
         return

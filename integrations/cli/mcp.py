@@ -27,15 +27,15 @@ def mcp(
         str | None,
         typer.Option(
             metavar="URL",
-            help="The address of a live page, whose events, alerts, sinks and circuit breakers the tools "
-            "show. Without it, they have streams in memory.",
+            help="The URL of the live page of the application that the tools read. Without it, they only "
+            "have streams of their own in memory.",
             show_default=False,
         ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            help="The token of the live page. The variable keeps it out of the list of processes.",
+            help="The token of the live page. The variable keeps it out of the process list.",
             envvar="CODOMYRMEX_TOKEN",
             metavar="TOKEN",
         ),
@@ -44,23 +44,23 @@ def mcp(
         bool,
         typer.Option(
             "--allow-actions",
-            help="With --url, offer tools that change something: silences, replaying dead letters, and "
-            "publishing. The token has to permit it too.",
+            help="With --url, also offer tools that add and expire silences, replay dead letters, and "
+            "publish events. The live page has to allow actions with this token.",
         ),
     ] = False,
 ) -> None:
     """Serve tools for an assistant over stdin and stdout (MCP).
 
-    Add it to the configuration of an assistant, which starts it. It ends when stdin is closed. Messages go
-    to stderr.
+    Add this command to the configuration of an assistant, which then starts it. It ends when stdin is closed.
+    Messages go to stderr.
     """
     if url is None and allow_actions:
         raise typer.BadParameter("needs --url", param_hint="--allow-actions")
-    # The SDK would log every request.
+    # At a lower level, the SDK logs every request.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if sys.stdin.isatty():
         print_message(
-            "An assistant speaks to this command over stdin and stdout, see docs/mcp.md; Ctrl-C ends it."
+            "This command waits for an assistant on stdin and stdout, see docs/mcp.md; Ctrl-C ends it."
         )
     with suppress(KeyboardInterrupt):  # on Windows
         asyncio.run(_serve(url, token, allow_actions=allow_actions))
@@ -93,5 +93,5 @@ async def _serve(url: str | None, token: str | None, *, allow_actions: bool) -> 
     waiting.cancel()
     try:
         await serving
-    except* BrokenPipeError:  # the assistant has ended
+    except* BrokenPipeError:  # the assistant is gone
         pass

@@ -1,7 +1,7 @@
-"""What happens to the messages of a command.
+"""How the messages of a command are written.
 
-With `patient_messages`, a reader that stalls does not keep a command from its work or its end. `without_log`
-drops those of a module that the command shows itself.
+`patient_messages` ensures that a stalled reader of stderr does not block a command. `without_log` suppresses
+log messages that the command shows in its own way.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def patient_messages() -> Iterator[None]:
 
 @contextmanager
 def without_log(module: str, *beginnings: str) -> Iterator[None]:
-    """Do not log the messages of a module that begin with these texts, as the command shows them itself."""
+    """Suppress the log messages of a module that begin with these texts; the command shows them itself."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(beginnings)

@@ -145,7 +145,7 @@ def reporting_errors(*, as_json: bool) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return in one sentence why something cannot be opened, and which sink is affected."""
+    """Return one sentence that says why a part could not be opened, and which sink is affected."""
     from codomyrmex.integrations.delivery.errors import DeliveryError
     from codomyrmex.integrations.delivery.secrets import describe
     from codomyrmex.integrations.durable.store import StoreError
@@ -154,8 +154,8 @@ def reason_of(error: Exception) -> str:
         reason = error.strerror or str(error)
         text = reason if error.filename is None else f"{error.filename}: {reason}"
     else:
-        said = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
-        text = str(error) if said else describe(error)
+        is_own = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
+        text = str(error) if is_own else describe(error)
     notes = ", ".join(getattr(error, "__notes__", ()))
     return f"{text} ({notes})" if notes else text
 

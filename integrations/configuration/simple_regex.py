@@ -1,8 +1,8 @@
-"""`simplify`: the regular expressions that need no RE2, which most of those in configurations are.
+"""`simplify`: translates simple regular expressions, which most of those in configurations are, to `re`.
 
-A call of RE2 takes 5 us, one of `re` 0.2 us; but `re` backtracks, and can take hours. What is translated here
-never tries a part of a value in more than one way: after a repetition comes nothing that it could have
-matched, words in parentheses do not begin alike, and after `.*` the first place counts where the rest is.
+A call of RE2 takes 5 us and one of `re` 0.2 us, but `re` backtracks and can take hours. An expression is only
+translated if it never backtracks: a repetition is followed by nothing that it could have matched itself, no
+word in parentheses is a prefix of another, and what follows `.*` is only searched for at its first place.
 """
 
 from __future__ import annotations
@@ -26,18 +26,16 @@ _TOKEN = re.compile(
 )
 _ANY = tuple(chr(code) for code in range(128) if chr(code) != "\n")
 _MAX_TEXTS = 100  # of one alternative
-_MAX_LENGTH = (
-    250  # of an expression that is translated; a search for a text takes its length times that of the value
-)
+_MAX_LENGTH = 250  # of a translated expression, as a search takes its length times that of the value
 
 
 class Simple(NamedTuple):
-    """What is known about a simple expression, which has to match a whole value.
+    """The analysis of an expression, which has to match a whole value.
 
     Attributes:
-        texts: all texts that it matches; None if there are too many.
-        prefixes: what it matches begins with one of these.
-        pattern: matches the same as RE2 if the value `is_plain`; None if `re` would backtrack.
+        texts: all texts that it matches; None if there are too many or infinitely many.
+        prefixes: the prefixes, one of which each matching text has.
+        pattern: an equivalent pattern for values for which `is_plain` is true; None if it could backtrack.
     """
 
     texts: frozenset[str] | None
@@ -46,10 +44,12 @@ class Simple(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """A part of an expression: one of these words, as often as `times` says.
+    """A part of an expression: one of some words, with a quantifier.
 
     Attributes:
-        is_complete: whether there are no other words; of a class, they are the ASCII characters.
+        words: the words; of a class, its ASCII characters.
+        times: the quantifier `*`, `+` or `?`; empty for exactly once.
+        is_complete: whether `words` has all of them, as a class can match other characters too.
     """
 
     words: tuple[str, ...]
@@ -66,13 +66,13 @@ class _Item(NamedTuple):
 
 
 def is_plain(value: str) -> bool:
-    """Return whether the patterns of `simplify` apply: a value in ASCII without line breaks."""
+    """Return whether the patterns of `simplify` can be used for a value: it is ASCII without line breaks."""
     return value.isascii() and "\n" not in value
 
 
 @lru_cache(4096)
 def simplify(pattern: str) -> Simple:
-    """Return what is known about an expression that RE2 accepts."""
+    """Analyse an expression that RE2 accepts."""
     try:
         branches = list(_branches(pattern))
         texts = _texts(branches)
@@ -92,7 +92,7 @@ class _NotSimpleError(Exception):
 
 
 def _branches(pattern: str) -> Iterator[list[_Item]]:
-    """Yield the parts of each alternative."""
+    """Yield the alternatives of an expression, each as a list of its parts."""
     branch: list[_Item] = []
     end = 0
     while end < len(pattern):
@@ -138,7 +138,8 @@ def _texts(branches: Sequence[Sequence[_Item]]) -> frozenset[str] | None:
         if math.prod(map(len, choices)) > _MAX_TEXTS:
             return None
         texts.update(map("".join, product(*choices)))
-    return None if any("?" in text for text in texts) else frozenset(texts)  # RE2 gets one for a surrogate
+    # RE2 gets values in which surrogates are replaced by question marks.
+    return None if any("?" in text for text in texts) else frozenset(texts)
 
 
 def _prefix(branch: Sequence[_Item]) -> str:
@@ -151,7 +152,7 @@ def _prefix(branch: Sequence[_Item]) -> str:
 
 
 def _translate(branch: Sequence[_Item]) -> str:
-    """Return an expression for `re` that does not backtrack, except from the last `.*`."""
+    """Return a pattern for `re` that does not backtrack, except into the last `.*`."""
     wild = [number for number, item in enumerate(branch) if item.is_wild]
     begin, *ends = [*wild, len(branch)]
     ends_open = wild == [len(branch) - 1] and branch[-1].times == "*"
@@ -167,7 +168,15 @@ def _translate(branch: Sequence[_Item]) -> str:
 
 
 def _in_one_way(items: Sequence[_Item], follow: frozenset[str]) -> str:
-    """Return the expression for parts that can match in one way only, if one of some characters follows."""
+    """Return the pattern for parts that can match in one way only.
+
+    Args:
+        items: the parts.
+        follow: the characters that can come after them.
+
+    Raises:
+        _NotSimpleError: a repetition could also match what follows it.
+    """
     parts = []
     for item in reversed(items):
         if item.times and not follow.isdisjoint(item.first):

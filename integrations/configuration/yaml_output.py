@@ -1,4 +1,4 @@
-"""`write_yaml`: plain data as YAML text with comments."""
+"""`write_yaml`: writes built-in types as YAML with comments."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Literal(str):
 
 
 def write_yaml(data: Any, comments: Mapping[str, Sequence[str]]) -> str:
-    """Return plain data as YAML.
+    """Return data as YAML.
 
     Args:
         data: mappings, lists, text, `Literal` and `Omitted`.
-        comments: the lines above values, by their paths.
+        comments: the comments above values, by the paths of the values.
     """
     lines = [f"# {text}" for text in comments.get("", ())]
     lines += _Writer(comments).body(data, "", 0)
@@ -90,7 +90,7 @@ def _value(value: Any, indent: int) -> str:
 
 
 def _scalar(text: str, indent: int | None = None) -> str:
-    """Return text; in a block, if it has several lines and an indentation is given."""
+    """Return text as a scalar, as a block if it has several lines and an indentation is given."""
     if isinstance(text, Literal) or (_PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text)):
         return str(text)
     is_plain = all(each.isprintable() or each == "\n" for each in text)

@@ -28,7 +28,7 @@ class YamlText:
     positions: dict[str, tuple[int, int]] = field(default_factory=dict)  # line and column, from 1
     words: dict[str, str] = field(default_factory=dict)  # values that are not text: `022` for 18
     problems: list[Problem] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)  # what is not as it may look
+    notes: list[Problem] = field(default_factory=list)  # parts of the text that have no effect
 
 
 def read_yaml(text: str, file: str | None = None, *, joined: Collection[str] | None = None) -> YamlText:
@@ -37,9 +37,9 @@ def read_yaml(text: str, file: str | None = None, *, joined: Collection[str] | N
     Args:
         text: the text.
         file: the file, for the problems.
-        joined: keys whose lists are joined with those that `<<` merges. If they are given, the text is read
-            as Go's YAML does: what `<<` merges replaces what stands before it, and only the first document
-            counts; both are noted.
+        joined: keys to whose lists a merge (`<<`) adds. If they are given, the text is read as Go's YAML
+            library reads it: a merge overrides the keys before it, and only the first document is used. Both
+            are noted.
     """
     result = YamlText()
     try:
@@ -100,7 +100,7 @@ def _first_node(loader: yaml.SafeLoader, result: YamlText, file: str | None) -> 
     if loader.check_node():
         untyped: Any = loader
         mark = untyped.get_event().start_mark
-        message = "only the first document of the file is read, and not what begins here"
+        message = "only the first document of the file is used, not the one that starts here"
         result.notes.append(Problem(message, "", file, mark.line + 1, mark.column + 1))
     return node
 
@@ -173,7 +173,7 @@ class _Converter:
         }
 
     def _in_order(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """Yield the keys and values of a mapping with those that are merged where `<<` stands."""
+        """Yield the keys and values of a mapping, with those of merged mappings in place of `<<`."""
         for key, value in node.value:
             if key.tag != _MERGE:
                 yield key, value
@@ -181,14 +181,14 @@ class _Converter:
             bases = value.value[::-1] if isinstance(value, yaml.SequenceNode) else [value]
             for base in bases:
                 if not isinstance(base, yaml.MappingNode):
-                    problem = "a mapping, or a list of them, can be merged"
+                    problem = "expected a mapping or a list of mappings for merging"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=base.start_mark)
                 yield from self._in_order(base)
 
     def _note_replaced(self, own: yaml.Node, merged: yaml.Node, path: str) -> None:
         mark = own.start_mark
         line = merged.start_mark.line + 1
-        message = f"the `<<` after this replaces it by the one on line {line}; write `<<` first"
+        message = f"the `<<` below overrides this with the value on line {line}; move `<<` above it"
         self._result.notes.append(Problem(message, path, self._file, mark.line + 1, mark.column + 1))
 
     def _add(self, node: yaml.Node, path: str, message: str) -> None:
@@ -197,7 +197,7 @@ class _Converter:
 
 
 def _joined_node(base: yaml.Node, node: yaml.Node) -> yaml.Node:
-    """Return a node with the items of two lists; another node replaces the first."""
+    """Return a list with the items of two lists; if one of them is not a list, return the second node."""
     if not isinstance(base, yaml.SequenceNode) or not isinstance(node, yaml.SequenceNode):
         return node
     return yaml.SequenceNode(node.tag, [*base.value, *node.value], node.start_mark, node.end_mark)

@@ -238,14 +238,14 @@ class Attachment:
 
         Args:
             dead_letters: a `DeadLetters`, the durable stream itself, a stream that keeps its recent events,
-                or the dead letters. By default those of the durable stream, or what was passed to `attach`.
+                or the dead letters. By default the durable stream, or what was passed to `attach`.
 
         Returns:
             How many events were queued.
 
         Raises:
             TypeError: it is a stream that keeps no events.
-            ValueError: nothing was passed, and none are kept.
+            ValueError: nothing was passed, and the attachment keeps no dead letters.
             RuntimeError: the attachment is closed.
         """
         if self._closed:
@@ -276,7 +276,7 @@ class Attachment:
     def _kept_letters(self) -> DeadLetters | Stream:
         kept = self._stream if isinstance(self._stream, GroupStream) else self._options.dead_letters
         if kept is None:
-            raise ValueError("dead_letters: none are kept; pass a DeadLetters to attach")
+            raise ValueError("dead_letters: the attachment keeps none; pass dead_letters= to attach")
         return kept
 
     async def aclose(self, timeout: float | None = None) -> DrainReport:  # noqa: ASYNC109 - counted by the clock

@@ -202,7 +202,7 @@ class StreamAdmin:
                 await self.save(names.admin, owner, {f"{names.seek}/{shard}": place})
 
     async def delete_group(self, name: str, owner: str) -> None:
-        """Delete a group, with what its reader has saved.
+        """Delete a group and everything that its reader has saved.
 
         Raises:
             GroupError: there is no such group, or a process reads it.

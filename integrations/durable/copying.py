@@ -48,7 +48,7 @@ class _State(msgspec.Struct):
 async def copy_stream(
     source: StreamAdmin, target: Store, owner: str, progress: Progress = lambda *_: None
 ) -> Copied:
-    """Copy a stream, with its groups, their places and state, and its dead letters, to a store without it.
+    """Copy a stream, with its groups, their positions and state, and its dead letters, to a store without it.
 
     A copy that was interrupted continues where it was. The age of the copied entries, for the retention,
     begins now; the times of the events themselves are kept.

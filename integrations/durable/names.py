@@ -14,9 +14,9 @@ _LONGEST_NAME = 200
 
 
 class Names:
-    """The names that a stream's group has in a store.
+    """The names of a stream's group in a store.
 
-    `state` is how the names of the values begin that its reader saves. Listing the groups does not load them.
+    The names of all values that its reader saves begin with `state`. Listing the groups does not load them.
     """
 
     def __init__(self, stream: str, group: str) -> None:

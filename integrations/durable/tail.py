@@ -22,9 +22,9 @@ READ_LIMIT = 500  # entries read at once
 _MAX_ITEMS, _MAX_BYTES = 10_000, 2 * READ_BYTES
 _FEWER = 9  # tenths of these that are kept when there are too many
 _AT_OPEN = 1_000  # entries read when the tail is opened
-_PAUSE = 0.002  # seconds between looks for entries of other processes while this one appends
-_PATIENCE = 0.05  # seconds between looks while all that wait are patient
-_BUSY = 1.0  # seconds that somebody may need for entries before waiting for others
+_PAUSE = 0.002  # seconds between reads of entries of other processes while this one appends
+_PATIENCE = 0.05  # seconds between reads while all waiters are patient
+_BUSY = 1.0  # seconds that a waiter that is not patient may spend on entries before it waits again
 _WAIT = 30.0  # seconds; a wait that was missed costs at most this
 
 _log = Diagnostics(__name__)
@@ -67,10 +67,11 @@ class Bell:
         self._wanted_at = -math.inf
 
     def future(self, *, patient: bool = False) -> asyncio.Future[None]:
-        """Return a future that the next ring completes; look for what is new before awaiting it.
+        """Return a future that the next ring completes. Check for new entries before awaiting it.
 
         Args:
-            patient: whether new entries may arrive some milliseconds later, several at once.
+            patient: whether new entries may be delayed by some milliseconds, so that fewer reads return more
+                of them.
         """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -83,7 +84,7 @@ class Bell:
         return future
 
     def is_patient(self) -> bool:
-        """Return whether all that wait, or did just now and may be busy with entries, are patient."""
+        """Return whether all waiters are patient, including those that have just been woken."""
         with self._lock:
             others = sum(map(len, self._waiting.values())) - len(self._patient)
             return bool(self._patient) and not others and self._clock.monotonic() >= self._wanted_at + _BUSY
@@ -195,7 +196,7 @@ class Tail:
 
     @property
     def end(self) -> int:
-        """The end of the log as far as it is known: what was read, or appended by this process."""
+        """The last position that this process knows of: it has read that entry or appended it."""
         return max(self.last or 0, self._appended)
 
     def conflicts(self, position: int, entry: bytes) -> bool:

@@ -242,14 +242,15 @@ def _stream_metrics(stream: Stream) -> Iterator[Metric]:
 
 
 class Figure(NamedTuple):
-    """A metric, by the values of its labels.
+    """A metric with its samples.
 
     Attributes:
         kind: `counter`, `gauge`, or `histogram`.
-        name: without the suffix `_total`.
+        name: the name, without the suffix `_total`.
         documentation: one sentence.
         labels: the names of the labels.
-        values: the numbers; of a histogram, the cumulative count for each bound, and the sum.
+        values: the samples, by the values of the labels; for a histogram, the buckets with their cumulative
+            counts, and the sum.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -260,7 +261,11 @@ class Figure(NamedTuple):
 
 
 class FigureCollector(Collector):
-    """A collector of `prometheus_client` for figures, and for those of the process."""
+    """A collector of `prometheus_client` for figures, and for the metrics of the process.
+
+    Args:
+        figures: the figures.
+    """
 
     def __init__(self, figures: Iterable[Figure]) -> None:
         self._figures = figures

@@ -1,4 +1,4 @@
-"""`Access`: what the caller of a tool may see; over HTTP, each request has its own."""
+"""What the caller of a tool may see: `mcp_app` sets it for each request."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ allowed_topics: ContextVar[AllowsTopic | None] = ContextVar("allowed_topics", de
 def require_everything() -> None:
     """Raise a BackendError if the caller may not see everything."""
     if allowed_topics.get() is not None:
-        raise BackendError("this is only for those who may see all topics; use another token")
+        raise BackendError("this needs access to all topics; use a token that has it")

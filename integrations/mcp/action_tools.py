@@ -1,4 +1,4 @@
-"""The tools that change something, which a server has only if it is allowed to."""
+"""The tools that change something, which a server offers only if actions are allowed."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _logger = logging.getLogger(__name__)
 
 
 class StreamActions:
-    """The tools that create streams and publish; each method is a tool.
+    """The tools that create streams and publish; each public method is a tool.
 
     Args:
-        backend: carries them out.
+        backend: what the tools change.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -54,7 +54,7 @@ class StreamActions:
             StreamType, Field(description="topic keeps a buffer for each topic; sse is for slow readers.")
         ] = "in_memory",
         buffer_size: Annotated[
-            int, Field(ge=1, le=MAX_BUFFER, description="The number of newest events that are kept.")
+            int, Field(ge=1, le=MAX_BUFFER, description="How many of the newest events are kept.")
         ] = 1_000,
     ) -> CreatedStream:
         """Create a stream in the memory of the server."""
@@ -64,12 +64,16 @@ class StreamActions:
     async def stream_publish(
         self,
         stream_name: Name,
-        data: Annotated[Any, Field(description="Any JSON value, of at most 100,000 characters.")],
+        data: Annotated[Any, Field(description="Any JSON value of at most 100,000 characters.")],
         event_type: EventTypeName = "message",
-        topic: Annotated[str | None, Field(max_length=500, description="Such as orders.created.")] = None,
-        metadata: Annotated[dict[str, Any] | None, Field(description="Describes the data.")] = None,
+        topic: Annotated[
+            str | None, Field(max_length=500, description="The topic, such as orders.created.")
+        ] = None,
+        metadata: Annotated[
+            dict[str, Any] | None, Field(description="Metadata of the event, such as labels.")
+        ] = None,
     ) -> PublishedEvent:
-        """Publish an event to a stream. Events of the type `error` can become alerts that page people."""
+        """Publish an event to a stream. An event of type `error` can become an alert that pages someone."""
         require_everything()
         size = len(json.dumps([data, metadata]))
         if size > _MAX_DATA:
@@ -80,10 +84,10 @@ class StreamActions:
 
 
 class AlertActions:
-    """The tools that add and expire silences, and replay dead letters; each method is a tool.
+    """The tools that add and expire silences, and replay dead letters; each public method is a tool.
 
     Args:
-        backend: carries them out.
+        backend: what the tools change.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -93,21 +97,21 @@ class AlertActions:
         self,
         matchers: Matchers,
         duration: Annotated[
-            str, Field(max_length=50, description="How long, from now on: such as 2h30m; at most 24h.")
+            str, Field(max_length=50, description="How long from now, such as 2h30m; at most 24h.")
         ],
         created_by: Person,
         comment: Annotated[str, Field(max_length=1_000, description="The reason.")] = "",
         dry_run: Annotated[  # noqa: FBT002 - a parameter of the tool
-            bool, Field(description="Only show which alerts it would match; nothing is added.")
+            bool, Field(description="Only show which alerts the silence would match, without adding it.")
         ] = False,
     ) -> AddedSilence:
         """Silence all alerts that match, so that nobody is notified about them for some time.
 
-        The result shows which alerts match now. Call it with dry_run first, and ask the person.
+        The result shows which alerts match now. Call it with dry_run first, and ask the person to confirm.
         """
         require_everything()
         if not created_by.strip():
-            raise BackendError(f"created_by: must name a person, got {shorten(created_by)}")
+            raise BackendError(f"created_by: must be the name of a person, got {shorten(created_by)}")
         seconds = _seconds(duration)
         silence = await self._backend.add_silence(matchers, seconds, created_by, comment, dry_run=True)
         matching = await self._backend.groups(matchers, None, _PREVIEW)
@@ -121,7 +125,10 @@ class AlertActions:
         )
 
     async def expire_silence(
-        self, silence_id: Annotated[str, Field(min_length=1, max_length=200, description="From silences.")]
+        self,
+        silence_id: Annotated[
+            str, Field(min_length=1, max_length=200, description="The `id` of a silence, from silences.")
+        ],
     ) -> ExpiredSilence:
         """Expire a silence now, so that people are notified again."""
         require_everything()
@@ -130,7 +137,7 @@ class AlertActions:
         return expired
 
     async def replay_dead_letters(self) -> Replayed:
-        """Deliver again what the sinks have given up, once what failed works again."""
+        """Queue the dead letters again: events that sinks failed to deliver. Fix the cause first."""
         require_everything()
         replayed = await self._backend.replay_dead_letters()
         _logger.info("%d dead letters were replayed by a tool", replayed.replayed)

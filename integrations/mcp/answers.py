@@ -1,4 +1,4 @@
-"""What a live page answers, as results of tools. It is foreign data, of another version perhaps."""
+"""Converts the responses of a live page to results of tools. A page may be of another version."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _STATES = list(SinkState)
 
 
 def _reading(read: Callable[P, T]) -> Callable[P, T]:
-    """Raise a BackendError if an answer is not what is expected."""
+    """Raise a BackendError if a response does not have the expected form."""
 
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return read(*args, **kwargs)
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-            problem = f"the live page answered something unexpected ({type(error).__name__})"
-            raise BackendError(f"{problem}; is it of another version?") from None
+            problem = f"the response of the live page is not the expected one ({type(error).__name__})"
+            raise BackendError(f"{problem}; check that both have the same version") from None
 
     return checked
 
@@ -76,7 +76,7 @@ def _event(cursor: str, event: Mapping[str, Any]) -> EventItem:
 
 @_reading
 def stream_info(stream: Mapping[str, Any]) -> StreamInfo:
-    """Return the only stream of a page."""
+    """Return the stream of a page."""
     return StreamInfo(
         name=DEFAULT_STREAM,
         type=stream["type"],
@@ -103,7 +103,7 @@ def _alert(alert: Mapping[str, Any]) -> AlertItem:
 
 @_reading
 def explanation(answer: Mapping[str, Any]) -> RouteExplanation:
-    """Return where an alert is sent, with the routes that were visited."""
+    """Return where an alert would be sent, with the routes that were visited."""
     steps: list[RouteStep] = []
     waiting = [answer["root"]]
     while waiting and len(steps) < _MAX_ROUTES:
@@ -175,7 +175,11 @@ def reasons(answer: Mapping[str, Any]) -> WhyNotNotified:
 
 @_reading
 def section(state: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """Return a section of a page's state, or raise a BackendError if it is not there."""
+    """Return a section of a page's state.
+
+    Raises:
+        BackendError: the page does not have it, or could not read it.
+    """
     if name in state["problems"]:
         raise BackendError(f"the {name} are not available: {state['problems'][name]}")
     if state[name] is None:

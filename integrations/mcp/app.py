@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MAX_BODY = 256 * 1024  # bytes
 _MAX_BODIES = 100  # of the maximum size, in memory at once
 _BODY_TIMEOUT = 10.0  # seconds
-_CLOSE_TIMEOUT = 2.0  # seconds for answers to calls that waited
+_CLOSE_TIMEOUT = 2.0  # seconds to send the results of calls that were waiting
 _CHECKED_HERE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
@@ -42,27 +42,31 @@ class McpApp:
 
     Mount it next to the live page: `app.mount("/mcp", mcp_app(stream, attachment, alerts, board))`. There are
     no sessions, so any process can answer any request. Only subscriptions and streams that tools create
-    belong to a process; where there are several, clients use `wait_for_events`. Whoever disconnects leaves
-    nothing behind. It is read-only unless `allow_actions` is passed.
+    belong to a process; if there are several, clients should use `wait_for_events`. A call ends when its
+    client disconnects. The tools are read-only unless `allow_actions` is true.
 
     Args:
         stream: the stream whose events are shown.
         attachment: provides the sinks and their dead letters.
         alerts: provides alerts, silences and channels.
         board: provides the circuit breakers.
-        allow_actions: whether there are tools that change something: for silences, dead letters, and events.
-            They need a token, or `authorize`.
-        token: requests need it as `Authorization: Bearer ...`.
-        authorize: called with the ASGI scope instead; returns the topics that may be seen, or None for none,
-            as for `event_stream`. All tools but those for events are for those who may see all topics.
-        buffer_size: the number of newest events that are kept of a stream that is not durable.
+        allow_actions: whether to offer tools that change something: silences, dead letters, and events. This
+            needs `token` or `authorize`.
+        token: a token that requests need, as `Authorization: Bearer ...` or as the password of Basic
+            authentication.
+        authorize: a function that is called with the ASGI scope instead, and returns the topics that a client
+            may see, or None for none, as for `event_stream`. All tools except those for events need access
+            to all topics.
+        buffer_size: how many of the newest events are kept if the stream is not durable.
         allowed_hosts: as for `event_stream`. Pages of other origins cannot use it.
-        signals: whether SIGTERM and SIGINT end calls that wait for events, as a server first waits for them.
+        signals: whether SIGTERM and SIGINT end the calls that wait for events. Otherwise a server that
+            finishes open requests before it stops would wait for them.
         clock: the clock; tests pass a `FakeClock`.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: the token is empty or passed besides `authorize`, or actions are allowed without either.
+        ValueError: the token is empty, both `token` and `authorize` are passed, or `allow_actions` is true
+            without either.
     """
 
     def __init__(
@@ -86,10 +90,10 @@ class McpApp:
             raise TypeError(f"allow_actions: must be true or false, got {type(allow_actions).__name__}")
         if token is not None:
             if authorize is not None:
-                raise ValueError("token: must not be passed besides authorize")
+                raise ValueError("token: pass either a token or authorize, not both")
             authorize = _bearer(token)
         if allow_actions and authorize is None:
-            raise ValueError("allow_actions: needs a token, because otherwise everyone could act")
+            raise ValueError("allow_actions: needs a token or authorize, or anyone could use the actions")
         self._authorize = authorize
         self._gate = SiteGate(allowed_hosts, (), authorized=authorize is not None)
         self._bodies = http.BodyReader(_MAX_BODY, _BODY_TIMEOUT, _MAX_BODIES, clock)
@@ -124,7 +128,7 @@ class McpApp:
             async with self._bodies.reading(request) as body:
                 token = allowed_topics.set(None if allowed.everything else allowed.allow)
                 try:
-                    await self._handler(scope, _again(body, receive), send)
+                    await self._handler(scope, _replay(body, receive), send)
                 finally:
                     allowed_topics.reset(token)
         except ClientDisconnect:
@@ -134,7 +138,7 @@ class McpApp:
             await response(scope, receive, send)
 
     async def aclose(self) -> None:
-        """End the calls that wait for events, and all others. Can be called twice."""
+        """End all calls, those that wait for events first. Can be called more than once."""
         await self._backend.aclose()
         await self._handler.aclose()
 
@@ -149,7 +153,7 @@ class McpApp:
         """Return the topics that a request may see; raise an HTTPException if it is refused."""
         self._gate.check(request)
         allowed = await http.authorized_topics(self._authorize, request.scope)
-        if request.method != "POST":  # there are no sessions that a GET could listen to
+        if request.method != "POST":  # a GET would listen to a session, and there are none
             raise HTTPException(405, "only POST is allowed", {"allow": "POST"})
         return allowed
 
@@ -158,7 +162,7 @@ mcp_app = McpApp
 
 
 class _Handler:
-    """Handles requests with the SDK, in a task of the event loop, as there may be no lifespan."""
+    """Handles requests with the SDK, whose manager runs in a task, as there may be no lifespan to run it."""
 
     def __init__(self, server: MCPServer[Any]) -> None:
         self.closed = False
@@ -185,7 +189,7 @@ class _Handler:
             self._requests.discard(task)
 
     async def aclose(self) -> None:
-        """End what is running, after a moment for answers that are being sent."""
+        """End the running requests, after a moment in which results can be sent."""
         self.closed = True
         if self._loop is asyncio.get_running_loop():
             if self._requests:
@@ -194,11 +198,11 @@ class _Handler:
             await self._task
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A manager can run only once, and this is the public way to a new one.
+        # A manager can run only once, and calling this is the public way to get a new one.
         self._server.streamable_http_app(stateless_http=True, transport_security=_CHECKED_HERE)
         self._manager = self._server.session_manager
         self._loop, self._ready, self._end = loop, asyncio.Event(), asyncio.Event()
-        self._task = loop.create_task(self._run(), context=Context())  # not that of the first request
+        self._task = loop.create_task(self._run(), context=Context())  # not in the first request's context
 
     async def _run(self) -> None:
         async with self._manager.run():
@@ -209,7 +213,7 @@ class _Handler:
 def _bearer(token: str) -> http.Authorize:
     expected = token.strip()
     if not expected:
-        raise ValueError("token: must not be empty, because that would let everyone in")
+        raise ValueError("token: must not be empty, or anyone could connect")
 
     def authorize(scope: Scope) -> str | None:
         sent = http.bearer_token(Headers(scope=scope))
@@ -218,11 +222,11 @@ def _bearer(token: str) -> http.Authorize:
     return authorize
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that begins with a body that was read before."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first returns a body that has already been read."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive_again() -> Message:
+    async def replaying_receive() -> Message:
         return messages.pop() if messages else await receive()
 
-    return receive_again
+    return replaying_receive

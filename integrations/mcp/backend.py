@@ -26,18 +26,18 @@ from codomyrmex.integrations.mcp.results import (
 )
 
 DEFAULT_STREAM = "default"
-"""The name of the stream that the backend was made with."""
+"""The name of the stream that a backend is created with."""
 
 
 class BackendError(Exception):
-    """What was asked for cannot be done; the message is one sentence without secrets that names the value."""
+    """A call of a tool failed; the message is one sentence that names the value and contains no secrets."""
 
 
 class Backend(ABC):
     """What the tools read and change.
 
-    The tools check the bounds of numbers and texts, keep the subscriptions, and shorten what is long. All
-    methods raise BackendError, and nothing else, if they cannot answer.
+    The tools check the bounds of numbers and texts, keep the subscriptions, and shorten long results. If a
+    call fails, methods raise BackendError and no other exception.
     """
 
     # Streams
@@ -59,7 +59,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def streams(self, name: str | None) -> list[StreamInfo]:
-        """Return all streams, or the one with a name if it exists; subscriptions of tools do not count."""
+        """Return all streams, or the one with a name if it exists.
+
+        The subscriber counts do not include the subscriptions of the tools.
+        """
 
     @abstractmethod
     async def events(
@@ -67,25 +70,24 @@ class Backend(ABC):
     ) -> EventPage:
         """Return the newest events, oldest first, or the first ones after a cursor.
 
-        If there are none after the cursor, wait for one, for so many seconds. When the caller is cancelled,
-        nothing is left behind.
+        If there are none after the cursor, wait up to `wait` seconds for one. The call can be cancelled.
         """
 
     # Alerts
 
     @abstractmethod
     async def groups(self, matchers: str, state: AlertState | None, limit: int) -> GroupPage:
-        """Return groups with the alerts that all matchers, as in Alertmanager, hold for; empty for any."""
+        """Return groups with those of their alerts that match all matchers, in Alertmanager's syntax."""
 
     @abstractmethod
     async def explain(self, labels: Mapping[str, str]) -> RouteExplanation:
-        """Return where an alert with these labels is sent."""
+        """Return where an alert with these labels would be sent."""
 
     @abstractmethod
     async def why_not_notified(
         self, labels: Mapping[str, str], group: str | None, limit: int
     ) -> WhyNotNotified:
-        """Return why nobody was notified about the alerts of a group, or those with at least these labels."""
+        """Return why nobody was notified about the alerts of a group, or the alerts with these labels."""
 
     @abstractmethod
     async def silences(self, state: SilenceState | None, limit: int) -> SilencePage:
@@ -95,7 +97,7 @@ class Backend(ABC):
     async def add_silence(
         self, matchers: str, seconds: float, created_by: str, comment: str, *, dry_run: bool
     ) -> SilenceItem:
-        """Add a silence that begins now; with `dry_run` only return what it would be."""
+        """Add a silence that starts now, and return it; with `dry_run`, only return it."""
 
     @abstractmethod
     async def expire_silence(self, silence_id: str) -> ExpiredSilence:
@@ -113,8 +115,8 @@ class Backend(ABC):
 
     @abstractmethod
     async def replay_dead_letters(self) -> Replayed:
-        """Deliver the dead letters again."""
+        """Queue the dead letters again."""
 
     async def aclose(self) -> None:
-        """End what waits, and release everything."""
+        """End the calls that wait, and release all resources."""
         return

@@ -1,4 +1,4 @@
-"""`LocalBackend`: a stream, its sinks, alerts and circuit breakers in this process answer the tools."""
+"""`LocalBackend`: gives the tools a stream of this process, its sinks, alerts and circuit breakers."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ from codomyrmex.streaming.external import decode_external
 T = TypeVar("T")
 
 MAX_STREAMS = 100
-_TIMEOUT = 10.0  # seconds for room in the queues of sinks, or for a stream
+_TIMEOUT = 10.0  # seconds to wait for space in the queues of sinks, or for a stream
 _MAX_TOPICS = 100  # of a stream
-_MAX_EVENTS = 500  # of a stream, whose topics are shown
+_MAX_EVENTS = 500  # that are searched for topics
 _KINDS: Mapping[str, Callable[[int], Stream]] = {
     "in_memory": InMemoryStream,
     "sse": SSEStream,
@@ -59,15 +59,16 @@ _KINDS: Mapping[str, Callable[[int], Stream]] = {
 
 
 class LocalBackend(Backend):
-    """What is in this process answers the tools.
+    """A backend whose stream, sinks, alerts and circuit breakers are in this process.
 
     Args:
         stream: the stream that is called "default"; by default a new `InMemoryStream`.
         attachment: provides the sinks and their dead letters.
         alerts: provides alerts, silences and channels.
         board: provides the circuit breakers.
-        buffer_size: the number of newest events that are kept of a stream that is not durable.
-        signals: whether SIGTERM and SIGINT end calls that wait for events, as a server first waits for them.
+        buffer_size: how many of the newest events are kept if the stream is not durable.
+        signals: whether SIGTERM and SIGINT end the calls that wait for events. Otherwise a server that
+            finishes open requests before it stops would wait for them.
         clock: the clock; tests pass a `FakeClock`.
     """
 
@@ -105,7 +106,7 @@ class LocalBackend(Backend):
         if name in self._streams:
             raise BackendError(f"name: there is already a stream {name!r}")
         if len(self._streams) > MAX_STREAMS:
-            raise BackendError(f"name: there are already {MAX_STREAMS} streams, so {name!r} is one too many")
+            raise BackendError(f"name: cannot create {name!r}: there are already {MAX_STREAMS} streams")
         self._add_stream(name, _KINDS[stream_type](buffer_size), buffer_size)
         return CreatedStream(stream_name=name, stream_type=stream_type)
 
@@ -113,9 +114,9 @@ class LocalBackend(Backend):
         self, stream_name: str, data: Any, event_type: str, topic: str | None, metadata: Mapping[str, Any]
     ) -> PublishedEvent:
         stream, _ = self._stream(stream_name)
-        about = dict(metadata) if topic is None else {**metadata, "topic": topic}
-        async with _answering("the event was not published"):
-            event = decode_external({"data": data, "type": event_type, "metadata": about})
+        metadata = dict(metadata) if topic is None else {**metadata, "topic": topic}
+        async with _converting_errors("the event was not published"):
+            event = decode_external({"data": data, "type": event_type, "metadata": metadata})
             async with asyncio.timeout(_TIMEOUT):
                 await stream.publish(event)
         return PublishedEvent(event_id=event.id, timestamp=event.timestamp.isoformat())
@@ -134,7 +135,7 @@ class LocalBackend(Backend):
         return StreamInfo(
             name=name,
             type=about["type"],
-            subscriber_count=about["subscribers"] - (about["type"] != "durable"),  # without `pages`
+            subscriber_count=about["subscribers"] - (about["type"] != "durable"),  # not counting `pages`
             buffered_events=about["kept"],
             buffer_capacity=about["capacity"],
             topics=list(topics)[:_MAX_TOPICS],
@@ -153,7 +154,7 @@ class LocalBackend(Backend):
     ) -> RawPage:
         allows = allowed_topics.get()
         accepts = None if allows is None else lambda event: allows(event.topic)
-        async with _answering("the stream is not available"):
+        async with _converting_errors("the stream is not available"):
             return await pages.page(topic, cursor, limit, wait, accepts)
 
     def _stream(self, name: str) -> tuple[Stream, EventPages]:
@@ -166,14 +167,14 @@ class LocalBackend(Backend):
 
     async def groups(self, matchers: str, state: AlertState | None, limit: int) -> GroupPage:
         self._require_alerts()
-        async with _answering("the alert sink is not available"):
+        async with _converting_errors("the alert sink is not available"):
             parsed = _named("matchers", lambda: parse_matchers(matchers))
             answer = await self._snapshots.find_groups(parsed, state or "", limit)
         return answers.group_page(answer)
 
     async def explain(self, labels: Mapping[str, str]) -> RouteExplanation:
         self._require_alerts()
-        async with _answering("the alert sink is not available"):
+        async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.explain_labels(labels)
         return answers.explanation(answer)
 
@@ -181,13 +182,13 @@ class LocalBackend(Backend):
         self, labels: Mapping[str, str], group: str | None, limit: int
     ) -> WhyNotNotified:
         self._require_alerts()
-        async with _answering("the alert sink is not available"):
+        async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.why_not_notified(labels, group, limit)
         return answers.reasons(answer)
 
     async def silences(self, state: SilenceState | None, limit: int) -> SilencePage:
         self._require_alerts()
-        async with _answering("the alert sink is not available"):
+        async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.find_silences(state or "", limit)
         return answers.silence_page(answer)
 
@@ -217,12 +218,12 @@ class LocalBackend(Backend):
 
     def _require_alerts(self) -> AlertSink:
         if self._alerts is None:
-            raise BackendError("there is no alert sink here, so there are no alerts, routes or silences")
+            raise BackendError("there is no alert sink, so there are no alerts, routes or silences")
         return self._alerts
 
     async def _act(self, call: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
         alerts = self._require_alerts()
-        async with _answering("the alert sink is not available"):
+        async with _converting_errors("the alert sink is not available"):
             result = await run_on_sink_loop(alerts, call)
         self._snapshots.invalidate()
         return result
@@ -230,24 +231,24 @@ class LocalBackend(Backend):
     # Delivery
 
     async def sinks(self, limit: int) -> SinkList:
-        async with _answering("the sinks are not available"):
+        async with _converting_errors("the sinks are not available"):
             sinks = await self._snapshots.sinks()
         if sinks is None:
-            raise BackendError("there are no sinks here: neither an attachment nor an alert sink was passed")
+            raise BackendError("there are no sinks: neither an attachment nor an alert sink was passed")
         return answers.sink_list(to_builtins(sinks), limit)
 
     async def breakers(self, limit: int) -> BreakerList:
-        async with _answering("the circuit breakers are not available"):
+        async with _converting_errors("the circuit breakers are not available"):
             breakers = await self._snapshots.breakers()
         if breakers is None:
-            raise BackendError("there are no circuit breakers here: no CircuitBoard was passed")
+            raise BackendError("there are no circuit breakers: no CircuitBoard was passed")
         return answers.breaker_list(to_builtins(breakers), limit)
 
     async def replay_dead_letters(self) -> Replayed:
         attachment = self._attachment
         if not isinstance(attachment, Attachment | BlockingAttachment):
-            raise BackendError("there are no dead letters here: no attachment was passed")
-        async with _answering("the dead letters were not replayed"):
+            raise BackendError("there are no dead letters: no attachment was passed")
+        async with _converting_errors("the dead letters were not replayed"):
             if isinstance(attachment, BlockingAttachment):
                 count = await asyncio.wait_for(asyncio.to_thread(attachment.replay), _TIMEOUT)
             else:
@@ -256,13 +257,13 @@ class LocalBackend(Backend):
 
 
 @asynccontextmanager
-async def _answering(problem: str) -> AsyncIterator[None]:
-    """Raise a BackendError instead of what a stream, a sink or a store raises."""
+async def _converting_errors(problem: str) -> AsyncIterator[None]:
+    """Convert the exceptions of a stream, a sink or a store to a BackendError."""
     try:
         yield
     except (BackendError, KeyError):
         raise
-    except ValueError as error:  # of an argument; it names it
+    except ValueError as error:  # an invalid argument, which the message names
         raise BackendError(str(error)) from None
     except Exception as error:  # noqa: BLE001 - a store or a sink can fail in many ways
         raise BackendError(f"{problem}: {describe(error)}") from None

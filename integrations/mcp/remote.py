@@ -1,4 +1,4 @@
-"""`RemoteBackend`: a live page of another process answers the tools."""
+"""`RemoteBackend`: gives the tools the application behind a live page."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from codomyrmex.integrations.web.page_client import PageClient, PageError
 
 
 class RemoteBackend(Backend):
-    """A live page answers the tools, over HTTP; `dashboard` serves it.
+    """A backend that sends requests to a live page, which `dashboard` serves.
 
-    Reading needs what the page needs for reading; actions need the token of its `allow_actions`, and
-    publishing its `allow_publish` too.
+    Reading needs the token that the page needs for reading, if any. Actions need the token of the page's
+    `allow_actions`, and publishing also its `allow_publish`.
 
     Args:
-        client: asks the page.
+        client: a client of the page; it is closed with the backend.
     """
 
     def __init__(self, client: PageClient) -> None:
@@ -50,10 +50,12 @@ class RemoteBackend(Backend):
     async def create_stream(
         self,
         name: str,
-        stream_type: StreamType,  # noqa: ARG002 - there is no type that could be created
+        stream_type: StreamType,  # noqa: ARG002 - nothing can be created
         buffer_size: int,  # noqa: ARG002 - as above
     ) -> CreatedStream:
-        raise BackendError(f"{name!r} cannot be created: a live page has one stream, {DEFAULT_STREAM!r}")
+        raise BackendError(
+            f"name: cannot create {name!r}: a live page has only one stream, {DEFAULT_STREAM!r}"
+        )
 
     async def publish(
         self,
@@ -130,7 +132,7 @@ class RemoteBackend(Backend):
     async def replay_dead_letters(self) -> Replayed:
         return answers.replayed(await self._post("dead_letters/replay", {}))
 
-    # Asking
+    # Requests
 
     async def _get(self, path: str, wait: float = 0.0, **query: str | float) -> dict[str, Any]:
         try:
@@ -147,7 +149,9 @@ class RemoteBackend(Backend):
 
 def _check_stream(name: str) -> None:
     if name != DEFAULT_STREAM:
-        raise BackendError(f"there is no stream {name!r}: a live page has one stream, {DEFAULT_STREAM!r}")
+        raise BackendError(
+            f"stream_name: there is no stream {name!r}: a live page has only one, {DEFAULT_STREAM!r}"
+        )
 
 
 def _metadata(topic: str | None, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ CreatableType = Literal["in_memory", "sse", "topic"]
 
 
 class Result(BaseModel):
-    """The base of all results; unknown fields are left out, so that a newer page can be read."""
+    """The base of all results; unknown fields are ignored, so that a newer live page can be read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +46,7 @@ class PublishedEvent(Result):
 
 
 class Subscribed(Result):
-    """A subscription that was made; `stream_read` returns what it received."""
+    """A subscription that was created; `stream_read` returns its events."""
 
     status: Literal["subscribed"] = "subscribed"
     subscription_id: str
@@ -55,7 +55,7 @@ class Subscribed(Result):
 
 
 class StreamInfo(Result):
-    """A stream. `topics` are the busiest or newest ones; the buffer of a durable stream is its store."""
+    """A stream. `topics` are the busiest or newest ones. For a durable stream, `buffer_capacity` is null."""
 
     name: str
     type: StreamType
@@ -66,14 +66,14 @@ class StreamInfo(Result):
 
 
 class StreamList(Result):
-    """Streams, and how many there are."""
+    """Streams and their number."""
 
     streams: list[StreamInfo]
     total_streams: int
 
 
 class EventItem(Result):
-    """An event, and the cursor after it."""
+    """An event, and the cursor that follows it."""
 
     cursor: str
     id: str
@@ -87,8 +87,8 @@ class EventItem(Result):
 class EventPage(Result):
     """Events, oldest first.
 
-    `cursor` is where the next page begins, `has_more` whether there are more events: later ones, or earlier
-    ones if no cursor was given. `missed` is true if events after the given cursor are no longer kept.
+    `cursor` is where the next page starts. `has_more` is true if there are more events: later ones, or
+    earlier ones if no cursor was given. `missed` is true if events after the given cursor are no longer kept.
     """
 
     events: list[EventItem]
@@ -101,7 +101,7 @@ class EventPage(Result):
 
 
 class Suppression(Result):
-    """Why an alert is suppressed, and by what: an alert's fingerprint, an interval's name, a silence's id."""
+    """Why an alert is suppressed, and by which alert (its fingerprint), interval or silence."""
 
     why: str
     by: str
@@ -122,8 +122,8 @@ class AlertItem(Result):
 class GroupItem(Result):
     """A group of alerts at a route. `others` is the number of alerts that are left out.
 
-    `notified` has the time of each channel's last notification; `next_tick` is when the group is next checked
-    for something to send.
+    `notified` is the time of the last notification of each channel; `next_tick` is when the group is next
+    evaluated.
     """
 
     key: str
@@ -141,7 +141,7 @@ class GroupItem(Result):
 
 
 class GroupPage(Result):
-    """Groups, firing ones first, with their alerts that match."""
+    """Groups, firing ones first, with those of their alerts that match."""
 
     groups: list[GroupItem]
     total: int
@@ -149,10 +149,10 @@ class GroupPage(Result):
 
 
 class RouteStep(Result):
-    """A route that was visited: whether it matches and why; for the one that decides, what it does.
+    """A route that was visited: whether it matches, and why; and if the alert takes it, what that means.
 
-    `matchers`, `settings` and `notes` are sentences: which matcher holds, where a setting comes from, what
-    mutes, inhibits or silences such an alert, and what its group was notified about.
+    `matchers`, `settings` and `notes` are sentences that say which matchers hold, where each setting comes
+    from, what mutes, inhibits or silences such an alert, and when its group was last notified.
     """
 
     path: str
@@ -168,7 +168,7 @@ class RouteStep(Result):
 
 
 class RouteExplanation(Result):
-    """Where an alert with these labels is sent now, and the routes in the order in which they are visited."""
+    """Where an alert with these labels would be sent now, and the routes in the order of the visit."""
 
     labels: dict[str, str]
     at: str | None
@@ -178,11 +178,11 @@ class RouteExplanation(Result):
 
 
 class Reason(Result):
-    """A reason why a notification was not sent, or that it was.
+    """A reason why no notification was sent.
 
     `code` is one of not_an_alert, resolved, silenced, inhibited, muted, not_active, group_wait,
     group_interval, in_flight, failed, rate_limited, deduplicated (already notified), no_channel. `by` is the
-    silence, the inhibiting alert, or the interval; `channel` the channel; `until` and `at` are ISO 8601.
+    silence, the inhibiting alert, or the interval; `until` and `at` are ISO 8601.
     """
 
     code: str
@@ -205,7 +205,7 @@ class AlertVerdict(Result):
 
 
 class WhyNotNotified(Result):
-    """Why nobody was notified about alerts: one sentence, and the reasons for each alert."""
+    """Why nobody was notified: one sentence, and the reasons for each alert."""
 
     answer: str
     alerts: list[AlertVerdict]
@@ -234,7 +234,7 @@ class SilencePage(Result):
 
 
 class AddedSilence(Result):
-    """A silence that was added, or would be, and the firing alerts that it matches."""
+    """A silence that was added or would be added, and the groups with alerts that it matches."""
 
     status: Literal["added", "preview"]
     silence: SilenceItem
@@ -252,7 +252,7 @@ class ExpiredSilence(Result):
 
 
 class SinkItem(Result):
-    """The health of a sink, or of a channel of an alert sink, which is in `of`."""
+    """The health of a sink, or of a channel of the alert sink that `of` names."""
 
     name: str
     of: str | None
@@ -267,7 +267,7 @@ class SinkItem(Result):
 
 
 class SinkList(Result):
-    """Sinks, those in the worst state first."""
+    """Sinks, the ones in the worst state first."""
 
     sinks: list[SinkItem]
     total: int
@@ -275,7 +275,7 @@ class SinkList(Result):
 
 
 class BreakerItem(Result):
-    """The status of a circuit breaker; `summary` counts its processes if there are several."""
+    """The status of a circuit breaker; if several processes have it, `summary` counts their states."""
 
     source: str
     service: str | None
@@ -298,7 +298,7 @@ class BreakerList(Result):
 
 
 class Replayed(Result):
-    """How many dead letters are delivered again."""
+    """The number of dead letters that were queued again."""
 
     status: Literal["replayed"] = "replayed"
     replayed: int

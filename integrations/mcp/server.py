@@ -1,8 +1,9 @@
-"""`mcp_server`: a server of the official SDK with our tools and resources."""
+"""`mcp_server`: a server of the official MCP SDK with the tools and resources."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ _IS_DATA = (
 )
 _INSTRUCTIONS = (
     "Tools for on-call engineers: events of streams, alerts and why nobody was notified about them, routes, "
-    "silences, sinks and circuit breakers. For the question why nobody was paged, begin with "
+    "silences, sinks and circuit breakers. To find out why nobody was paged, start with "
     f"why_not_notified. {_IS_DATA}"
 )
 _READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
@@ -54,13 +55,13 @@ def mcp_server(
     streams_writable: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> MCPServer[Any]:
-    """Return a server of the SDK whose tools are answered by a backend.
+    """Return an MCP server whose tools call a backend.
 
     Args:
-        backend: answers the tools; the caller closes it.
-        allow_actions: whether there are tools that change something.
-        streams_writable: whether streams can be created and published to without `allow_actions`, as with
-            streams that only this server uses.
+        backend: what the tools read and change; the caller closes it.
+        allow_actions: whether to offer tools that change something.
+        streams_writable: whether to offer the tools that create streams and publish even without
+            `allow_actions`, because only this server uses the streams.
         clock: measures how long subscriptions are idle.
     """
     with _root_logger_kept():
@@ -99,7 +100,7 @@ def mcp_server(
 
 
 class _Server(MCPServer[Any]):
-    """A server whose errors are one sentence for what the caller can change, and masked otherwise."""
+    """A server that reports errors which the caller can correct in one sentence; the SDK masks all others."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -120,8 +121,9 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
-        return f"{where}: it is required"
-    return text(f"{where}: {first['msg'].removeprefix('Input ')}, got {shorten(first['input'])}")
+        return f"{where}: is required"
+    problem = re.sub(r"^\w+ should", "must", first["msg"])  # "Input should be ...", "String should have ..."
+    return text(f"{where}: {problem}, got {shorten(first['input'])}")
 
 
 def _add(server: MCPServer[Any], tool: _Tool, annotations: ToolAnnotations) -> None:
@@ -148,7 +150,7 @@ def _add_resource(
 
 @contextmanager
 def _root_logger_kept() -> Iterator[None]:
-    """Keep the SDK from configuring the root logger, which belongs to the application."""
+    """Prevent the SDK from configuring the root logger, which belongs to the application."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)  # `basicConfig` does nothing if there is a handler
     try:

@@ -1,4 +1,4 @@
-"""Makes results fit for an assistant: bounded, without secrets, and with visible control characters."""
+"""Prepares results for an assistant: bounded, without secrets, and with control characters escaped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from codomyrmex.streaming.encoding import to_json
 R = TypeVar("R", bound=Result)
 
 MAX_TEXT = 1_000  # characters
-MAX_RESULT = 50_000  # characters of the JSON of a result, unless one item has more
+MAX_RESULT = 50_000  # characters of the JSON of a result, unless a single item has more
 _MAX_ITEMS = 100  # of a list or mapping
 _MAX_DEPTH = 12
-_MIN_VALUE = 4  # characters that a value takes besides its text
+_MIN_VALUE = 4  # characters counted for a value in addition to its text
 _MAX_GROUP = 20_000  # characters of the JSON of a group
 _MAX_FREE = 20_000  # characters of the data of an event, and of its metadata
-_MAX_SEARCHED = 20_000  # characters of a text that are searched for secrets; a longer one is cut before
+_MAX_SEARCHED = 20_000  # characters of a text, which is cut to them before it is searched for secrets
 _FREE = ("data", "metadata")
 _CUT = "\u2026 (shortened)"
 
@@ -29,9 +29,9 @@ _redact = redact()
 
 
 def shaped(result: R) -> R:
-    """Return a result with its texts shortened and cleaned, and with the items for which there is room.
+    """Return a result with its texts shortened and cleaned, and with as many items as fit.
 
-    What is left out is counted by `has_more` or `others`.
+    `has_more` or `others` shows that items were left out.
     """
     fields: dict[str, Any] = {
         name: list(map(_safe, value)) if isinstance(value, list) else _safe(value) for name, value in result
@@ -48,11 +48,11 @@ def shaped(result: R) -> R:
 
 
 def shaped_events(page: EventPage, *, newest: bool) -> EventPage:
-    """Return a page of events that is shaped, with its cursor after the last event that is left.
+    """Return a page with as many of its events as fit, and with a cursor after the last of them.
 
     Args:
         page: the page.
-        newest: whether it has the newest events; then the oldest of them are left out.
+        newest: whether the page has the newest events; if they do not all fit, the oldest are left out.
     """
     events = list(map(_event, page.events))
     kept = _fitting(events[::-1], MAX_RESULT)[::-1] if newest else _fitting(events, MAX_RESULT)
@@ -63,7 +63,7 @@ def shaped_events(page: EventPage, *, newest: bool) -> EventPage:
 
 
 def _event(event: EventItem) -> dict[str, Any]:
-    """Return an event with its content, which can be anything, cut to what can be searched for secrets."""
+    """Return an event whose data and metadata, which can be of any size, are bounded before the search."""
     content = {name: _Bounds(_MAX_SEARCHED, _MAX_FREE).apply(getattr(event, name)) for name in _FREE}
     shown: dict[str, Any] = _safe(event.model_copy(update=content))
     return shown
@@ -75,7 +75,7 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fitting(items: Sequence[Any], room: int) -> list[Any]:
-    """Return the first items for which there is room; at least one."""
+    """Return the first items that fit in so many characters of JSON; at least one."""
     kept: list[Any] = []
     for item in items:
         room -= len(to_json(item))
@@ -93,14 +93,14 @@ def _safe(value: Any) -> Any:
 
 
 class _Bounds:
-    """Turns values into JSON types within bounds.
+    """Converts values to bounded JSON types.
 
     Args:
-        max_text: the number of characters of a text.
-        room: about the number of characters of all; when it is used up, what follows is left out.
+        max_text: the maximum number of characters of a text.
+        room: roughly the maximum number of characters in all; further values are left out.
 
     Attributes:
-        has_long: whether a text is longer than what is shown in the end.
+        has_long: whether a text was longer than `MAX_TEXT`.
     """
 
     def __init__(self, max_text: int, room: float = math.inf) -> None:
@@ -145,7 +145,7 @@ class _Bounds:
 
 
 def text(value: str, limit: int = MAX_TEXT) -> str:
-    """Return a text with control characters escaped, and shortened."""
+    """Return a text, shortened and with control characters escaped."""
     shown = value if len(value) <= limit + len(_CUT) else f"{value[:limit]}{_CUT}"
     if shown.isprintable():
         return shown

@@ -1,4 +1,4 @@
-"""`Subscriptions`: what `stream_subscribe` returns is a name for a cursor, which `stream_read` moves."""
+"""`Subscriptions`: a subscription is an id for a cursor, which `stream_read` advances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from codomyrmex.streaming import Clock
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 
 MAX_SUBSCRIPTIONS = 1_000
-IDLE = 600.0  # seconds after which a subscription that is not read ends
+IDLE = 600.0  # seconds after which a subscription that is not read expires
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """The subscriptions of a server. They hold no events, and end when they are idle.
+    """The subscriptions of a server. They hold no events, and expire when they are idle.
 
     Args:
         clock: measures how long they are idle.
@@ -51,9 +51,8 @@ class Subscriptions:
         """
         self._expire()
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise BackendError(
-                f"there are already {MAX_SUBSCRIPTIONS} subscriptions; they end after {IDLE:g} idle seconds"
-            )
+            problem = f"there are already {MAX_SUBSCRIPTIONS} subscriptions"
+            raise BackendError(f"{problem}; idle ones expire after {IDLE:g} seconds")
         id_ = secrets.token_hex(8)  # a client must not guess those of others
         self._subscriptions[id_] = Subscription(stream_name, topic, cursor, self._clock.monotonic())
         return id_
@@ -62,12 +61,12 @@ class Subscriptions:
         """Return a subscription.
 
         Raises:
-            BackendError: it does not exist, has ended, or is being read.
+            BackendError: it does not exist, has expired, or is being read.
         """
         self._expire()
         subscription = self._subscriptions.get(id_)
         if subscription is None:
-            problem = f"there is none {id_!r}, or it ended after {IDLE:g} idle seconds"
+            problem = f"{id_!r} does not exist, or expired after {IDLE:g} idle seconds"
             raise BackendError(f"subscription_id: {problem}; call stream_subscribe again")
         if subscription.reading:
             raise BackendError(f"subscription_id: another call is reading {id_!r}; wait until it returns")

@@ -1,4 +1,4 @@
-"""The tools that read: of the specification those about streams, and those of an on-call engineer."""
+"""The tools that read: streams and their events, alerts, sinks and circuit breakers."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ MAX_WAIT = 30.0  # seconds
 MAX_WAITING = 100  # calls at once
 _MAX_LABELS = 100
 
-Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="The number of items at most.")]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="The maximum number of items.")]
 Name = Annotated[str, Field(min_length=1, max_length=200, description="The name of the stream.")]
 Topic = Annotated[
     str,
     Field(
         max_length=500,
-        description='A topic or a pattern: "*" is one part of it, ">" at the end any number; "*" alone all.',
+        description='A topic or pattern: "*" is one token, ">" at the end one or more, "*" alone everything.',
     ),
 ]
 Timeout = Annotated[
-    float, Field(ge=0, le=MAX_WAIT, description="Seconds to wait if there is no event yet; at most 30.")
+    float, Field(ge=0, le=MAX_WAIT, description="How many seconds to wait if there is no event yet.")
 ]
 Cursor = Annotated[str, Field(max_length=200, description="The `cursor` of an earlier result.")]
 Matchers = Annotated[
@@ -55,10 +55,10 @@ Labels = Annotated[dict[str, str], Field(max_length=_MAX_LABELS, description="La
 
 
 class ReadTools:
-    """The tools that read; each method is a tool, and its docstring the tool's description.
+    """The tools that read; each public method is a tool, and its docstring the tool's description.
 
     Args:
-        backend: answers them.
+        backend: what the tools read.
         clock: measures how long subscriptions are idle.
     """
 
@@ -72,7 +72,10 @@ class ReadTools:
     async def stream_status(
         self, stream_name: Annotated[Name | None, Field(description="None for all streams.")] = None
     ) -> StreamList:
-        """Return the streams with their type, subscribers, buffer and recent topics; none if unknown."""
+        """Return the streams with their type, subscribers, buffer and recent topics.
+
+        The result is empty if there is no stream with the name.
+        """
         streams = [
             each.model_copy(
                 update={"subscriber_count": each.subscriber_count + self._subscriptions.count(each.name)}
@@ -82,9 +85,9 @@ class ReadTools:
         return shaped(StreamList(streams=streams, total_streams=len(streams)))
 
     async def stream_subscribe(self, stream_name: Name, topic: Topic = "*") -> Subscribed:
-        """Subscribe to the events of a stream from now on, and read them with stream_read.
+        """Subscribe to the events that a stream gets from now on. Use stream_read to read them.
 
-        A subscription that is not read for ten minutes ends.
+        A subscription that is not read for ten minutes expires.
         """
         _check_topic(topic)
         page = await self._backend.events(stream_name, topic, None, 1, 0)
@@ -97,7 +100,7 @@ class ReadTools:
         limit: Limit = 10,
         timeout: Timeout = 0,  # noqa: ASYNC109 - a parameter of the tool
     ) -> EventPage:
-        """Return the next events that a subscription received, oldest first; each is returned once."""
+        """Return the next events of a subscription, oldest first. Each event is returned once."""
         subscription = self._subscriptions.get(subscription_id)
         subscription.reading = True
         try:
@@ -127,10 +130,10 @@ class ReadTools:
         limit: Limit = 10,
         stream_name: Name = DEFAULT_STREAM,
     ) -> EventPage:
-        """Wait until there are events after a cursor, and return them; none if the time is over.
+        """Wait for events after a cursor, and return them; the result is empty after the timeout.
 
-        Pass the cursor of the result to the next call to miss nothing. The cursor is all there is to
-        remember: on a durable stream it stays valid when the server restarts.
+        Pass the cursor of the result to the next call so that no event is missed. On a durable stream, the
+        cursor remains valid when the server restarts.
         """
         if cursor is None:
             _check_topic(topic)
@@ -148,7 +151,7 @@ class ReadTools:
     @contextmanager
     def _waits(self) -> Iterator[None]:
         if self._waiting >= MAX_WAITING:
-            raise BackendError(f"{MAX_WAITING} calls are waiting for events already; try again soon")
+            raise BackendError(f"already {MAX_WAITING} calls are waiting for events; try again soon")
         self._waiting += 1
         try:
             yield
@@ -165,12 +168,12 @@ class ReadTools:
         matchers: Matchers = "",
         limit: Limit = 10,
     ) -> GroupPage:
-        """Return the groups of alerts, firing ones first, with the alerts that match all matchers."""
+        """Return groups of alerts, firing ones first, with those of their alerts that match all matchers."""
         require_everything()
         return shaped(await self._backend.groups(matchers, state, limit))
 
     async def explain_route(self, labels: Labels) -> RouteExplanation:
-        """Return where an alert with exactly these labels is sent now, and which routes match it and why."""
+        """Return where an alert with exactly these labels would be sent now, and why routes match or not."""
         require_everything()
         return shaped(await self._backend.explain(labels))
 
@@ -179,19 +182,19 @@ class ReadTools:
         group: Annotated[
             str | None, Field(max_length=8_000, description="The `key` of a group, from alert_groups.")
         ] = None,
-        labels: Annotated[Labels | None, Field(description="Labels that the alerts have at least.")] = None,
+        labels: Annotated[Labels | None, Field(description="Labels that each alert must have.")] = None,
         limit: Limit = 10,
     ) -> WhyNotNotified:
-        """Answer why nobody was notified about the alerts of a group, or those with at least these labels.
+        """Return why nobody was notified about the alerts of a group, or the alerts that have these labels.
 
-        The reasons for each alert: it is not an alert, resolved, silenced, inhibited (by which alert), muted;
-        its group_wait is not over, the notification is in flight, its channel failed or is rate limited, the
-        receiver was already notified (when), or it has no channel. Use it for questions such as "why was
-        nobody paged for orders?", with `{"service": "orders"}`.
+        The reasons for each alert: there is no such alert, it is resolved, silenced, inhibited (by which
+        alert) or muted, its group_wait is not over, the notification is in flight, the channel failed or is
+        rate limited, the receiver was already notified (when), or the receiver has no channel. Use it for
+        questions such as "why was nobody paged for orders?", with `{"service": "orders"}`.
         """
         require_everything()
         if not labels and not group:
-            raise BackendError("labels: at least one label is required, or a group")
+            raise BackendError("labels: at least one label, or a group, is required")
         return shaped(await self._backend.why_not_notified(labels or {}, group or None, limit))
 
     async def silences(
@@ -206,7 +209,7 @@ class ReadTools:
     # Delivery
 
     async def sinks(self, limit: Limit = MAX_LIMIT) -> SinkList:
-        """Return the health of the sinks and of the alert channels: state, queue, losses, last error."""
+        """Return the health of the sinks and the alert channels: state, queue, dropped events, last error."""
         require_everything()
         return shaped(await self._backend.sinks(limit))
 

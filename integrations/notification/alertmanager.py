@@ -1,4 +1,4 @@
-"""How Alertmanager identifies and sorts alerts, for what is sent and shown to its tools."""
+"""How Alertmanager identifies and sorts alerts, for its API, webhooks and templates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 _OFFSET, _PRIME = 14_695_981_039_346_656_037, 1_099_511_628_211
-_LAST = 0x10FFFF  # the last code point
+_LAST = 0x10FFFF  # the last Unicode code point
 
 
 def alertmanager_fingerprint(labels: Mapping[str, str]) -> str:
@@ -18,7 +18,7 @@ def alertmanager_fingerprint(labels: Mapping[str, str]) -> str:
     return f"{value:016x}"
 
 
-# The labels of different alerts begin alike, and the alerts of a group are sent again and again.
+# Cached, as the sorted labels of many alerts start with the same ones, and groups are sent repeatedly.
 @lru_cache(20_000)
 def _add(value: int, text: str) -> int:
     for byte in text.encode(errors="replace"):
@@ -27,20 +27,20 @@ def _add(value: int, text: str) -> int:
 
 
 def alert_order(labels: Mapping[str, str]) -> Any:
-    """Return a key to sort alerts: by their job, by their instance, and in the order of label sets."""
+    """Return a key for sorting alerts: by job, by instance, then in the order of label sets."""
     job, instance = labels.get("job"), labels.get("instance")
     return job is None, job or "", instance is None, instance or "", *label_set_order(labels)
 
 
 def label_set_order(labels: Mapping[str, str]) -> Any:
-    """Return a key to sort label sets: by their length, then by the first label in which two differ.
+    """Return a key for sorting label sets: by length, then by the first label in which two of them differ.
 
-    A set that does not have this label is before one that has it.
+    A set that lacks this label comes before one that has it.
     """
     return len(labels), [text for name in sorted(labels) for text in (_reversed(name), labels[name])]
 
 
 @lru_cache(1_000)
 def _reversed(name: str) -> str:
-    """Return a text by which names are sorted in reverse."""
+    """Return a text that sorts in the reverse order of the names."""
     return "".join([chr(_LAST - ord(char)) for char in name]) + chr(_LAST)

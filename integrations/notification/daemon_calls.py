@@ -52,7 +52,7 @@ class DaemonCalls:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
         with self._lock:
-            if self._closed:  # nobody would make the call
+            if self._closed:  # no thread would run the call
                 raise NoThreadError(f"{self._name}: it was closed")
             if self._in_progress >= self._limit:
                 raise NoThreadError(f"{self._in_progress} calls hang")

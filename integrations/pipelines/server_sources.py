@@ -43,7 +43,7 @@ class Http(PartConfig, frozen=True):
 
 
 class AlertmanagerWebhook(Http, frozen=True):
-    """Alerts that Alertmanager or Grafana posts."""
+    """Alerts that Alertmanager or Grafana sends to a webhook."""
 
     topic: Topic = Topic("alerts")
 

@@ -27,17 +27,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 @pytest.fixture
 def sent() -> list[SentNotification]:
-    """Return the notifications that the alert sinks of the test would have sent, oldest first."""
+    """Return the notifications that the test's alert sinks would have sent so far, oldest first."""
     return []
 
 
 @pytest.fixture
 def alert_sink(sent: list[SentNotification]) -> Callable[..., TestedAlerts]:
-    """Return a function that makes an alert sink which sends nothing, and whose time the test moves.
+    """Return a function that creates an alert sink for a test. It sends nothing, and the test sets its time.
 
     `async with alert_sink("alerts.yml", stream) as alerts:` attaches it to a stream of the application, or
-    to a new one. `await alerts.publish(event)` publishes to that stream, `await alerts.advance(60)` lets a
-    minute pass, and `sent` has what would have been sent.
+    to a new one. `await alerts.publish(event)` publishes to that stream, `await alerts.advance(60)` advances
+    the clock by a minute, and `sent` has the notifications that would have been sent.
     """
     from codomyrmex.integrations.pytest_plugin.alert_fixtures import TestedAlerts
 

@@ -1,4 +1,4 @@
-"""`TestedAlerts`: an alert sink in a test, which sends nothing and whose time the test moves."""
+"""`TestedAlerts`: an alert sink for a test. It sends nothing, and the test sets its time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codomyrmex.integrations.notification.alerts.sink import AlertSink
 from codomyrmex.streaming import Event, InMemoryStream, Stream
 from codomyrmex.streaming.testing import FakeClock
 
-_STEP = 60.0  # seconds of the clock between two looks at what is due
+_STEP = 60.0  # maximum seconds by which the clock is advanced at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SentNotification:
         title: the rendered title.
         body: the rendered body.
         payload: the rendered fields of a native receiver, such as the attachments for Slack; None for others.
-        data: the data of Alertmanager's webhook, such as `groupLabels` and `alerts`.
+        data: the body of Alertmanager's webhook, with `groupLabels`, `alerts` and so on.
     """
 
     receiver: str
@@ -79,16 +79,16 @@ class TestedAlerts:
         await self._settle()
         before = len(self._sent)
         await self._attachment.aclose()
-        del self._sent[before:]  # what waits is sent at the end, which is not what the test is about
+        del self._sent[before:]  # closing sends what is pending, which the test did not wait for
 
     async def publish(self, *events: Event) -> None:
-        """Publish events, and wait until the sink has them and has sent what is due."""
+        """Publish events, and wait until the sink has handled them and has sent what is due."""
         for event in events:
             await self.stream.publish(event)
         await self._settle()
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock forward, and wait until what becomes due is sent."""
+        """Advance the clock, and wait until everything that becomes due is sent."""
         await self._settle()
         end = self._clock.monotonic() + seconds
         while (remaining := end - self._clock.monotonic()) > 0:
@@ -99,8 +99,8 @@ class TestedAlerts:
     async def _settle(self) -> None:
         await self.sink.flush()
         while any(part.queued or part.in_flight for part in self.sink.health().values()):  # noqa: ASYNC110
-            await asyncio.sleep(0)  # for a few turns of the loop
-        await self.sink.flush()  # with the outcomes
+            await asyncio.sleep(0)  # lets the channels deliver
+        await self.sink.flush()  # lets the engine handle the outcomes
 
     def _add(self, event: Event) -> None:
         data = event.data

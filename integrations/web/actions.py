@@ -1,4 +1,4 @@
-"""What the token of a live page permits: silences, dead letters, and events if the page accepts them."""
+"""The routes of a live page that change something: silences, dead letters, events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _MAX_FORM_BYTES = 16_384
 _MAX_FORMS = 100  # of the maximum size, in memory at once
 _FORM_TIMEOUT = 10.0  # seconds
-_TIMEOUT = 10.0  # seconds for room in the queues of sinks, or for a stream
+_TIMEOUT = 10.0  # seconds to wait for space in the queues of sinks, or for a stream
 
 _logger = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class Actions:
     """The routes of a live page that change something.
 
     Args:
-        snapshots: are invalidated by each change.
-        attachment: has the dead letters.
-        alerts: has the silences.
-        stream: gets the events; None if the page accepts none.
-        may_act: returns whether a request has the token; None if nothing may be changed.
+        snapshots: the snapshots that a change invalidates.
+        attachment: provides the dead letters.
+        alerts: provides the silences.
+        stream: the stream to publish to; None if the page accepts no events.
+        may_act: returns whether a request has the token; None if the page is read-only.
         headers: the headers of each response.
         clock: the clock.
 
@@ -86,7 +86,7 @@ class Actions:
         return self._respond(show_silence(silence, self._clock.time()), 201)
 
     async def _preview_silence(self, request: Request) -> Response:
-        """Answer with the silence that a form would add."""
+        """Respond with the silence that the form would add."""
         return self._respond(show_silence(await self._read_silence(request), self._clock.time()))
 
     async def _read_silence(self, request: Request) -> Silence:
@@ -123,7 +123,7 @@ class Actions:
         return self._respond({"replayed": count})
 
     async def _publish(self, request: Request) -> Response:
-        """Publish an event that is like those of `event_ingest`."""
+        """Publish an event in the format of `event_ingest`."""
         if self._stream is None:
             raise HTTPException(403, "this page accepts no events; pass allow_publish=True to `dashboard`")
         form = await self._read_form(request, self._stream)
@@ -149,7 +149,7 @@ class Actions:
             raise HTTPException(503, f"the alert sink is not available: {describe(error)}") from None
 
     async def _read_form(self, request: Request, target: object) -> object:
-        """Return the form of a request that may change a target; raise an HTTPException for others."""
+        """Return the form of a request; raise an HTTPException if it may not change the target."""
         if self._may_act is None or target is None:
             raise HTTPException(403, "this page is read-only")
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""Alerts and silences as a page shows them, and those among them that a program asks for."""
+"""Alerts and silences as a live page shows them, and selections of them for programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_ALERTS = 50  # in a group
 
 
 def show_alerts(groups: Sequence[GroupView], silences: Iterable[Silence], now: float) -> dict[str, Any]:
-    """Return the section of a page: as many groups as there is room for, and the silences."""
+    """Return the section of a page with as many groups as fit, and the silences."""
     silences = tuple(silences)
     shown = _show_groups(groups, silences, now, MAX_GROUPS)
     return {
@@ -41,15 +41,15 @@ def find_groups(
     state: str = "",
     limit: int = MAX_GROUPS,
 ) -> dict[str, Any]:
-    """Return the first groups that have alerts in a state and with labels that match, and some of those.
+    """Return the first groups that have matching alerts, each with some of these alerts.
 
     Args:
         groups: all groups.
         silences: all silences.
         now: the time in seconds since 1970.
-        matchers: all of them have to hold for the labels of an alert.
-        state: `active`, `suppressed` or `resolved` as in Alertmanager; empty for any.
-        limit: the number of groups at most.
+        matchers: the matchers, all of which must match the labels of an alert.
+        state: the state of the alerts, `active`, `suppressed` or `resolved`; empty for any.
+        limit: the maximum number of groups.
     """
     silences = tuple(silences)
     found = []
@@ -63,13 +63,13 @@ def find_groups(
         if alerts:
             found.append(replace(view, alerts=alerts))
     limit = min(limit, MAX_GROUPS)
-    each = max(2, _MAX_ALERTS // max(1, min(len(found), limit)))  # the fewer groups, the more of each
+    each = max(2, _MAX_ALERTS // max(1, min(len(found), limit)))  # alerts of each group
     shown = _show_groups(found, silences, now, limit, each)
     return {"groups": shown, "total": len(found), "has_more": len(found) > len(shown)}
 
 
 def find_silences(silences: Iterable[Silence], now: float, state: str, limit: int) -> dict[str, Any]:
-    """Return the first silences in a state, or in any if it is empty."""
+    """Return the first silences in a state; an empty state means any."""
     found = [silence for silence in _states(silences, now) if state in {"", silence["state"]}]
     shown = paging.page(found[: min(limit, MAX_SILENCES)])
     return {"silences": shown, "total": len(found), "has_more": len(found) > len(shown)}
@@ -105,7 +105,7 @@ def _show_groups(
 def _show_group(
     view: GroupView, silences: Iterable[Silence], now: float, room: int, max_alerts: int
 ) -> tuple[dict[str, Any], int]:
-    """Return a group as it is shown, and its size in characters of JSON."""
+    """Return a group as the page shows it, and its size in characters of JSON."""
     alerts = paging.page(
         (
             {**alert.to_dict(), "suppressed": _suppression(alert, view.suppressed, silences, now)}
@@ -133,7 +133,7 @@ def _state(
 def _suppression(
     alert: NotifiedAlert, suppressed: Mapping[str, str], silences: Iterable[Silence], now: float
 ) -> dict[str, str] | None:
-    """Return why an alert is suppressed, new silences included, which the engine applies a little later."""
+    """Return why an alert is suppressed, also by new silences, which the engine applies at its next tick."""
     kind, _, source = suppressed.get(alert.fingerprint, "").partition(" ")
     if kind and kind != "silenced":
         return {"why": kind, "by": source}

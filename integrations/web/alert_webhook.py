@@ -1,4 +1,4 @@
-"""`alerts_of` and `event_of`: the alerts in a webhook of Alertmanager or Grafana, as events."""
+"""`alerts_of` and `event_of`: convert the alerts in a webhook of Alertmanager or Grafana to events."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _LINKS = {
     "silenceURL": "silence_url",
     "valueString": "values",
 }
-"""What Grafana adds to an alert, and the name of its annotation here."""
+"""Fields that Grafana adds to an alert, and the names of the annotations that they become."""
 
 _TEXTS = ("summary", "description", "message")
 
 
 def alerts_of(body: Any) -> list[Any] | None:
-    """Return the alerts of a webhook; None if it is something else.
+    """Return the alerts in the body of a webhook; None if the body is something else.
 
-    The body is that of Alertmanager's webhook (version 4), or of Grafana's contact point of the type
-    webhook, which has the same keys and some more.
+    Alertmanager's webhook (version 4) and a webhook contact point of Grafana send the same fields, and
+    Grafana some more.
     """
     if isinstance(body, Mapping) and not body.keys() & _EVENT_KEYS:
         alerts = body.get("alerts")
@@ -33,17 +33,17 @@ def alerts_of(body: Any) -> list[Any] | None:
 
 
 def event_of(alert: Any, topic: str) -> dict[str, Any]:
-    """Return an alert of a webhook as a mapping for `Event.from_dict`.
+    """Convert an alert of a webhook to a mapping for `Event.from_dict`.
 
-    A firing alert is an event of the type ERROR. `AlertSink` reads its labels, annotations, status, times and
-    link from the metadata; the links and values of Grafana are further annotations.
+    A firing alert becomes an event of type ERROR. `AlertSink` reads labels, annotations, status, times and
+    link from the metadata; links and values of Grafana become annotations.
 
     Args:
         alert: an item of `alerts`.
         topic: the topic of the event.
 
     Raises:
-        EventDecodeError: it has no labels, or its status is neither `firing` nor `resolved`.
+        EventDecodeError: the alert has no labels, or its status is neither `firing` nor `resolved`.
     """
     if not isinstance(alert, Mapping):
         raise EventDecodeError("alert", "must be a mapping", alert)

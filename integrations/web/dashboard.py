@@ -70,9 +70,9 @@ class DashboardApp:
         alerts: provides alerts, silences and channels.
         board: provides the circuit breakers.
         audit: the `audit` stream of the alert sink; provides notifications.
-        allow_actions: a token, which the page asks for. Whoever enters it may see everything, add and expire
-            silences, and replay dead letters. None: the page is read-only.
-        allow_publish: whether whoever has that token may also publish events.
+        allow_actions: a token that the page asks for. Users with this token may see everything, add and
+            expire silences, and replay dead letters. None: the page is read-only.
+        allow_publish: whether users with this token may also publish events.
         authorize: called with the ASGI scope; returns the topics that may be seen, or None for none, as for
             `event_stream`. Sections other than events and topics are shown to those who may see all topics.
         title: the title of the page.

@@ -1,4 +1,4 @@
-"""`EventPages`: the events of a stream page by page, for clients that ask instead of listening."""
+"""`EventPages`: the events of a stream page by page, for clients that poll."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from codomyrmex.streaming.forks import renew_in_children
 from codomyrmex.streaming.topics import EVERYTHING, check_pattern, matches
 
 MAX_LIMIT = 500
-"""The number of events of a page at most."""
+"""The maximum number of events of a page."""
 
-_MAX_READ = 10_000  # entries read for a page
-_READ = 500  # entries read at once
+_MAX_READ = 10_000  # entries that are read for a page
+_READ = 500  # entries that are read at once
 _READ_BYTES = 1 << 20
 
 _TYPES = {DurableStream: "durable", SSEStream: "sse", TopicStream: "topic"}
@@ -38,8 +38,8 @@ class EventPage(NamedTuple):
 
     Attributes:
         events: each event with the cursor after it.
-        cursor: where the next page begins.
-        has_more: whether there are more events: later ones, or without a cursor earlier ones.
+        cursor: where the next page starts.
+        has_more: whether there are more events: later ones, or earlier ones if no cursor was given.
         missed: whether events after the given cursor are no longer kept.
     """
 
@@ -52,15 +52,15 @@ class EventPage(NamedTuple):
 class EventPages:
     """The events of a stream page by page.
 
-    The cursor is all that a client needs to continue. One of a durable stream is valid in every process; one
-    of another stream until this object ends.
+    To continue, a client needs only the cursor of its last page. A cursor of a durable stream is valid in
+    every process; a cursor of another stream is only valid for this object.
 
     Args:
         stream: the stream.
-        buffer_size: the number of newest events that are kept of a stream that is not durable.
+        buffer_size: how many of the newest events are kept if the stream is not durable.
         clock: measures how long a client waits.
-        signals: whether SIGTERM and SIGINT let everyone who waits go on, as a server first waits for them.
-            As for `event_stream`, that is possible in the main thread only.
+        signals: whether SIGTERM and SIGINT end the waits. Otherwise a server that finishes open requests
+            before it stops would wait for them. As for `event_stream`, this works in the main thread only.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class EventPages:
         Args:
             topic: a topic or a pattern.
             after: the cursor of an earlier page; None for the newest events.
-            limit: the number of events at most.
-            wait: seconds to wait for an event, if there is none after the cursor.
-            accepts: a plain function; only the events that it returns true for count.
+            limit: the maximum number of events.
+            wait: seconds to wait for an event if there is none after the cursor.
+            accepts: a plain function; events for which it returns false are left out.
 
         Raises:
             StoreUnavailableError: the store of a durable stream is not available.
@@ -115,7 +115,7 @@ class EventPages:
         deadline = self._clock.monotonic() + wait
         missed = False
         while True:
-            news = self._log.bell.future()  # before looking, so that nothing falls in between
+            news = self._log.bell.future()  # before reading, so that no event is missed in between
             try:
                 page = await self._after(after, limit, wanted)
                 missed, after = missed or page.missed, page.cursor
@@ -128,7 +128,7 @@ class EventPages:
                 self._log.bell.forget(news)
 
     def describe(self) -> dict[str, Any]:
-        """Return the type of the stream, its subscribers, and how many events are kept, of how many."""
+        """Return the type of the stream, and the numbers of its subscribers and of kept events."""
         return {
             "type": next(
                 (name for kind, name in _TYPES.items() if isinstance(self._stream, kind)), "in_memory"
@@ -139,7 +139,7 @@ class EventPages:
         }
 
     async def aclose(self) -> None:
-        """Let everyone who waits go on, and keep no more events."""
+        """End the waits, and stop keeping events."""
         self._closed = True
         self._log.close()
         self._end_waits()
@@ -172,7 +172,7 @@ class EventPages:
         found: list[tuple[str, Event]] = []
         end = min(position + _MAX_READ, log.last)
         while position < end and (entries := await log.read(position)):
-            missed = missed or entries[0][0] > position + 1  # the retention was faster
+            missed = missed or entries[0][0] > position + 1  # removed by the retention meanwhile
             for position, event in entries:
                 if event is not None and wanted(event):
                     found.append((format_cursor(epoch, position), event))
@@ -181,7 +181,7 @@ class EventPages:
         return EventPage(found, format_cursor(epoch, position), position < log.last, missed)
 
     async def _wait(self, news: asyncio.Future[None], seconds: float) -> bool:
-        """Wait until there is something new; return False if the wait was ended before."""
+        """Wait for new entries; return False after the timeout, or if the wait was ended."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self._clock.call_later(seconds, partial(_complete, ended))
         self._waiting.add(ended)
@@ -199,11 +199,11 @@ class EventPages:
 
 
 class _Log(Protocol):
-    """Where the events of a stream are read by their position."""
+    """The events of a stream by their position."""
 
     @property
     def epoch(self) -> str:
-        """What the cursors of this log begin with."""
+        """The part of the cursors that identifies this log."""
 
     @property
     def last(self) -> int:
@@ -211,7 +211,7 @@ class _Log(Protocol):
 
     @property
     def capacity(self) -> int | None:
-        """How many entries can be kept; None if that depends on a store."""
+        """The maximum number of kept entries; None if it depends on a store."""
 
     @property
     def bell(self) -> Bell:
@@ -224,7 +224,7 @@ class _Log(Protocol):
     def close(self) -> None: ...
 
     async def seek(self, position: int) -> int:
-        """Return the first position from a given one on after which entries are kept."""
+        """Return the given position, or the first later one after which all entries are still kept."""
 
     def newest(self, count: int) -> _Entries: ...
 
@@ -232,7 +232,7 @@ class _Log(Protocol):
 
 
 class _MemoryLog:
-    """Keeps the newest events of a stream, from any thread."""
+    """Keeps the newest events of a stream, whose publishers may be in any thread."""
 
     def __init__(self, stream: Stream, size: int) -> None:
         self.epoch = secrets.token_hex(6)
@@ -247,7 +247,7 @@ class _MemoryLog:
         self._subscription = stream.subscribe_nowait(self._put)
 
     def after_fork(self) -> None:
-        """Renew in a child process the locks, which a thread of the parent may hold."""
+        """Renew the locks in a child process, as a thread of the parent may have held them."""
         self._lock = threading.RLock()
         self.bell = Bell()
 

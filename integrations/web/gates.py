@@ -189,9 +189,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_reachable(scope: Scope) -> bool:
-    """Return whether a request has come to an address that other machines can reach, past no gate of `serve`.
+    """Return whether a request arrived at an address that other machines can reach; False behind `serve`.
 
-    A server that does not know its address listens on a Unix socket.
+    A server without an address listens on a Unix socket, which other machines cannot reach.
     """
     host, port = scope.get("server") or (None, None)
     return port is not None and _GATED not in scope and not is_loopback(host or "")

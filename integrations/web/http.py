@@ -95,7 +95,7 @@ def require_token(token: str, topics: Topics = "*") -> Authorize:
 def bearer_token(headers: Headers) -> str | None:
     """Return the token of `Authorization: Bearer ...` (RFC 6750, section 2.1), or None.
 
-    It may be the password of Basic authentication (RFC 7617) too, for clients that have nothing else.
+    For clients that only support Basic authentication (RFC 7617), it may be the password instead.
     """
     scheme, _, token = utf8_header(headers, "authorization").partition(" ")
     if scheme.lower() == "basic":

@@ -39,8 +39,8 @@ class EventIngestApp:
     """An ASGI application that publishes the events that are posted to it.
 
     Clients send `POST /` with one event as JSON, an array of events, or JSON lines (`application/x-ndjson`).
-    Events have the fields of `Event.from_dict`; an event without an id gets one. The body of a webhook of
-    Alertmanager (version 4) or Grafana is an event for each of its alerts. The response has status 202,
+    Events have the fields of `Event.from_dict`; an event without an id gets one. If the body is a webhook of
+    Alertmanager (version 4) or Grafana, each of its alerts becomes an event. The response has status 202,
     the ids in order and, for each invalid event, its index and the problem. Valid events are published even
     if others are invalid; if all are invalid, the status is 400. What is cleaned on the way in is described
     in `decode_external`. Status 202 means that the events were published: every handler and queue of the
@@ -62,8 +62,8 @@ class EventIngestApp:
             second are accepted. A body with more events than can be accepted at the moment is refused as a
             whole, with 429 and `Retry-After`, or with 413 if it has more than a burst. None: no limit.
         total_rate: events per second from all senders; by default ten times `rate`.
-        alert_topic: the topic of the alerts of webhooks.
-        alerts_only: whether bodies other than those of webhooks are refused.
+        alert_topic: the topic of events for the alerts of webhooks.
+        alerts_only: whether to refuse all bodies except webhooks.
         body_timeout: seconds for a body to arrive; then it is refused with 408.
         allow_origins: other origins whose pages can post (CORS); `"*"` allows any.
         allowed_hosts: the names that requests may have in their `Host` header; `"*"` allows any. By default
@@ -164,7 +164,7 @@ class EventIngestApp:
                 alerts = alerts_of(json.loads(body))
         if alerts is None:
             if self._alerts_only:
-                raise _InvalidError("the body is not that of a webhook of Alertmanager or Grafana")
+                raise _InvalidError("the body must be a webhook of Alertmanager or Grafana")
             return None
         return [self._alert(alert) for alert in alerts[: self._max_events + 1]]
 

@@ -62,7 +62,7 @@ class MetricsApp(Endpoint):
             raise HTTPException(404, "there is only metrics")
         allowed = await http.authorized_topics(self._authorize, request.scope)
         if not allowed.everything:
-            raise HTTPException(403, "metrics are shown only to those who may see all topics")
+            raise HTTPException(403, "metrics are shown only to clients that may see all topics")
         accept = request.headers.get("accept", "")
         wanted = quality(accept, "application/openmetrics-text") or 0.0
         as_openmetrics = wanted > 0 and wanted >= (quality(accept, "text/plain") or 0.0)

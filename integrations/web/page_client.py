@@ -1,4 +1,4 @@
-"""`PageClient`: asks a live page on behalf of a program."""
+"""`PageClient`: an HTTP client of a live page."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ try:
 except ImportError as error:
     raise MissingExtraError("PageClient", "httpx", "web") from error
 
-_TIMEOUT = 10.0  # seconds, besides those that the page was asked to wait
-_MAX_BYTES = 16 * 1024 * 1024  # of an answer
+_TIMEOUT = 10.0  # seconds, in addition to those for which the page is to wait
+_MAX_BYTES = 16 * 1024 * 1024  # of a response
 _MAX_ERROR = 500  # characters of an error of the page
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 
 
 class PageError(Exception):
-    """A live page did not answer; the message is one sentence without secrets."""
+    """A request to a live page failed; the message is one sentence without secrets."""
 
 
 class PageClient:
-    """Asks a live page, which `dashboard` serves.
+    """Sends requests to a live page, which `dashboard` serves.
 
     Args:
-        url: the address of the page.
-        token: a token for `Authorization: Bearer`.
-        transport: how requests are sent; for tests.
+        url: the URL of the page.
+        token: a token, sent as `Authorization: Bearer`.
+        transport: sends the requests; for tests.
 
     Raises:
         ValueError: the URL is not an HTTP URL, or the token cannot be sent.
@@ -50,20 +50,20 @@ class PageClient:
             base_url=f"{self.address}api/",
             headers=headers,
             timeout=_TIMEOUT,
-            limits=httpx.Limits(max_connections=None),  # callers may wait, and must not keep others waiting
+            limits=httpx.Limits(max_connections=None),  # calls that wait must not block others
             transport=transport,
         )
 
     async def get(self, path: str, wait: float = 0.0, **query: str | float) -> dict[str, Any]:
-        """Return the answer to a question.
+        """Send a GET request, and return the JSON object in the response.
 
         Args:
             path: the path below `api/`.
-            wait: seconds that the page may wait for an answer; also a parameter.
+            wait: how many seconds the page may wait before it responds; also sent as a parameter.
             query: the parameters.
 
         Raises:
-            PageError: the page did not answer, or with an error.
+            PageError: the page did not respond, or responded with an error.
         """
         if wait:
             query["wait"] = wait
@@ -71,7 +71,7 @@ class PageClient:
         return await self._send(self._client.build_request("GET", path, params=query, timeout=timeout))
 
     async def post(self, path: str, form: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to an action; errors as for `get`."""
+        """Send a POST request with a JSON object, and return the one in the response; errors as for `get`."""
         content = json.dumps(form).encode()
         headers = {"content-type": "application/json"}
         return await self._send(self._client.build_request("POST", path, content=content, headers=headers))
@@ -88,11 +88,13 @@ class PageClient:
             finally:
                 await response.aclose()
         except httpx.TimeoutException:
-            raise PageError(f"{self.address}: it did not answer in time; try again, or check it") from None
+            raise PageError(
+                f"{self.address}: no response in time; try again, or check that the application is healthy"
+            ) from None
         except (httpx.HTTPError, OSError) as error:  # the message may hold the URL
             raise PageError(
-                f"{self.address}: it cannot be reached ({type(error).__name__}); "
-                "check the address and that it is running"
+                f"{self.address}: cannot be reached ({type(error).__name__}); "
+                "check the address, and that the application is running"
             ) from None
         answer = _decode(body)
         if response.status_code == _UNAUTHORIZED:
@@ -101,13 +103,13 @@ class PageClient:
             )
         refused = response.is_error and response.status_code != _NOT_FOUND
         if answer is None and refused and response.headers.get("content-type", "").startswith("text/plain"):
-            # By a proxy, or a gate before the page.
+            # From a proxy, or a check that comes before the page.
             text = body.decode("utf-8", "replace").strip()
-            raise PageError(f"{self.address}: it answered {response.status_code}: {_shortened(text)}")
+            raise PageError(f"{self.address}: status {response.status_code}: {_shortened(text)}")
         if answer is None:
             raise PageError(
-                f"{self.address}: it is not a live page: it answered {request.url.path} "
-                f"with status {response.status_code} and no JSON"
+                f"{self.address}: this is not a live page: {request.url.path} was answered "
+                f"with status {response.status_code} and without JSON"
             )
         if response.is_success:
             return answer
@@ -120,7 +122,7 @@ class PageClient:
         async for chunk in response.aiter_bytes():
             body += chunk
             if len(body) > _MAX_BYTES:
-                raise PageError(f"{self.address}: it answered with more than {_MAX_BYTES:,} bytes")
+                raise PageError(f"{self.address}: the response has more than {_MAX_BYTES:,} bytes")
         return bytes(body)
 
 
@@ -129,7 +131,7 @@ def _shortened(text: str) -> str:
 
 
 def _address(url: str) -> str:
-    """Return the address of a page with a slash at its end; no error has the URL, as it can hold a secret."""
+    """Return the URL of a page with a slash at its end. Errors do not contain it, as it can hold a secret."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -1,4 +1,4 @@
-"""What programs ask a live page for: pages of events, groups and silences by their labels, explanations."""
+"""The routes of a live page for programs that read: events, groups, silences, explanations."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _MAX_TEXT = 8_000  # characters of labels or matchers
 
 
 class Queries:
-    """The routes of a live page for programs. They only read.
+    """The routes of a live page for programs that read.
 
     Args:
         topics: returns the topics that a request may see.
         snapshots: provides groups, silences and explanations.
         headers: the headers of each response.
-        max_waiting: the number of requests that wait for events at once.
+        max_waiting: the maximum number of requests that wait for events at once.
 
     Attributes:
-        pages: the events.
+        pages: the events of the stream; to be set before the first request.
         routes: the routes.
     """
 
@@ -67,7 +67,7 @@ class Queries:
     # Events
 
     async def _recent(self, request: Request) -> Response:
-        """Answer with a page of events: `topic`, `after`, `limit`, and `wait` in seconds."""
+        """Respond with a page of events; parameters: `topic`, `after`, `limit`, and `wait` in seconds."""
         allowed = await http.authorized_topics(self._topics, request.scope)
         query = request.query_params
         limit, wait = _number(query.get("limit", "50"), "limit"), _number(query.get("wait", "0"), "wait")
@@ -81,26 +81,26 @@ class Queries:
             None if allowed.everything else lambda event: allowed.allow(event.topic),
         )
         self._waiting += 1
-        asking = asyncio.ensure_future(page)
-        leaving = asyncio.ensure_future(_disconnected(request))
+        reading = asyncio.ensure_future(page)
+        disconnect = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                return Response(status_code=204)  # which nobody reads
-            return self._respond(_shown(await asking, newest=not query.get("after")))
-        except ValueError as error:  # of the topic or the limit
+            await asyncio.wait({reading, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return Response(status_code=204)  # the client is gone
+            return self._respond(_shown(await reading, newest=not query.get("after")))
+        except ValueError as error:  # the topic or the limit is invalid
             raise HTTPException(400, str(error)) from None
         except (StoreError, StreamClosedError) as error:
             raise HTTPException(503, f"the stream is not available: {describe(error)}") from None
         finally:
             self._waiting -= 1
-            asking.cancel()
-            leaving.cancel()
+            reading.cancel()
+            disconnect.cancel()
 
     # Alerts
 
     async def _groups(self, request: Request) -> Response:
-        """Answer with the groups whose alerts have a `state` and match `matchers`, with those alerts."""
+        """Respond with the groups that have alerts with a `state` that match `matchers`, and these alerts."""
         await self._check(request)
         query = request.query_params
         limit = int(_number(query.get("limit", "50"), "limit"))
@@ -109,7 +109,7 @@ class Queries:
         return self._respond(await self._ask(self._snapshots.find_groups(matchers, state, limit)))
 
     async def _silences(self, request: Request) -> Response:
-        """Answer with the silences that have a `state`."""
+        """Respond with the silences that have a `state`."""
         await self._check(request)
         query = request.query_params
         limit = int(_number(query.get("limit", "50"), "limit"))
@@ -117,7 +117,7 @@ class Queries:
         return self._respond(await self._ask(self._snapshots.find_silences(state, limit)))
 
     async def _explain(self, request: Request) -> Response:
-        """Answer with where an alert is sent and why: one with a `fingerprint`, or any `labels`, as JSON."""
+        """Respond with where an alert is sent and why: the one with a `fingerprint`, or one with `labels`."""
         await self._check(request)
         query = request.query_params
         if "labels" in query:
@@ -128,19 +128,19 @@ class Queries:
         return self._respond(explanation)
 
     async def _why(self, request: Request) -> Response:
-        """Answer with why receivers were not notified about a `group`, or alerts with at least `labels`."""
+        """Respond with why receivers were not notified about a `group`, or alerts with at least `labels`."""
         await self._check(request)
         query = request.query_params
         labels, group = _labels(query.get("labels", "{}")), query.get("group") or None
         if not any(labels.values()) and group is None:
-            raise HTTPException(400, "labels: at least one, or the key of a group, is required")
+            raise HTTPException(400, "labels: at least one label, or a group, is required")
         limit = int(_number(query.get("limit", "20"), "limit"))
         return self._respond(await self._ask(self._snapshots.why_not_notified(labels, group, limit)))
 
     async def _check(self, request: Request) -> None:
         allowed = await http.authorized_topics(self._topics, request.scope)
         if not allowed.everything:
-            raise HTTPException(403, "alerts are shown only to those who may see all topics")
+            raise HTTPException(403, "alerts are shown only to clients that may see all topics")
         if not self._snapshots.has_alerts:
             raise HTTPException(404, "no alert sink is connected to this page")
 
@@ -162,7 +162,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _shown(page: EventPage, *, newest: bool) -> dict[str, Any]:
-    """Return a page of events, as many of them as there is room for."""
+    """Return a page with as many of its events as fit."""
     items = [{"cursor": cursor, "event": event.to_dict()} for cursor, event in page.events]
     cursor = page.cursor
     if newest:

@@ -99,7 +99,8 @@ class Snapshots:
         self._explanations: OrderedDict[frozenset[tuple[str, str]], tuple[float, dict[str, Any]]]
         self._explanations = OrderedDict()
         self._fetching = asyncio.Lock()
-        self._fetched: tuple[float, _Alerts | str] = float("-inf"), ""  # or why not; until then
+        # Until when the alerts are shared by requests, and the alerts, or why they are not available.
+        self._fetched: tuple[float, _Alerts | str] = float("-inf"), ""
         self._changes = 0
         self.history = BreakerHistory()
         self.recent: RecentEvents | None = None
@@ -163,11 +164,11 @@ class Snapshots:
         """Return the first groups with alerts that match, as `alert_sections.find_groups` does."""
         groups, silences = await self._recent_alerts()
         now = self._clock.time()
-        # There may be many alerts, and the loop has other work.
+        # On a thread, as there may be many alerts.
         return await asyncio.to_thread(find_groups, groups, silences, now, tuple(matchers), state, limit)
 
     async def find_silences(self, state: str, limit: int) -> dict[str, Any]:
-        """Return the first silences in a state, all of them if it is empty."""
+        """Return the first silences in a state; an empty state means any."""
         _, silences = await self._recent_alerts()
         return find_silences(silences, self._clock.time(), state, limit)
 
@@ -180,7 +181,7 @@ class Snapshots:
         """
         async with self._explanation():
             if fingerprint not in self._labels and self._clock.monotonic() - self._taken >= _MAX_AGE:
-                self.invalidate()  # another process may have shown it already
+                self.invalidate()  # the alert may be new, and shown by another process
             await self.get()
             if "alerts" in self._problems:
                 raise RuntimeError(self._problems["alerts"])
@@ -333,12 +334,12 @@ class Snapshots:
             fetched = describe(error)
             raise
         finally:
-            if changes == self._changes and fetched:  # otherwise they are not those of now
+            if changes == self._changes and fetched:  # otherwise they are out of date already
                 self._fetched = self._clock.monotonic() + pause, fetched
         return groups, silences
 
     async def _recent_alerts(self) -> _Alerts:
-        """Return the groups and silences; requests at about the same time share them, or what is wrong."""
+        """Return the groups and silences; requests at about the same time share the result or the error."""
         assert self._alerts is not None  # noqa: S101 - checked by the caller
         async with self._fetching:
             due, fetched = self._fetched
@@ -376,7 +377,7 @@ async def run_on_sink_loop(
     try:
         return await asyncio.wait_for(result, seconds)
     except TimeoutError:
-        raise RuntimeError(f"sink {alerts.name}: it did not answer within {seconds:g} s") from None
+        raise RuntimeError(f"sink {alerts.name}: no response within {seconds:g} s") from None
 
 
 def _healths(healths: Mapping[str, SinkHealth], parent: str | None) -> list[dict[str, Any]]:

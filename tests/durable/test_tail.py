@@ -16,7 +16,7 @@ from helpers import in_time
 
 
 @in_time
-async def test_entries_can_wait_only_while_all_that_wait_for_them_are_patient():
+async def test_new_entries_are_delayed_only_while_all_waiters_are_patient():
     clock = FakeClock()
     bell = Bell(clock)
     assert not bell.is_patient()
@@ -36,7 +36,7 @@ async def test_entries_can_wait_only_while_all_that_wait_for_them_are_patient():
 
 
 @in_time
-async def test_a_patient_waiter_can_give_up():
+async def test_a_patient_waiter_can_be_cancelled():
     bell = Bell()
     waiting = bell.future(patient=True)
     bell.forget(waiting)

@@ -98,7 +98,7 @@ async def test_times_have_the_defaults_of_alertmanager():
 
 
 @in_time
-async def test_a_resolved_alert_is_not_shown_any_more():
+async def test_a_resolved_alert_is_no_longer_shown():
     async with api() as client:
         await client.post_alerts({"labels": {"alertname": "A"}}, {"labels": {"alertname": "B"}})
         client.clock.advance(1)

@@ -56,7 +56,7 @@ def basic(user: str, password: str) -> dict[str, str]:
     ],
 )
 @in_time
-async def test_with_a_token_it_is_required_everywhere_but_for_health(headers, status):
+async def test_a_token_is_required_everywhere_except_for_health(headers, status):
     async with api(token="secret") as client:
         for path in ("/api/v2/alerts", "/api/v2/status", "/metrics"):
             assert (await client.http.get(path, headers=headers)).status_code == status
@@ -293,7 +293,7 @@ PATHS = [
 
 
 @in_time
-async def test_no_body_is_answered_with_a_server_error():
+async def test_no_body_causes_a_server_error():
     async with api() as client:
         for path, bodies in BODIES.items():
             for body in bodies:
@@ -334,7 +334,7 @@ async def test_unknown_paths_and_methods_are_refused():
 
 @pytest.mark.parametrize("kind", [None, "", "text/plain", "application/x-www-form-urlencoded", "a/b;json"])
 @in_time
-async def test_a_body_must_be_declared_as_json(kind):
+async def test_a_body_must_have_the_content_type_json(kind):
     async with api() as client:
         headers = {} if kind is None else {"content-type": kind}
         for path in ("alerts", "silences"):
@@ -406,7 +406,7 @@ async def test_times_of_any_year_are_accepted():
 
 
 @in_time
-async def test_a_client_that_leaves_and_a_web_socket_change_nothing():
+async def test_a_client_that_disconnects_and_a_websocket_change_nothing():
     async with api() as client:
 
         async def receive() -> Any:
@@ -425,13 +425,13 @@ async def test_a_client_that_leaves_and_a_web_socket_change_nothing():
 
 
 @in_time
-async def test_a_sink_that_does_not_answer_is_not_available(monkeypatch):
+async def test_a_sink_that_does_not_respond_is_unavailable(monkeypatch):
     monkeypatch.setattr("codomyrmex.integrations.web.alertmanager_api.app._TIMEOUT", 0.02)
     async with api() as client:
         client.sink.alerts = lambda _: asyncio.Event().wait()  # type: ignore[assignment]
         response = await client.request("GET", "alerts")
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-        assert response.json() == "the alert sink does not answer; try again later"
+        assert response.json() == "the alert sink does not respond; try again later"
 
 
 @in_time
@@ -447,7 +447,7 @@ async def test_without_prometheus_client_only_the_metrics_are_missing(monkeypatc
 
 
 @in_time
-async def test_a_sink_that_is_not_open_is_not_available():
+async def test_a_sink_that_is_not_open_is_unavailable():
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(AlertApiApp(AlertSink(config()))), base_url=ADDRESS, headers=JSON
     )
@@ -466,7 +466,7 @@ async def test_a_sink_that_is_not_open_is_not_available():
 
 
 @in_time
-async def test_without_its_store_alerts_are_refused_with_hold_and_shown(tmp_path):
+async def test_without_the_store_and_with_hold_posts_are_refused_and_alerts_still_shown(tmp_path):
     store = FaultyStore(tmp_path / "a.db")
     stream = DurableStream(store, lease=0.4, publish_timeout=0.05)
     sink = AlertSink(routing(when_away="hold"), {"ops": Inbox()}, drain_timeout=0.1)
@@ -488,7 +488,7 @@ async def test_without_its_store_alerts_are_refused_with_hold_and_shown(tmp_path
 
 
 @in_time
-async def test_every_process_of_a_shared_state_answers_alike(tmp_path):
+async def test_every_process_of_a_shared_state_returns_the_same(tmp_path):
     sinks, inbox = [], Inbox()
     for _ in range(2):
         stream = InMemoryStream()

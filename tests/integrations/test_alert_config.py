@@ -827,18 +827,22 @@ MANIFEST = "apiVersion: v1\nkind: {}\nmetadata: {{name: alertmanager}}\n{}\n"
         (MANIFEST.format("Secret", "type: Opaque"), "2:7: kind", "data[alertmanager.yaml]"),
         (MANIFEST.format("AlertmanagerConfig", "spec: {}"), "2:7: kind", "alertmanager-NAME-generated"),
         (MANIFEST.format("Alertmanager", "spec: {}"), "2:7: kind", "spec.configSecret"),
-        (MANIFEST.format("Deployment", "spec: {}"), "2:7: kind", "use the text of the file in it"),
+        (
+            MANIFEST.format("Deployment", "spec: {}"),
+            "2:7: kind",
+            "save the text of the configuration as a file",
+        ),
         (
             "alertmanager:\n  enabled: true\n  config:\n    route: {receiver: a}\n",
             "3:3: alertmanager.config",
-            "the values of a Helm chart; save what is under alertmanager.config as a file of its own",
+            "the values of a Helm chart; save the part under alertmanager.config as a file",
         ),
         (
             "kps:\n  alertmanager:\n    config:\n      receivers: []\n",
             "3:5: kps.alertmanager.config",
             "Helm",
         ),
-        ("replicas: 1\nconfig: {route: {}}\n", "2:1: config", "save what is under config as a file"),
+        ("replicas: 1\nconfig: {route: {}}\n", "2:1: config", "save the part under config as a file"),
         (
             "alertmanagerFiles:\n  alertmanager.yml:\n    route: {}\n",
             "2:3: alertmanagerFiles.alertmanager.yml",
@@ -848,7 +852,7 @@ MANIFEST = "apiVersion: v1\nkind: {}\nmetadata: {{name: alertmanager}}\n{}\n"
         ("groups:\n- rules: []\n", "1:1: ", "these are rules of Prometheus"),
     ],
 )
-def test_another_file_is_named_with_the_place_of_the_configuration_in_it(
+def test_a_file_of_another_program_is_recognized_with_the_place_of_the_configuration(
     text: str, place: str, message: str
 ) -> None:
     with pytest.raises(AlertConfigError) as caught:
@@ -919,7 +923,7 @@ route:
         ("receiver: c, <<: [*base, {receiver: c, matchers: [k=1]}]", "k m q x", "b", "g"),
     ],
 )
-def test_what_a_route_merges_is_added_to_it_as_in_alertmanager(
+def test_merged_keys_of_a_route_are_joined_or_override_as_in_alertmanager(
     text: str, matchers: str, receiver: str, group_by: str
 ) -> None:
     config = load_alert_config(ROUTES_OF_GO.format(text))
@@ -927,18 +931,18 @@ def test_what_a_route_merges_is_added_to_it_as_in_alertmanager(
     assert " ".join(sorted(each.name for each in route.matchers)) == matchers
     assert (route.receiver, route.group_by) == (receiver, (group_by,))
     replaced = text.startswith("receiver: c")
-    assert replaced == any("the `<<` after this replaces it" in str(note) for note in config.notes)
+    assert replaced == any("the `<<` below overrides this" in str(note) for note in config.notes)
 
 
 def test_only_mappings_can_be_merged() -> None:
-    with pytest.raises(AlertConfigError, match="a mapping, or a list of them, can be merged"):
+    with pytest.raises(AlertConfigError, match="expected a mapping or a list of mappings for merging"):
         load_alert_config("route: {<<: 1, receiver: a}\nreceivers: [{name: a}]\n")
 
 
-def test_only_the_first_document_counts_and_that_is_noted() -> None:
+def test_only_the_first_document_is_used_and_that_is_noted() -> None:
     text = "route: {receiver: a}\nreceivers: [{name: a}]\n---\nroute: {}\n"
     [note] = load_alert_config(text).notes
-    assert str(note) == "3:1: only the first document of the file is read, and not what begins here"
+    assert str(note) == "3:1: only the first document of the file is used, not the one that starts here"
 
 
 def test_an_empty_receiver_of_a_child_is_inherited_and_one_of_the_root_is_missing() -> None:
@@ -948,7 +952,7 @@ def test_an_empty_receiver_of_a_child_is_inherited_and_one_of_the_root_is_missin
         load_alert_config(text.format("''"))
 
 
-def test_nothing_is_an_empty_label_and_no_regular_expression() -> None:
+def test_null_is_an_empty_label_and_not_a_regular_expression() -> None:
     text = "route: {{receiver: a, routes: [{{{}: {{x: }}}}]}}\nreceivers: [{{name: a}}]\n"
     [matcher] = load_alert_config(text.format("match")).route.children[0].matchers
     assert str(matcher) == 'x=""'

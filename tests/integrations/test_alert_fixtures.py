@@ -1,4 +1,4 @@
-"""Dry runs of an alert sink, and the fixtures `alert_sink` and `sent` that are built on them."""
+"""Dry runs of an alert sink, and the fixtures `alert_sink` and `sent`, which use them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_the_fixtures_show_what_would_be_sent(alert_sink, sent):
         assert [each.status for each in sent] == ["resolved"]
 
 
-async def test_the_fixture_moves_the_time_of_each_group_on_its_own(alert_sink, sent):
+async def test_the_fixture_stops_at_the_tick_of_each_group(alert_sink, sent):
     config = routing(route={"repeat_interval": "1h"})
     async with alert_sink(config, channels={"ops": Inbox()}) as alerts:
         await alerts.publish(fires("disk"))
@@ -106,7 +106,7 @@ async def test_a_configuration_with_problems_fails_the_test(alert_sink):
         alert_sink({"receivers": []})
 
 
-def test_a_clock_of_the_test_is_not_needed(alert_sink):
+def test_the_fixture_has_a_clock_of_its_own(alert_sink):
     with pytest.raises(TypeError, match="clock"):
         alert_sink(routing(SLACK), clock=FakeClock())
 

@@ -1,4 +1,4 @@
-"""`alerts import`: an alertmanager.yml in our form does the same, and says what was changed."""
+"""`alerts import`: the result is equivalent to the file, and has a comment for each change."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ mute_time_intervals:
 ---
 more: than one document
 """
-IMPORTED = """# The configuration of alertmanager.yml, without its comments; each change has one.
-# only the first document of the file is read, and not what begins here
+IMPORTED = """# Converted from alertmanager.yml, without its comments; each change has a comment.
+# only the first document of the file is used, not the one that starts here
 global:
   smtp_from: "a@example.org"
   smtp_smarthost: "mail:587"
@@ -63,7 +63,7 @@ route:
         - 'n!="1"'
         - 'team="db"'
         - 'zone=""'
-      # `receiver` is left out: empty, so it is that of the route above
+      # `receiver` is left out: empty, so it is inherited from the parent route
       mute_time_intervals:
         - nights
     # was `match`
@@ -72,7 +72,7 @@ route:
         - 'team="db"'
         - 'zone=""'
         - 'y="012"'
-      # `receiver` is left out: empty, so it is that of the route above
+      # `receiver` is left out: empty, so it is inherited from the parent route
       mute_time_intervals:
         - nights
       continue: "y"
@@ -132,7 +132,7 @@ def invoke(*args: str) -> Any:
 
 
 def routing_of(config: AlertConfig) -> list[Any]:
-    """Return what decides about the way of alerts; matchers without their order."""
+    """Return everything that decides how alerts are routed; matchers in any order."""
     names = ("path", "continues", "receiver", "group_by", "group_wait", "repeat_interval", "key", "labels")
     routes: list[Any] = [
         [
@@ -156,7 +156,7 @@ def imported(folder: Path, text: str) -> tuple[AlertConfig, AlertConfig, str]:
     return load_alert_config(path), load_alert_config(result), result
 
 
-def test_import_prints_our_form_with_a_comment_for_each_change(tmp_path: Path) -> None:
+def test_import_converts_a_file_with_a_comment_for_each_change(tmp_path: Path) -> None:
     path = tmp_path / "alertmanager.yml"
     path.write_text(FILE, encoding="utf-8")
     result = invoke("import", str(path))
@@ -164,7 +164,7 @@ def test_import_prints_our_form_with_a_comment_for_each_change(tmp_path: Path) -
     assert result.stdout == IMPORTED
 
 
-def test_what_import_prints_passes_the_check_and_routes_the_same(tmp_path: Path) -> None:
+def test_an_imported_file_passes_the_check_and_routes_the_same(tmp_path: Path) -> None:
     before, after, text = imported(tmp_path, FILE)
     assert routing_of(after) == routing_of(before)
     own = tmp_path / "own.yaml"
@@ -212,7 +212,7 @@ def test_every_receiver_is_the_same_after_an_import_and_all_notes_have_a_place(t
         ("a: [", "invalid YAML"),
     ],
 )
-def test_a_file_that_is_wrong_is_not_imported(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_file_is_not_imported(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.yml"
     path.write_text(text, encoding="utf-8")
     result = invoke("import", str(path))
@@ -247,7 +247,7 @@ TREES = st.recursive(st.just([]), lambda children: st.lists(routes(children), ma
 
 @settings(max_examples=20)
 @given(tree=TREES, alerts=st.lists(st.dictionaries(NAMES, VALUES), min_size=3, max_size=3))
-def test_alerts_take_the_same_way_after_an_import(
+def test_alerts_take_the_same_routes_after_an_import(
     tmp_path_factory: pytest.TempPathFactory, tree: list[Any], alerts: list[dict[str, str]]
 ) -> None:
     receivers = [{"name": name} for name in ("a: 1", "no", "two")]
@@ -273,7 +273,7 @@ PLAIN = st.recursive(
 
 @settings(max_examples=30)
 @given(data=st.lists(PLAIN, min_size=1) | st.dictionaries(st.text(), PLAIN, min_size=1))
-def test_what_is_written_is_read_again(data: Any) -> None:
+def test_written_yaml_is_read_as_the_same_data(data: Any) -> None:
     written = write_yaml(data, {"": ["a comment"]})
     yaml = read_yaml(written)
     assert (yaml.problems, yaml.data) == ([], data)

@@ -124,7 +124,7 @@ async def test_what_is_published_after_the_end_is_refused():
 
 
 @in_time
-async def test_whoever_asks_or_posts_while_it_closes_gets_an_answer_or_an_error(tmp_path):
+async def test_a_query_or_post_during_close_gets_a_result_or_an_error(tmp_path):
     for config in (routing(), routing(state=str(tmp_path / "state.db"))):
         async with running(config, {"ops": Inbox()}) as run:
             now = run.clock.time()

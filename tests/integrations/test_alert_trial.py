@@ -1,4 +1,4 @@
-"""`alerts send-test`: what a receiver would send, and whether its channels deliver it."""
+"""`alerts send-test`: shows or sends a test notification of a receiver."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def channels(*args: str, code: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def test_what_each_channel_would_send_is_shown_and_nothing_is_sent(file: str, service: HttpService) -> None:
+def test_notifications_are_shown_and_not_sent(file: str, service: HttpService) -> None:
     slack, pagerduty, webhook, apprise = channels(
         file, "ops", "--label", "alertname=Disk", "--label", "team=db", "--annotation", "text=a, b = c"
     )
@@ -93,7 +93,7 @@ def test_the_text_output_has_titles_bodies_and_json(file: str) -> None:
     assert "  hello\n" in mail
 
 
-def test_send_reports_what_each_channel_has_done(file: str, service: HttpService) -> None:
+def test_send_reports_the_result_of_each_channel(file: str, service: HttpService) -> None:
     service.replies.append(Reply(403, "invalid_token"))
     slack, pagerduty, webhook, apprise = channels(file, "ops", "--send", code=1)
     assert (slack["sent"], "status 403" in slack["error"]) == (False, True)
@@ -103,7 +103,7 @@ def test_send_reports_what_each_channel_has_done(file: str, service: HttpService
     assert service.received[1].json["routing_key"] == "PAGER-SECRET"
 
 
-def test_one_attempt_is_made(file: str, service: HttpService) -> None:
+def test_a_test_notification_is_sent_once(file: str, service: HttpService) -> None:
     service.default = Reply(503)
     result = run(file, "ops", "--send", code=1)
     assert len(service.received) == 3
@@ -111,7 +111,7 @@ def test_one_attempt_is_made(file: str, service: HttpService) -> None:
     assert result.stderr == "ops: 0 channels delivered, 4 failed\n"
 
 
-def test_what_cannot_be_read_rendered_or_delivered_is_a_problem(file: str) -> None:
+def test_a_notification_that_cannot_be_rendered_or_delivered_is_a_problem(file: str) -> None:
     webhook, slack = channels(file, "broken")
     assert "missing.txt cannot be read" in webhook["problem"]
     assert slack["problem"] == "a template failed, so this is the default text"
@@ -122,13 +122,15 @@ def test_what_cannot_be_read_rendered_or_delivered_is_a_problem(file: str) -> No
 
 
 def test_a_receiver_without_channels_sends_nothing(file: str) -> None:
-    assert run(file, "nobody", "--send").stderr == "nobody: has no channels, so nothing is sent\n"
+    assert (
+        run(file, "nobody", "--send").stderr == "nobody: the receiver has no channels, so nothing is sent\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["opps"], "there is no receiver 'opps'; did you mean ops?; the receivers are: ops, mail, broken"),
+        (["opps"], "there is no receiver 'opps'; did you mean ops?; the file has these: ops, mail, broken"),
         (["ops", "--label", "x"], "expected name=value, got 'x'"),
         (["ops", "--label", "a=1", "--label", "a=2"], "the label a was given twice"),
         (["ops", "--annotation", "x"], "expected name=text, got 'x'"),
@@ -140,7 +142,7 @@ def test_wrong_arguments_are_explained(file: str, args: list[str], message: str)
     assert message in run(file, *args, code=2).stderr
 
 
-def test_a_file_that_is_wrong_is_reported_with_its_place(tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_with_the_position(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yml"
     path.write_text("route: {receiver: x}\nreceivers: [{name: y}]\n", encoding="utf-8")
     assert (

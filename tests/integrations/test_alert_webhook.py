@@ -1,4 +1,4 @@
-"""Webhooks of Alertmanager and Grafana: each alert is an event."""
+"""Webhooks of Alertmanager and Grafana: each alert becomes an event."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_an_invalid_alert_does_not_affect_the_others(alert, problem):
 
 
 @in_time
-async def test_alerts_are_bounded_and_authorised_like_events():
+async def test_alerts_are_bounded_and_authorized_like_events():
     answer, events = await events_of(webhook(*[FIRING] * 11), max_events=10)
     assert (answer.status_code, events) == (413, [])
     answer, events = await events_of(webhook(), max_events=10)
@@ -159,10 +159,10 @@ async def test_alerts_are_bounded_and_authorised_like_events():
     ],
 )
 @in_time
-async def test_only_web_hooks_are_accepted_if_that_is_wanted(body):
+async def test_only_webhooks_are_accepted_with_alerts_only(body):
     answer, events = await events_of(body, alerts_only=True)
     assert (answer.status_code, events) == (400, [])
-    assert answer.json()["error"] == "the body is not that of a webhook of Alertmanager or Grafana"
+    assert answer.json()["error"] == "the body must be a webhook of Alertmanager or Grafana"
 
 
 @in_time

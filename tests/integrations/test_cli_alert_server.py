@@ -74,10 +74,10 @@ def test_a_file_that_is_a_directory_or_missing_is_wrong_usage(file):
 
 def test_a_state_in_the_file_and_another_one_are_wrong_usage(file):
     file.write_text(f"{CONFIG}\nstate: alerts.db\n")
-    assert "the file has a `state:` already" in refused(str(file), "--state", "other.db", code=2)
+    assert "the file already has a `state:`" in refused(str(file), "--state", "other.db", code=2)
 
 
-def test_an_invalid_file_is_a_problem_with_its_place(file):
+def test_an_invalid_file_is_a_problem_with_its_position(file):
     file.write_text("route: {receiver: nobody}\n")
     assert refused(str(file), code=1).startswith(f"{file}:1:")
 
@@ -165,10 +165,10 @@ def test_it_serves_the_api_until_sigterm_and_reloads_on_sighup(server, file):
     assert printed[0].startswith(f"{file}:6:")
     assert "jira_configs deliver nothing here" in printed[0]
     assert printed[1:] == [
-        "silences and the notification log end with this process; --state keeps them",
+        "silences and the notification log are lost when this process ends; --state keeps them",
         f"listening on http://{server.address}",
         "the configuration was reloaded",
-        "stopping; press Ctrl-C again to drop what is due",
+        "stopping; press Ctrl-C again to drop pending notifications",
     ]
 
 
@@ -182,10 +182,10 @@ def test_with_a_token_and_an_external_url_the_api_is_below_its_path(server):
     options = ("--external-url", "https://example.com/alerts/", "--token", "s3cret", "--state", "alerts.db")
     printed = server.run(script, *options, path="/alerts")
     assert "s3cret" not in printed
-    assert "end with this process" not in printed
+    assert "are lost when this process ends" not in printed
 
 
-def test_a_second_signal_drops_what_is_due(server, file):
+def test_a_second_signal_drops_pending_notifications(server, file):
     with http_service(HANG) as hook:
         hooks = f"[{{url: '{hook.url}', timeout: 1h}}]"
         file.write_text(

@@ -124,7 +124,7 @@ def test_check_prints_each_error_with_its_place(cli):
     assert "2 errors" in result.stderr
 
 
-def test_what_is_legal_in_alertmanager_is_a_note_and_a_problem_only_if_strict(cli):
+def test_a_note_is_a_problem_only_with_strict(cli):
     file = cli.write("unused.yaml", CONFIG.replace("receiver: chat", "receiver: mail"))
     result = cli("check", file)
     assert result.stdout.startswith(f"{file}:21:12: note: receivers[3].name: no route uses the receiver chat")
@@ -144,7 +144,7 @@ def test_a_receiver_that_delivers_nothing_is_a_finding(cli):
     assert result.stdout.endswith("[delivers-nothing]\n")
 
 
-def test_what_differs_from_alertmanager_is_noted_with_its_place(cli, monkeypatch):
+def test_differences_from_alertmanager_are_noted_with_their_position(cli, monkeypatch):
     monkeypatch.setenv("URL", "https://example.org")
     text = (
         "global:\n  slack_api_url: ${URL}\nroute: {receiver: a}\nreceivers:\n- name: a\n  slack_configs:\n"
@@ -152,7 +152,7 @@ def test_what_differs_from_alertmanager_is_noted_with_its_place(cli, monkeypatch
     )
     file = cli.write("alertmanager.yml", text)
     lines = cli("check", file).stdout.splitlines()
-    replaced = "${NAME} is replaced by an environment variable here, and not in Alertmanager"
+    replaced = "${NAME} is replaced by an environment variable here, but not in Alertmanager"
     assert lines == [
         f"{file}:2:18: note: global.slack_api_url: {replaced}",
         f"{file}:8:48: note: receivers[0].slack_configs[0].http_config.authorization.credentials: {replaced}",
@@ -876,7 +876,7 @@ def test_a_file_that_cannot_be_read_is_exit_code_2_in_each_command(command, name
 
 MESSAGES = {
     "good.yaml": "this is a configuration of alerts and not a pipeline|by its name|not a file of events",
-    "pipeline.yaml": "this is a pipeline and not a configuration of alerts|by its name|not a file of events",
+    "pipeline.yaml": "this is a pipeline, not an alert configuration|by its name|not a file of events",
     "events.jsonl": "invalid YAML|not a SQLite database",
     "binary": "is not UTF-8 text|not a SQLite database",
     "state.db": "this is an SQLite database|not UTF-8 text",

@@ -450,7 +450,7 @@ async def test_an_alert_sink_that_does_not_answer_delays_nothing_for_long(monkey
     async with alerting() as (run, app):
         run.sink.groups = asyncio.Event().wait
         found = await state(app)
-        assert found["problems"]["alerts"] == "RuntimeError: sink alerts: it did not answer within 0.05 s"
+        assert found["problems"]["alerts"] == "RuntimeError: sink alerts: no response within 0.05 s"
         assert found["sinks"]
 
 
@@ -713,7 +713,7 @@ async def test_it_is_served_within_a_context():
 
 
 @in_time
-async def test_an_answer_does_not_wait_for_an_acknowledgement():
+async def test_a_response_does_not_wait_for_an_acknowledgement():
     seen: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

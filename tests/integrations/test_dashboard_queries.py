@@ -1,4 +1,4 @@
-"""What programs ask a live page for: pages of events, groups, silences, explanations, and dead letters."""
+"""The API of a live page for programs: events, groups, silences, explanations, and dead letters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_a_wait_for_events_ends_when_the_page_closes():
 
 
 @in_time
-async def test_a_client_that_leaves_waits_no_longer():
+async def test_a_client_that_disconnects_ends_its_wait():
     app = dashboard(InMemoryStream(), max_clients=1)
     cursor = (await get(app, "recent")).json()["cursor"]
     leaving = Connection(app, path="/api/recent", after=cursor, wait="30")
@@ -128,7 +128,7 @@ async def test_large_events_make_no_large_page(with_cursor):
     ],
 )
 @in_time
-async def test_a_mistake_in_a_question_about_events_is_reported(query, problem):
+async def test_an_invalid_query_for_events_is_reported(query, problem):
     answer = await get(dashboard(InMemoryStream()), "recent", **query)
     assert answer.status_code == 400
     assert problem in answer.json()["error"]
@@ -222,7 +222,7 @@ async def test_any_labels_can_be_explained():
 
 
 @in_time
-async def test_it_says_why_nobody_was_notified_about_alerts_with_these_labels_or_of_a_group():
+async def test_it_explains_why_nobody_was_notified():
     rule = {"source_matchers": ['alertname="power"'], "target_matchers": ['alertname="fan"']}
     async with running(routing(inhibit_rules=[rule]), {"ops": Inbox()}) as run:
         app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
@@ -238,8 +238,8 @@ async def test_it_says_why_nobody_was_notified_about_alerts_with_these_labels_or
 @pytest.mark.parametrize(
     ("path", "query", "problem"),
     [
-        ("why", {}, "labels: at least one, or the key of a group, is required"),
-        ("why", {"labels": '{"a": ""}'}, "labels: at least one, or the key of a group, is required"),
+        ("why", {}, "labels: at least one label, or a group, is required"),
+        ("why", {"labels": '{"a": ""}'}, "labels: at least one label, or a group, is required"),
         ("why", {"labels": '{"a": 1}'}, "labels: must be a JSON object with text values"),
         ("groups", {"matchers": "x=~("}, "matchers: "),
         ("groups", {"matchers": "x=y," * 3_000}, "matchers: must have at most 8000 characters, got 12000"),
@@ -253,7 +253,7 @@ async def test_it_says_why_nobody_was_notified_about_alerts_with_these_labels_or
     ],
 )
 @in_time
-async def test_a_mistake_in_a_question_about_alerts_is_reported(path, query, problem):
+async def test_an_invalid_query_for_alerts_is_reported(path, query, problem):
     async with running(routing(), {"ops": Inbox()}) as run:
         answer = await get(dashboard(run.stream, alerts=run.sink), path, **query)
     assert answer.status_code == 400
@@ -262,7 +262,7 @@ async def test_a_mistake_in_a_question_about_alerts_is_reported(path, query, pro
 
 @pytest.mark.parametrize("path", ["groups", "silences", "explain", "why"])
 @in_time
-async def test_alerts_are_answered_for_only_if_there_are_any_and_everything_may_be_seen(path):
+async def test_queries_for_alerts_need_an_alert_sink_and_access_to_all_topics(path):
     async with running(routing(), {"ops": Inbox()}) as run:
         assert (await get(dashboard(run.stream), path)).status_code == 404
         app = dashboard(run.stream, alerts=run.sink, authorize=require_token("t", "public.*"))
@@ -274,7 +274,7 @@ async def test_alerts_are_answered_for_only_if_there_are_any_and_everything_may_
 
 
 @in_time
-async def test_many_questions_about_alerts_ask_the_alert_sink_once(monkeypatch):
+async def test_concurrent_queries_for_alerts_call_the_alert_sink_once(monkeypatch):
     async with running(routing(), {"ops": Inbox()}) as run:
         app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
         asked = 0
@@ -294,7 +294,7 @@ async def test_many_questions_about_alerts_ask_the_alert_sink_once(monkeypatch):
 
 
 @in_time
-async def test_an_alert_sink_that_does_not_answer_is_asked_once_for_many_questions(monkeypatch):
+async def test_an_alert_sink_that_does_not_respond_is_called_once_for_concurrent_queries(monkeypatch):
     monkeypatch.setattr("codomyrmex.integrations.web.snapshot.ALERTS_TIMEOUT", 0.05)
     async with running(routing(), {"ops": Inbox()}) as run:
         app = dashboard(run.stream, alerts=run.sink, clock=run.clock)
@@ -309,7 +309,7 @@ async def test_an_alert_sink_that_does_not_answer_is_asked_once_for_many_questio
         monkeypatch.setattr(run.sink, "groups", hang)
         answers = await asyncio.gather(*(get(app, "groups") for _ in range(50)))
         assert {answer.status_code for answer in answers} == {503}
-        assert all("did not answer within 0.05 s" in answer.json()["error"] for answer in answers)
+        assert all("no response within 0.05 s" in answer.json()["error"] for answer in answers)
         assert asked == 1
         monkeypatch.setattr(run.sink, "groups", groups)
         run.clock.advance(1)
@@ -317,7 +317,7 @@ async def test_an_alert_sink_that_does_not_answer_is_asked_once_for_many_questio
 
 
 @in_time
-async def test_a_silence_that_is_added_while_others_are_read_is_in_the_next_answer(monkeypatch):
+async def test_a_silence_that_is_added_while_others_are_read_is_in_the_next_response(monkeypatch):
     async with running(routing(), {"ops": Inbox()}) as run:
         app = dashboard(run.stream, alerts=run.sink, clock=run.clock, allow_actions=TOKEN)
         silences, read, added = run.sink.silences, asyncio.Event(), asyncio.Event()
@@ -398,7 +398,7 @@ async def test_without_dead_letters_there_is_nothing_to_replay():
         answer = await post(app, "dead_letters/replay", {})
         assert (answer.status_code, answer.json()["error"]) == (
             404,
-            "dead_letters: none are kept; pass a DeadLetters to attach",
+            "dead_letters: the attachment keeps none; pass dead_letters= to attach",
         )
     assert (await post(app, "dead_letters/replay", {})).status_code == 503
     assert (await post(dashboard(stream, attachment), "dead_letters/replay", {})).status_code == 403
@@ -441,6 +441,6 @@ async def test_an_event_is_published_with_the_token_if_the_page_accepts_events()
     ],
 )
 @in_time
-async def test_a_page_accepts_no_events_unless_it_is_told_to(options, problem):
+async def test_a_page_accepts_events_only_with_allow_publish(options, problem):
     answer = await post(dashboard(InMemoryStream(), **options), "publish", {"data": 1})
     assert (answer.status_code, answer.json()["error"]) == (403, problem)

@@ -63,7 +63,7 @@ async def test_pages_follow_each_other_without_gaps_or_repetitions(stream):
 
 
 @in_time
-async def test_the_cursor_goes_on_over_events_of_other_topics_and_those_that_are_not_accepted(stream):
+async def test_the_cursor_skips_events_of_other_topics_and_those_that_are_not_accepted(stream):
     pages = EventPages(stream)
     start = (await pages.page()).cursor
     await publish(stream, 1, topic="a.x")
@@ -91,7 +91,7 @@ async def test_it_waits_for_the_first_event_that_matches(stream):
 
 
 @in_time
-async def test_a_wait_ends_after_its_time_and_when_the_pages_are_closed(stream):
+async def test_a_wait_ends_after_the_timeout_and_when_the_pages_are_closed(stream):
     clock = FakeClock()
     pages = EventPages(stream, clock=clock)
     start = (await pages.page()).cursor
@@ -107,7 +107,7 @@ async def test_a_wait_ends_after_its_time_and_when_the_pages_are_closed(stream):
 
 
 @in_time
-async def test_a_signal_ends_the_waits_for_which_a_server_would_wait():
+async def test_a_signal_ends_the_waits():
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:

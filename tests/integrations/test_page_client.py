@@ -1,4 +1,4 @@
-"""`PageClient`: a program asks a live page, or something that is not one."""
+"""`PageClient`: requests to a live page, and to servers that are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ URL = "http://page.localhost/live"
 
 
 def asking(answer: Any) -> PageClient:
-    """Return a client of a server that answers with this, or raises it."""
+    """Return a client whose server responds with this, or raises it."""
 
     def handle(_: httpx.Request) -> httpx.Response:
         if isinstance(answer, Exception):
@@ -29,7 +29,7 @@ def asking(answer: Any) -> PageClient:
 
 
 @in_time
-async def test_it_asks_with_its_token_and_acts():
+async def test_it_sends_its_token_with_queries_and_actions():
     stream = InMemoryStream()
     async with attach(stream, dead_letters=DeadLetters()) as attachment:
         app = dashboard(stream, attachment, allow_actions="t-t", authorize=lambda _: None)
@@ -84,7 +84,7 @@ async def test_a_server_that_is_down_is_one_sentence():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         client = PageClient(f"http://127.0.0.1:{free.getsockname()[1]}")
-        with pytest.raises(PageError, match=r"it cannot be reached \(ConnectError\); check the address"):
+        with pytest.raises(PageError, match=r"cannot be reached \(ConnectError\); check the address"):
             await client.get("state")
     await client.aclose()
 
@@ -92,29 +92,29 @@ async def test_a_server_that_is_down_is_one_sentence():
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (httpx.ReadTimeout("x"), f"{URL}/: it did not answer in time"),
-        (httpx.ReadError("http://secret"), f"{URL}/: it cannot be reached (ReadError)"),
+        (httpx.ReadTimeout("x"), f"{URL}/: no response in time"),
+        (httpx.ReadError("http://secret"), f"{URL}/: cannot be reached (ReadError)"),
         (
             httpx.Response(200, text="<html>"),
-            "it is not a live page: it answered /live/api/x with status 200",
+            "this is not a live page: /live/api/x was answered with status 200",
         ),
         (
             httpx.Response(404, text="Not Found"),
-            "it is not a live page: it answered /live/api/x with status 404",
+            "this is not a live page: /live/api/x was answered with status 404",
         ),
-        (httpx.Response(421, text="no such host"), f"{URL}/: it answered 421: no such host"),
-        (httpx.Response(302, headers={"location": "http://x"}), "it is not a live page"),
-        (httpx.Response(200, content=b"\xff"), "it is not a live page"),
-        (httpx.Response(200, content=b"[" * 100_000), "it is not a live page"),
-        (httpx.Response(200, json=[1]), "it is not a live page"),
+        (httpx.Response(421, text="no such host"), f"{URL}/: status 421: no such host"),
+        (httpx.Response(302, headers={"location": "http://x"}), "this is not a live page"),
+        (httpx.Response(200, content=b"\xff"), "this is not a live page"),
+        (httpx.Response(200, content=b"[" * 100_000), "this is not a live page"),
+        (httpx.Response(200, json=[1]), "this is not a live page"),
         (httpx.Response(503, json={"error": "busy"}), "busy"),
         (httpx.Response(500, json={"error": 7}), "status 500"),
         (httpx.Response(500, json={"error": "x" * 5_000}), "x" * 500 + "\u2026"),
-        (httpx.Response(200, content=b" " * 17_000_000), "it answered with more than 16,777,216 bytes"),
+        (httpx.Response(200, content=b" " * 17_000_000), "the response has more than 16,777,216 bytes"),
     ],
 )
 @in_time
-async def test_whatever_the_server_answers_the_error_is_one_sentence(answer, problem):
+async def test_every_unexpected_response_is_an_error_of_one_sentence(answer, problem):
     with pytest.raises(PageError) as caught:
         await asking(answer).get("x")
     assert problem in str(caught.value)

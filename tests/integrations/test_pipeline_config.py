@@ -273,7 +273,9 @@ def test_a_configuration_of_alerts_is_no_pipeline_and_the_other_way_round(files,
     with pytest.raises(AlertConfigError) as caught:
         load_alert_config(path)
     [problem] = caught.value.problems
-    assert "this is a pipeline and not a configuration of alerts; its commands are `check`" in problem.message
+    assert (
+        "this is a pipeline, not an alert configuration; use `codomyrmex-streaming check`" in problem.message
+    )
 
 
 def test_a_state_is_no_configuration(files):

@@ -1,4 +1,4 @@
-"""`AlertSink.post`: alerts that something else watches, with the rules of Alertmanager's API."""
+"""`AlertSink.post`: alerts whose state another program tracks, by the rules of Alertmanager's API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT = 300.0
 
 
 def engine_with(*posts: tuple[float, Alert]) -> AlertEngine:
-    """Return an engine that was given alerts at some times."""
+    """Return an engine that has observed alerts at some times."""
     engine = AlertEngine(load_alert_config({"route": {"receiver": "a"}, "receivers": [{"name": "a"}]}))
     for at, alert in posts:
         engine.observe([alert], NOW + at)
@@ -139,7 +139,7 @@ async def test_empty_labels_and_annotations_are_removed():
 
 
 @in_time
-async def test_a_sink_that_is_not_open_takes_no_posts():
+async def test_a_sink_that_is_not_open_refuses_posts():
     sink = AlertSink(routing(), {"ops": Inbox()})
     with pytest.raises(RuntimeError, match="it is not open; attach it first"):
         await sink.post([Alert(DISK)])
@@ -173,12 +173,12 @@ def test_a_given_end_is_kept_if_it_is_later_than_the_timeout() -> None:
     assert [alert.ends_at for alert in engine.alerts()] == [NOW + 2 * TIMEOUT]
 
 
-def test_an_end_in_the_past_counts_at_once() -> None:
+def test_an_end_in_the_past_resolves_at_once() -> None:
     engine = engine_with((0, Alert(DISK, ends_at=NOW + 240)), (20, Alert(DISK, ends_at=NOW + 10)))
     assert [alert.fires(NOW + 20) for alert in engine.alerts()] == [False]
 
 
-def test_a_new_start_counts_once_the_alert_has_ended() -> None:
+def test_a_new_start_is_used_once_the_alert_has_ended() -> None:
     engine = engine_with(
         (0, Alert(DISK)), (10, Alert(DISK, ends_at=NOW + 10)), (60, Alert(DISK, starts_at=NOW + 55))
     )

@@ -135,7 +135,7 @@ async def test_a_silence_that_is_added_without_the_store_is_in_force_and_kept(tm
 
 
 @in_time
-async def test_what_is_posted_without_the_store_is_shared_afterwards_however_much_it_is(tmp_path):
+async def test_alerts_that_are_posted_without_the_store_are_shared_afterwards_in_any_number(tmp_path):
     store, stream, sink, _ = make(tmp_path / "a.db")
     names = {f"disk{number}" for number in range(30)}
     async with stream, attach(stream, sink):
@@ -149,7 +149,7 @@ async def test_what_is_posted_without_the_store_is_shared_afterwards_however_muc
 
 
 @in_time
-async def test_no_more_is_posted_without_the_store_than_can_be_shared_afterwards(tmp_path):
+async def test_no_more_alerts_are_accepted_without_the_store_than_can_be_shared_afterwards(tmp_path):
     store = FaultyStore(tmp_path / "a.db")
     stream = DurableStream(store, lease=LEASE, publish_timeout=1.0)
     sink = AlertSink(routing(route=QUICK), {"ops": Inbox()}, buffer_size=2)
@@ -167,7 +167,7 @@ async def test_no_more_is_posted_without_the_store_than_can_be_shared_afterwards
 
 
 @in_time
-async def test_what_a_process_knows_is_shared_although_the_store_fails_again_meanwhile(tmp_path):
+async def test_alerts_are_shared_although_the_store_fails_again_meanwhile(tmp_path):
     store, stream, sink, inbox = make(tmp_path / "a.db")
     names = {f"disk{number}" for number in range(5)}
 
@@ -193,7 +193,7 @@ async def test_what_a_process_knows_is_shared_although_the_store_fails_again_mea
 
 
 @in_time
-async def test_what_is_posted_while_a_process_shares_what_it_knows_is_shared_too(tmp_path):
+async def test_alerts_that_are_posted_while_others_are_being_shared_are_shared_too(tmp_path):
     store, stream, sink, _ = make(tmp_path / "a.db")
     now, names = SYSTEM_CLOCK.time(), ["first"]
     silence = Silence(tuple(parse_matchers("alertname=other")), now, now + 60)

@@ -122,7 +122,7 @@ async def test_a_process_that_ends_leaves_its_groups_with_their_timers_to_anothe
 
 
 @in_time
-async def test_another_process_notifies_about_what_one_that_ends_has_left(tmp_path, durable):
+async def test_another_process_sends_the_pending_notifications_of_one_that_ends(tmp_path, durable):
     config = routing(route={"group_wait": "300ms", "group_interval": "40ms"})
     async with processes(tmp_path / "a.db", 2, config, durable=durable, lease=30.0) as started:
         first, second = started

@@ -83,7 +83,7 @@ def test_before_the_group_wait_is_over_its_end_is_named():
     assert (cause.code, cause.until) == ("group_wait", "1970-01-01T12:00:10.000Z")
 
 
-def test_after_an_inhibition_has_ended_the_next_check_is_named():
+def test_after_an_inhibition_has_ended_the_next_evaluation_is_named():
     end = Alert({"n": "circuit", "service": "orders"}, ends_at=NOON + 30)
     engine = engine_with(
         fires("circuit", service="orders"),
@@ -94,7 +94,7 @@ def test_after_an_inhibition_has_ended_the_next_check_is_named():
     )
     [cause] = ask(engine, NOON + 35, n="orders").alerts[0].reasons
     assert (cause.code, cause.until) == ("group_interval", "1970-01-01T12:01:10.000Z")
-    assert cause.text.endswith("; at the last check it was inhibited")
+    assert cause.text.endswith("; at the last evaluation, the alert was inhibited")
 
 
 def test_a_notified_alert_says_when_and_when_it_is_repeated():
@@ -107,7 +107,7 @@ def test_a_notified_alert_says_when_and_when_it_is_repeated():
         "1970-01-01T12:00:10.000Z",
         "1970-01-01T13:00:10.000Z",
     )
-    assert why.answer.startswith("Notifications were sent about all of them, such as n=disk: a[0]: already")
+    assert why.answer.startswith("Notifications were sent about all of these alerts, such as n=disk: a[0]: ")
 
 
 def test_a_channel_that_failed_and_its_error_are_named():
@@ -116,7 +116,7 @@ def test_a_channel_that_failed_and_its_error_are_named():
     [cause] = why.alerts[0].reasons
     assert (cause.code, cause.channel) == ("failed", "a[0]")
     assert cause.text == (
-        "a[0]: the last notification failed: HTTP 500; it is sent again at 1970-01-01T12:01:10.000Z"
+        "a[0]: the last notification failed: HTTP 500; the next attempt is at 1970-01-01T12:01:10.000Z"
     )
     assert not why.alerts[0].notified
 
@@ -151,7 +151,7 @@ def test_a_receiver_without_channels_is_named():
     assert codes(ask(engine, n="disk")) == ["no_channel"]
 
 
-def test_a_resolved_alert_says_since_when():
+def test_a_resolved_alert_says_when_it_was_resolved():
     engine = engine_with(
         fires("disk"), steps=[(NOON + 20, Alert({"n": "disk"}, ends_at=NOON + 20))], until=NOON + 30
     )
@@ -166,5 +166,5 @@ def test_all_alerts_of_a_group_are_explained_up_to_a_limit():
     assert (len(why.alerts), why.total, why.to_dict()["has_more"]) == (4, 30, True)
     assert why.answer.endswith(" There was no notification about 30 of 30 alerts: 30 group_wait.")
     assert "No group {}:{x} has an alert" in why_not_notified(engine, NOON, {}, "{}:{x}").answer
-    with pytest.raises(ValueError, match="at least one label is required"):
+    with pytest.raises(ValueError, match="at least one label, or a group, is required"):
         why_not_notified(engine, MINUTE, {"n": ""})

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def server_of_another_test_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget that a server in this process was told to end, after which sse-starlette sends nothing."""
+    """Reset the exit flag of sse-starlette: once a server in this process has stopped, it sends nothing."""
     from sse_starlette.sse import AppStatus
 
     monkeypatch.setattr(AppStatus, "should_exit", False)

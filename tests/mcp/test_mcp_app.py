@@ -93,7 +93,7 @@ async def test_only_post_is_allowed_and_bodies_are_bounded():
 
 
 @in_time
-async def test_a_body_that_does_not_arrive_is_not_waited_for():
+async def test_a_body_that_does_not_arrive_times_out():
     clock = FakeClock()
     app = mcp_app(InMemoryStream(), clock=clock)
     sent: list[Any] = []
@@ -116,7 +116,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for():
 
 @pytest.mark.parametrize("mode", [LEGACY, MODERN])
 @in_time
-async def test_who_may_see_some_topics_sees_those_events_and_nothing_else(mode: str):
+async def test_a_client_that_may_see_some_topics_sees_only_their_events(mode: str):
     def authorize(scope: Any) -> Any:
         return {b"Bearer all": "*", b"Bearer some": ["orders.>"]}.get(
             dict(scope["headers"])[b"authorization"]
@@ -148,9 +148,9 @@ async def test_who_may_see_some_topics_sees_those_events_and_nothing_else(mode: 
                 ("expire_silence", {"silence_id": "x"}),
                 ("replay_dead_letters", {}),
             ):
-                with pytest.raises(ToolFailed, match="only for those who may see all topics"):
+                with pytest.raises(ToolFailed, match="needs access to all topics"):
                     await call(tool, **arguments)
-            with pytest.raises(Exception, match="only for those who may see all topics"):
+            with pytest.raises(Exception, match="needs access to all topics"):
                 await call.client.read_resource("sinks://")
         assert (await post(app, authorization="Bearer none")).status_code == 401
         await app.aclose()
@@ -198,7 +198,7 @@ def test_each_event_loop_is_served():
         (None, {"allow_actions": True}, ValueError, "allow_actions: needs a token"),
         (None, {"allow_actions": "yes", "token": "x"}, TypeError, "allow_actions: must be true or false"),
         (None, {"token": " "}, ValueError, "token: must not be empty"),
-        (None, {"token": "x", "authorize": require_token("x")}, ValueError, "token: must not be passed"),
+        (None, {"token": "x", "authorize": require_token("x")}, ValueError, "token: pass either"),
     ],
 )
 def test_unsafe_arguments_are_refused(stream: Stream, options: Any, error: Any, message: str):

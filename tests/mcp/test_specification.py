@@ -1,4 +1,4 @@
-"""MCP_TOOL_SPECIFICATION.md says what the server does."""
+"""MCP_TOOL_SPECIFICATION.md is up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_it_describes_every_tool_with_its_parameters_and_its_result():
     found = await mcp_specification.tools()
     assert sorted(tool.name for tool in found) == NAMES
     written = sections(PATH.read_text(encoding="utf-8"))
-    for tool in found:  # to write it again: python tests/mcp_specification.py
+    for tool in found:  # to update it: python tests/mcp_specification.py
         assert written[tool.name].partition(WRITTEN)[0].strip() == describe(tool, found)
 
 

@@ -65,9 +65,9 @@ async def test_errors_are_one_sentence_that_names_the_value():
         await call("stream_create", name="orders")
         for arguments, message in (
             ({"name": "orders"}, "name: there is already a stream 'orders'"),
-            ({"name": "x", "stream_type": "kafka"}, "stream_type: should be 'in_memory', 'sse' or 'topic'"),
-            ({"name": "x", "buffer_size": 0}, "buffer_size: should be greater than or equal to 1, got 0"),
-            ({}, "name: it is required"),
+            ({"name": "x", "stream_type": "kafka"}, "stream_type: must be 'in_memory', 'sse' or 'topic'"),
+            ({"name": "x", "buffer_size": 0}, "buffer_size: must be greater than or equal to 1, got 0"),
+            ({}, "name: is required"),
         ):
             with pytest.raises(ToolFailed) as failed:
                 await call("stream_create", **arguments)
@@ -81,7 +81,7 @@ async def test_errors_are_one_sentence_that_names_the_value():
             ("recent_events", {"topic": "a..b"}, ".*'a..b'"),
             ("recent_events", {"limit": 51}, "limit: .* 50, got 51"),
             ("wait_for_events", {"timeout": 31}, "timeout: .* 30, got 31"),
-            ("stream_read", {"subscription_id": "abc"}, "subscription_id: there is none 'abc'"),
+            ("stream_read", {"subscription_id": "abc"}, "subscription_id: 'abc' does not exist"),
         ):
             with pytest.raises(ToolFailed, match=message) as failed:
                 await call(tool, **arguments)
@@ -94,12 +94,12 @@ async def test_the_number_of_streams_is_bounded(monkeypatch):
     async with assistant(streams_writable=True) as call:
         await call("stream_create", name="a", stream_type="sse")
         await call("stream_create", name="b")
-        with pytest.raises(ToolFailed, match="name: there are already 2 streams, so 'c' is one too many"):
+        with pytest.raises(ToolFailed, match="name: cannot create 'c': there are already 2 streams"):
             await call("stream_create", name="c")
 
 
 @in_time
-async def test_without_permission_there_are_no_tools_that_write():
+async def test_without_allow_actions_no_tool_changes_anything():
     async with assistant() as call:
         assert sorted(await call.tools()) == [
             "alert_groups",
@@ -159,7 +159,7 @@ async def test_a_subscription_ends_after_ten_idle_minutes():
         await call("stream_read", subscription_id=one)
         clock.advance(400)
         await call("stream_read", subscription_id=one)
-        with pytest.raises(ToolFailed, match="ended after 600 idle seconds; call stream_subscribe again"):
+        with pytest.raises(ToolFailed, match="expired after 600 idle seconds; call stream_subscribe again"):
             await call("stream_read", subscription_id=two)
         [stream] = (await call("stream_status"))["streams"]
         assert stream["subscriber_count"] == 1
@@ -199,7 +199,7 @@ async def test_recent_events_continue_after_a_cursor():
 
 
 @in_time
-async def test_a_wait_ends_with_the_next_event_or_when_its_time_is_over():
+async def test_a_wait_ends_with_the_next_event_or_after_the_timeout():
     clock, stream = FakeClock(), InMemoryStream()
     async with assistant(LocalBackend(stream, clock=clock)) as call:
         await stream.publish(create_event(0))
@@ -240,7 +240,7 @@ async def test_calls_that_are_cancelled_while_they_wait_leave_nothing_behind(mon
         for _ in range(3):
             waiting = [asyncio.create_task(call("wait_for_events", timeout=30)) for _ in range(10)]
             await settle()
-            with pytest.raises(ToolFailed, match="10 calls are waiting for events already"):
+            with pytest.raises(ToolFailed, match="already 10 calls are waiting for events"):
                 await call("wait_for_events")
             for each in waiting:
                 each.cancel()
@@ -328,7 +328,7 @@ async def test_a_page_is_bounded_and_its_cursor_is_after_its_last_event():
 
 
 @in_time
-async def test_what_a_backend_raises_otherwise_is_masked(caplog):
+async def test_other_exceptions_of_a_backend_are_masked(caplog):
     class Broken(LocalBackend):
         async def events(self, *_: Any) -> Any:
             raise RuntimeError("password=hunter2")

@@ -39,7 +39,7 @@ def is_before(one: dict[str, str], other: dict[str, str]) -> bool:
 
 
 @given(LABELS, LABELS)
-def test_of_two_label_sets_the_one_without_the_first_different_label_is_first(one, other):
+def test_the_label_set_without_the_first_different_label_comes_first(one, other):
     assert (label_set_order(one) < label_set_order(other)) is is_before(one, other)
     assert (label_set_order(one) == label_set_order(other)) is (one == other)
 

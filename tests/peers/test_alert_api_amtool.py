@@ -70,7 +70,7 @@ class Done(NamedTuple):
 
 
 class Amtool:
-    """Runs amtool with both servers, and checks that it says the same."""
+    """Runs amtool with both servers, and checks that the output is the same."""
 
     def __init__(self, pair: Pair, home: Path) -> None:
         self.pair = pair

@@ -156,7 +156,7 @@ def test_silences_and_the_notification_log_survive_a_kill(tmp_path, hook):
         assert server.terminate() == 0
     own = [each for each in sent() if each[0] != "Next"]
     assert own == [("First", "firing"), ("Later", "firing"), ("First", "resolved")]
-    assert "end with this process" not in server.log
+    assert "are lost when this process ends" not in server.log
 
 
 def test_sighup_reloads_and_an_invalid_file_changes_nothing(tmp_path, hook):
@@ -172,7 +172,7 @@ def test_sighup_reloads_and_an_invalid_file_changes_nothing(tmp_path, hook):
         file.write_text("route: {receiver: other}\nreceivers: [{name: other}]\n")
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: [each["name"] for each in server.get("receivers")] == ["other"])
-        assert "end with this process" in server.log
+        assert "are lost when this process ends" in server.log
         assert server.terminate() == 0
     assert "Traceback" not in server.log
 

@@ -1,4 +1,4 @@
-"""The command `mcp` as a process: the SDK's client speaks to it, and it ends when it should."""
+"""The command `mcp` as a process: a client of the SDK uses it, and it ends when it should."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_wait_for_events_ends_with_the_next_event(alone):
 
 
 def test_without_a_page_there_are_no_alerts_and_no_actions_on_them(alone):
-    assert "there is no alert sink here" in alone.error("why_not_notified", labels={"service": "orders"})
+    assert "there is no alert sink" in alone.error("why_not_notified", labels={"service": "orders"})
     names = {tool.name for tool in alone.run(alone.client.list_tools()).tools}
     assert not {"add_silence", "expire_silence", "replay_dead_letters"} & names
 
@@ -77,13 +77,13 @@ def test_a_page_that_is_down_is_one_sentence_until_it_is_up():
     page = dashboard(server.stream, authorize=require_token(TOKEN), signals=False)
     with assisting("--url", server.url, CODOMYRMEX_TOKEN=TOKEN) as assistant:
         problem = assistant.error("recent_events")
-        assert problem.startswith(f"{server.url}: it cannot be reached (ConnectError)")
+        assert problem.startswith(f"{server.url}: cannot be reached (ConnectError)")
         server.up(page)
         server.run(server.stream.publish(create_event({"n": 1}, topic="a")))
         [event] = assistant.result("recent_events")["events"]
         assert event["data"] == {"n": 1}
         server.end()
-        assert "it cannot be reached" in assistant.error("recent_events")
+        assert "cannot be reached" in assistant.error("recent_events")
 
 
 def start(*options: str) -> subprocess.Popen[bytes]:

@@ -41,8 +41,8 @@ _MAX_SUMMARY = 500
 _MAX_URL = 2048  # a longer one is left out, as a cut one leads nowhere
 _MAX_BYTES = 16_384  # of the labels of an alert, and of its annotations
 _MAX_INTEGER = 10**100  # Python refuses to convert much larger ones to text
-MAX_POSTED = 131_072  # characters in a posted alert; with an escape for each, it fits into an entry of a log
-MAX_TIME = 32_503_679_999.0  # the end of the year 2999, which can be shown in any time zone
+MAX_POSTED = 131_072  # characters in a posted alert; even with all of them escaped, it fits into a log entry
+MAX_TIME = 32_503_679_999.0  # the end of the year 2999, which can be formatted in any time zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Alert:
         labels: what identifies it; no value is empty.
         annotations: information that does not identify it.
         starts_at: when it started, in seconds since 1970.
-        ends_at: when it ends or has ended; None if that is not known yet, and it ends `resolve_timeout` after
+        ends_at: when it ends or ended; None if that is not known yet: then it ends `resolve_timeout` after
             its last update.
         url: a link to its source.
         trace_id: the trace that it belongs to.
@@ -82,7 +82,7 @@ def past_or(seconds: float | None, now: float) -> float:
 
 
 def not_in_the_future(alert: Alert, now: float) -> Alert:
-    """Return the alert of an event, which ends now if the clock of its publisher is ahead."""
+    """Return the alert of an event with an end that is not in the future, as by a clock that is ahead."""
     return alert if alert.ends_at is None or alert.ends_at <= now else replace(alert, ends_at=now)
 
 
@@ -90,8 +90,8 @@ def posted(alert: Alert, now: float) -> Alert:
     """Return an alert of `AlertSink.post` with its start, and without empty labels and annotations.
 
     Raises:
-        TypeError: it is not an alert, or its texts are not.
-        ValueError: it has no labels, an impossible time, ends before it starts, or is too large.
+        TypeError: it is not an alert, or one of its texts is not text.
+        ValueError: it has no labels, has an impossible time, ends before it starts, or is too large.
     """
     if not isinstance(alert, Alert):
         raise TypeError(f"alert: must be an Alert, got {type(alert).__name__}")

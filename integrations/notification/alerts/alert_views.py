@@ -1,4 +1,4 @@
-"""`AlertView`: the firing alerts of an engine with what suppresses them, as Alertmanager shows them."""
+"""`AlertView`: a firing alert and what suppresses it, as Alertmanager's API shows them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from codomyrmex.integrations.notification.alerts.silences import Silence, Silenc
 
 
 class AlertFilter(msgspec.Struct, frozen=True):
-    """Which alerts are shown.
+    """Selects alerts.
 
     Attributes:
-        matchers: all must match the labels of an alert.
-        receiver: the alerts of receivers whose names it accepts; None for those of all.
-        active: whether alerts that nothing suppresses are shown.
-        silenced: whether silenced alerts are shown.
-        inhibited: whether inhibited alerts are shown.
-        muted: whether groups are shown that a time interval mutes.
+        matchers: all of them must match the labels of an alert.
+        receiver: accepts the name of a receiver whose alerts are selected; None selects those of all.
+        active: whether alerts that nothing suppresses are selected.
+        silenced: whether silenced alerts are selected.
+        inhibited: whether inhibited alerts are selected.
+        muted: whether groups that a time interval mutes are selected.
     """
 
     matchers: Sequence[Matcher] = ()
@@ -48,13 +48,13 @@ class AlertView(msgspec.Struct, frozen=True, gc=False):
     """A firing alert at a point in time. Times are in seconds since 1970.
 
     Attributes:
-        labels: what identifies it.
-        annotations: what does not.
+        labels: the labels, which identify it.
+        annotations: the annotations.
         starts_at: when it started.
-        ends_at: when it ends if nothing more is heard of it.
-        updated_at: when it was last heard of.
+        ends_at: when it ends if it is not updated.
+        updated_at: when it was last updated.
         url: a link to its source.
-        fingerprint: identifies its labels for Alertmanager's tools.
+        fingerprint: Alertmanager's fingerprint of its labels.
         receivers: the names of the receivers to which it is routed.
         silenced_by: the ids of the silences that match it.
         inhibited_by: the fingerprints of alerts that inhibit it.
@@ -75,7 +75,7 @@ class AlertView(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def suppressed(self) -> bool:
-        """Whether anything keeps it from being notified about."""
+        """Whether anything prevents notifications about it."""
         return bool(self.silenced_by or self.inhibited_by or self.muted_by)
 
 
@@ -86,7 +86,7 @@ class AlertGroupView(msgspec.Struct, frozen=True, gc=False):
         labels: the labels that its alerts have in common.
         receiver: the name of the receiver.
         route_labels: the labels of the route.
-        alerts: in Alertmanager's order.
+        alerts: the alerts, in Alertmanager's order.
     """
 
     labels: Mapping[str, str]
@@ -96,7 +96,7 @@ class AlertGroupView(msgspec.Struct, frozen=True, gc=False):
 
 
 def alerts_of(engine: AlertEngine, now: float, chosen: AlertFilter) -> list[AlertView]:
-    """Return the firing alerts of an engine, by fingerprint."""
+    """Return the firing alerts of an engine, sorted by fingerprint."""
     views = _Views(engine, now, chosen)
     found = []
     for alert in engine.alerts():
@@ -111,7 +111,7 @@ def alerts_of(engine: AlertEngine, now: float, chosen: AlertFilter) -> list[Aler
 
 
 def alert_groups_of(engine: AlertEngine, now: float, chosen: AlertFilter) -> list[AlertGroupView]:
-    """Return the groups of an engine that have firing alerts, by their labels and receivers."""
+    """Return the groups of an engine that have firing alerts, sorted by labels and receiver."""
     views = _Views(engine, now, chosen)
     names: dict[str, tuple[str, ...]] = {}
     groups = []
@@ -138,15 +138,15 @@ def alert_groups_of(engine: AlertEngine, now: float, chosen: AlertFilter) -> lis
 
 
 class AlertFigures(NamedTuple):
-    """Figures of an engine.
+    """The values of Alertmanager's metrics.
 
     Attributes:
-        active: the firing alerts that nothing suppresses.
-        suppressed: the firing alerts that are silenced or inhibited.
-        groups: the groups with their resolved alerts.
-        silences: the silences, by their state.
-        counts: what was sent.
-        members: how many processes share the alerts.
+        active: the number of firing alerts that nothing suppresses.
+        suppressed: the number of firing alerts that are silenced or inhibited.
+        groups: the number of groups, including those whose alerts are all resolved.
+        silences: the number of silences in each state.
+        counts: the notifications that this process has sent.
+        members: the number of processes that share the alerts.
     """
 
     active: int
@@ -158,7 +158,7 @@ class AlertFigures(NamedTuple):
 
 
 def figures_of(engine: AlertEngine, now: float) -> AlertFigures:
-    """Return the figures of an engine, which has sent nothing."""
+    """Return the figures of an engine, which knows neither `counts` nor `members`: these are empty and 1."""
     views = _Views(engine, now, EVERYTHING)
     suppressed = [views.is_suppressed(alert) for alert in engine.alerts() if alert.fires(now)]
     states = Counter(silence.state(now) for silence in engine.silences.values())
@@ -168,7 +168,7 @@ def figures_of(engine: AlertEngine, now: float) -> AlertFigures:
 
 
 class _Views:
-    """Creates the views of alerts, with what suppresses each of them."""
+    """Creates views of alerts."""
 
     def __init__(self, engine: AlertEngine, now: float, chosen: AlertFilter) -> None:
         self._engine = engine
@@ -177,7 +177,7 @@ class _Views:
         self._silences = _SilenceIndex(engine.silences.values(), now)
 
     def receivers(self, alert: ActiveAlert) -> tuple[str, ...]:
-        """Return the names of the receivers of an alert that are shown, in order."""
+        """Return the sorted names of the selected receivers of an alert."""
         accepts = self._chosen.receiver
         names = [group.route.receiver for group in alert.groups]
         return tuple(sorted(name for name in names if accepts is None or accepts(name)))
@@ -189,7 +189,7 @@ class _Views:
         return self._engine.inhibitor_of(alert.labels, self._now) is not None
 
     def of(self, alert: ActiveAlert, receivers: Sequence[str], muted_by: Sequence[str]) -> AlertView | None:
-        """Return the view of an alert; None if it is not shown."""
+        """Return the view of an alert; None if it is not firing or not selected."""
         chosen, labels, now = self._chosen, alert.labels, self._now
         if not alert.fires(now) or (chosen.matchers and not matches_all(chosen.matchers, labels)):
             return None
@@ -218,14 +218,14 @@ class _Views:
 
 
 def fingerprint_of(alert: ActiveAlert) -> str:
-    """Return Alertmanager's fingerprint of an alert, which takes as long to compute as everything else."""
-    if not alert.shown_as:
-        alert.shown_as = alertmanager_fingerprint(alert.labels)
-    return alert.shown_as
+    """Return Alertmanager's fingerprint of an alert. It is kept, as computing it is expensive."""
+    if not alert.alertmanager_id:
+        alert.alertmanager_id = alertmanager_fingerprint(alert.labels)
+    return alert.alertmanager_id
 
 
 class _SilenceIndex:
-    """The active silences, of which those that match labels are found without checking each of them."""
+    """Finds the active silences that match labels without checking each of them."""
 
     def __init__(self, silences: Iterable[Silence], now: float) -> None:
         active = [silence for silence in silences if silence.state(now) is SilenceState.ACTIVE]
@@ -242,7 +242,7 @@ class _SilenceIndex:
 
 
 def _muting(group: Group, now: float) -> tuple[str, ...]:
-    """Return the names of the time intervals that mute a group, or outside of which it is not active."""
+    """Return the names of the time intervals because of which a group is muted."""
     route, moment = group.route, moment_of(now)
     if route.active and not any(interval.holds(moment) for interval in route.active):
         return tuple(interval.name for interval in route.active)

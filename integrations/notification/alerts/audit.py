@@ -48,7 +48,7 @@ class Audit:
             self._publish("failed", {**data, "error": outcome.error}, EventType.ERROR)
 
     def would_notify(self, event: Event) -> None:
-        """Publish what a dry run would send: the rendered event of a notification."""
+        """Publish the rendered event of a notification that a dry run does not send."""
         keys = ("receiver", "channel", "status", "title", "body", "format", "payload")
         data = {key: event.metadata[key] for key in keys if key in event.metadata}
         self._publish("would_notify", {**data, "notification": event.data})

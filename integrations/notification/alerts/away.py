@@ -36,15 +36,15 @@ _log = Diagnostics(__name__)
 class Away:
     """Runs an engine of its own while the store is not available.
 
-    It knows the silences and the notification log as they were, and the alerts that this process has
-    published since. Once the store is available again, the log of events gets these alerts, and what was
-    sent.
+    The engine starts with the last known silences and notification log, and with the alerts that this process
+    has published meanwhile. Once the store is available again, these alerts, new silences, and what was sent
+    are appended to the log of events.
 
     Args:
         parts: what the notifier works with.
         shared: the engine that follows the shared state.
         state: the shared state.
-        outbox: appends to its log.
+        outbox: appends to the log of events.
 
     Attributes:
         sent: how many notifications were delivered meanwhile.
@@ -59,10 +59,11 @@ class Away:
         self._runner: EngineRunner | None = None
         self._kept = AlertBuffer(parts.config.label_rules, parts.buffer.size, _do_nothing)
         self._controls: list[Mapping[str, Any]] = []  # for the next step
+        # What is to be appended once the store is available again.
         self._silences: dict[str, Silence] = {}
-        self._alerts: deque[Alert] = deque()  # of events; they are being shared
+        self._alerts: deque[Alert] = deque()  # of events
         self._posted: dict[frozenset[tuple[str, str]], Alert] = {}
-        self._known: dict[str, LogEntry] = {}
+        self._log_before: dict[str, LogEntry] = {}
 
     async def begin(self, buffer: AlertBuffer) -> None:
         """Start with what was published here and is not in the store."""
@@ -70,7 +71,7 @@ class Away:
         runner = EngineRunner(self._config, self._name, self._clock)
         runner.id_prefix, runner.offset = f"away{self._times}.", self._shared.offset
         await runner.restore(await self._shared.state_of({"silence", "log"}))
-        self._known = await runner.query(lambda engine: engine.log_entries())
+        self._log_before = await runner.query(lambda engine: engine.log_entries())
         self._runner = runner
         self._controls = self._pending(buffer)
         _log.warning(
@@ -101,22 +102,22 @@ class Away:
         return await self._runner.step(batch, outcomes, controls)
 
     async def end(self, buffer: AlertBuffer) -> None:
-        """Append what was sent, and the alerts that it was about, for the process that notifies from now on.
+        """Append alerts, silences and what was sent to the log, for the process that notifies from now on.
 
         Raises:
             StoreError: the store is not available again.
         """
         runner = self._runner
         assert runner is not None  # noqa: S101 - `begin` was called
-        # First what was sent: an alert whose notification is known is not sent again.
+        # The notification log comes first, so that no notification is repeated.
         log = await runner.query(lambda engine: engine.log_entries())
         await self._outbox.add_to_log(
-            {key: each for key, each in log.items() if self._known.get(key) != each}
+            {key: each for key, each in log.items() if self._log_before.get(key) != each}
         )
-        await self._share_alerts()  # those of an attempt that failed
+        await self._share_alerts()  # those left by a failed attempt
         kept, new = self._kept.get_all(), buffer.get_all()
         self._alerts += await runner.alerts_of(Batch([*kept.events, *new.events], kept.dropped + new.dropped))
-        # Nothing is forgotten before it is in the log, and meanwhile there may be more.
+        # Items are removed only after they have been appended; others may be added meanwhile.
         while self._silences or self._alerts or self._posted:
             for key, silence in [*self._silences.items()]:
                 await self._publish(silence_event(silence))
@@ -164,7 +165,7 @@ class Away:
         new = {frozenset(alert.labels.items()): alert for alert in alerts}
         if len(self._posted.keys() | new.keys()) > self._kept.size:
             raise StoreUnavailableError(
-                f"{self._kept.size} posted alerts at most wait for the store, which is not available"
+                f"at most {self._kept.size} posted alerts can wait for the store, which is not available"
             )
         self._posted |= new
         if self._runner is not None:

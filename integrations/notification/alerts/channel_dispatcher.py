@@ -49,12 +49,12 @@ class Outcome(NamedTuple):
 class ChannelDispatcher:
     """Sends notifications through channels, and calls `on_outcome` with the outcome of each.
 
-    `create` creates the sink of a channel. A channel asks `may_send` before each attempt, and forgets what it
-    may not send, as another process does. It awaits `render` for the event to send, and after a delivery
-    `wait_until_saved` before its next one.
+    `create` creates the sink of a channel. A channel calls `may_send` before each attempt, and drops a
+    notification that another process is to send. It awaits `render` for the event to send and, after each
+    delivery, `wait_until_saved`.
 
     Attributes:
-        counts: how many notifications each kind of channel has sent.
+        counts: how many notifications each type of channel has sent.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ChannelDispatcher:
         await asyncio.gather(*(self._attachment.remove(name, _REMOVAL_TIMEOUT) for name in names))
 
     async def _check_opens(self, channel: ChannelConfig) -> None:
-        """Open and close a channel of the file, so that an error is known before anything changes."""
+        """Open and close a channel of the file, so that an error is raised before anything changes."""
         if isinstance(channel, ApplicationChannel):
             return  # its sink may be open already
         sink = self._create(channel)

@@ -21,12 +21,12 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | AlertConfig
 
 
 class ConfigState(NamedTuple):
-    """Which configuration a sink uses.
+    """The state of a sink's configuration.
 
     Attributes:
-        id: identifies it; empty if it is a configuration that was loaded before.
+        id: identifies the configuration; empty if the sink was created with a loaded configuration.
         loaded_at: when it was loaded, in seconds since 1970.
-        last_reload_failed: whether another one could not be used since.
+        last_reload_failed: whether the last reload failed, so that this configuration is still in force.
     """
 
     id: str

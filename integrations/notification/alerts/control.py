@@ -27,7 +27,7 @@ def alert_event(alert: Alert) -> Event:
 
 
 def post_event(alerts: Sequence[Alert]) -> Event:
-    """Return the event that passes alerts of `AlertSink.post` to the process that notifies."""
+    """Return the event that passes the alerts of `AlertSink.post` to the process that notifies."""
     return create_event({"alerts": alerts}, topic=_TOPIC)
 
 

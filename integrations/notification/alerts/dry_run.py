@@ -1,4 +1,4 @@
-"""`DryRunChannel`: stands for a channel of an alert sink that sends nothing."""
+"""`DryRunChannel`: takes the place of a channel in a dry run of an alert sink."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _logger = logging.getLogger(__name__)
 
 
 class DryRunChannel(Sink):
-    """Logs what a channel would send, and sends nothing.
+    """Logs notifications instead of sending them.
 
     Args:
         sink: the name of the alert sink.

@@ -97,7 +97,7 @@ class EngineState:
         self.skip_group_wait(alert, now)
 
     def skip_group_wait(self, alert: ActiveAlert, now: float) -> None:
-        """Let the groups of an alert tick now that are still waiting, but for less than it lasts already."""
+        """Evaluate waiting groups of an alert now if it has lasted longer than their group_wait."""
         for group in alert.groups:
             if not group.flushed and alert.starts_at + group.route.group_wait < now:
                 self.schedule(group, now)
@@ -325,7 +325,8 @@ class EngineState:
             if alert.times_out or ends_at > alert.updated_at:
                 latest = now + self.config.resolve_timeout
                 extended = ends_at + (pause if ends_at > now - pause else 0)
-                # What says when it ends is sent again and again by what knows whether it still fires.
+                # An end that was given is only extended up to the resolve timeout: the program that tracks
+                # the alert posts it again before that if it still fires.
                 ends_at = extended if alert.times_out else max(ends_at, min(extended, latest))
                 latest = latest if alert.times_out else math.inf
             limited = min(ends_at, latest), min(alert.starts_at, now)

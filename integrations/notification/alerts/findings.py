@@ -1,4 +1,4 @@
-"""`Finding`: what `lint` says about a configuration."""
+"""`Finding`: what `lint` finds in a configuration."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from dataclasses import dataclass
 
 from codomyrmex.integrations.configuration.problems import Problem
 
-# What Alertmanager does not accept either, or cannot have: what is not delivered, and settings of our own.
+# Receivers that deliver nothing, and mistakes in settings that Alertmanager does not have.
 _MISTAKES = frozenset({"delivers-nothing", "invalid-channel", "unknown-label", "useless-on-unmute"})
 
 
 @dataclass(frozen=True, slots=True)
 class Finding(Problem):
-    """A setting that is probably unintended, or that does something else than in Alertmanager.
+    """A setting that is probably not intended, or that differs from Alertmanager.
 
     Args:
-        kind: its kind, such as `shadowed-route`; `note` for what is accepted but not used.
+        kind: its kind, such as `shadowed-route`; `note` for a setting that has another effect than in
+            Alertmanager, or none.
     """
 
     kind: str = ""
 
     @property
     def is_mistake(self) -> bool:
-        """Whether it is a mistake; others are legal in Alertmanager."""
+        """Whether it is a mistake; other findings are allowed in Alertmanager."""
         return self.kind in _MISTAKES
 
     def __str__(self) -> str:

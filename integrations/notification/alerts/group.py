@@ -53,11 +53,11 @@ class RouteMatch:
 
 
 def route_matches(routes: Iterable[Route], labels: Labels) -> list[RouteMatch]:
-    """Return the groups of labels at routes that match them."""
+    """Return the matches for routes that match labels, with the group of the labels at each."""
     matches, last, group, text = list[RouteMatch](), None, dict[str, str](), ""
     for route in routes:
         names = tuple(sorted(labels)) if route.group_names is None else route.group_names
-        if names != last:  # most routes have the same
+        if names != last:  # as most routes have the same names
             last = names
             group = {name: value for name in names if (value := labels.get(name))}
             text = ", ".join([f"{name}={quote_group(value)}" for name, value in group.items()])
@@ -72,7 +72,7 @@ class ActiveAlert:
     Attributes:
         times_out: whether it ends when no more events arrive.
         closed: the keys of groups that have sent its resolution, while others have not.
-        shown_as: Alertmanager's fingerprint of it, once it was shown.
+        alertmanager_id: Alertmanager's fingerprint of the alert; empty until it is first needed.
     """
 
     fingerprint: str
@@ -86,7 +86,7 @@ class ActiveAlert:
     trace_id: str | None = None
     groups: tuple[Group, ...] = ()
     closed: tuple[str, ...] = ()
-    shown_as: str = ""
+    alertmanager_id: str = ""
 
     def fires(self, now: float) -> bool:
         return self.ends_at > now
@@ -94,7 +94,7 @@ class ActiveAlert:
     def update(self, alert: Alert, now: float, resolve_timeout: float) -> None:
         """Merge a newer alert, as Alertmanager does.
 
-        While it fires, the earliest start is kept, and an end that was given and is later than the new one.
+        While the alert is firing, the earliest start is kept, and of two ends that were given, the later one.
         """
         started = past_or(alert.starts_at, now)
         times_out = alert.ends_at is None
@@ -104,7 +104,7 @@ class ActiveAlert:
         if self.fires(now):
             self.starts_at = min(self.starts_at, started)
             if now < ends_at < self.ends_at and not self.times_out:
-                ends_at = self.ends_at  # once: the next alert without an end decides, as it times out
+                ends_at = self.ends_at  # until an alert without an end arrives, which times out
         elif ends_at > now or self.starts_at == math.inf:
             self.starts_at = started
         else:

@@ -1,4 +1,4 @@
-"""`import_config`: an `alertmanager.yml` in the form that is used here, with a comment for each change."""
+"""`import_config`: converts an `alertmanager.yml` to the format used here, with a comment for each change."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _CLASSIC_RULE = (
 
 
 def import_config(path: Path, now: float) -> str:
-    """Return the YAML of a configuration that does the same, with a comment for each change.
+    """Return the YAML of an equivalent configuration, with a comment for each change.
 
     Args:
-        path: the file of Alertmanager.
-        now: seconds since 1970, for what `lint` finds.
+        path: the configuration of Alertmanager.
+        now: seconds since 1970, for `lint`.
 
     Raises:
         AlertConfigError: the file is invalid.
@@ -49,7 +49,7 @@ class _Importer:
         self._config = config
         self.data = data
         self.comments: dict[str, list[str]] = defaultdict(list)
-        self.comments[""].append(f"The configuration of {name}, without its comments; each change has one.")
+        self.comments[""].append(f"Converted from {name}, without its comments; each change has a comment.")
 
     def convert(self, now: float) -> None:
         """Change the data, and add the comments."""
@@ -62,7 +62,7 @@ class _Importer:
 
     def _convert_route(self, route: Route, data: dict[str, Any]) -> None:
         if data.get("receiver") == "":
-            self._omit(data, route.path, "receiver", "empty, so it is that of the route above")
+            self._omit(data, route.path, "receiver", "empty, so it is inherited from the parent route")
         self._replace(data, route.path, _CLASSIC, route.matchers)
         for child, child_data in zip(route.children, _items(data, "routes"), strict=True):
             self._convert_route(child, child_data)
@@ -74,7 +74,7 @@ class _Importer:
     def _replace(
         self, data: dict[str, Any], path: str, keys: tuple[str, str, str], matchers: Iterable[object]
     ) -> None:
-        """Replace the older forms of matchers by the newer one."""
+        """Replace the deprecated forms of matchers by the current one."""
         old = [key for key in keys[:2] if isinstance(data.get(key), Mapping) and data[key]]
         if old:
             items = list(data.items())
@@ -128,7 +128,7 @@ class _Importer:
         self.comments[path].append(" ".join(text.split()))
 
     def _at(self, path: str) -> Iterator[dict[str, Any]]:
-        """Yield the mapping at a path, unless what contains it is left out."""
+        """Yield the mapping at a path, unless a value that contains it is left out."""
         value: Any = self.data
         for step in path.replace("[", ".[").split(".") if path else ():
             if isinstance(value, Omitted):
@@ -144,7 +144,7 @@ def _items(data: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _copied(value: Any, path: str, words: Mapping[str, str]) -> Any:
-    """Return data whose values that are not text are as they were written."""
+    """Return a copy of data in which values that are not text are as they were written."""
     if isinstance(value, Mapping):
         return {key: _copied(item, at(path, key), words) for key, item in value.items()}
     if isinstance(value, list):

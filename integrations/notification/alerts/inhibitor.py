@@ -15,8 +15,8 @@ class _Sources(NamedTuple):
     """Alerts that match the source side of a rule, by fingerprint.
 
     Attributes:
-        one_sided: those that do not match its target side.
-        two_sided: those that do, which do not count for targets that match the source side.
+        one_sided: the alerts that do not match the target side.
+        two_sided: the alerts that also match the target side; they do not inhibit others that match both.
     """
 
     one_sided: dict[str, ActiveAlert]
@@ -45,7 +45,7 @@ class Inhibitor:
             _Rule(rule.equal, checks(rule.source, regexes), checks(rule.target, regexes)) for rule in rules
         ]
         self._by_source = MatcherIndex([rule.source for rule in rules], regexes)
-        # Of each rule, by the names and the values of the labels that have to be equal.
+        # The sources of each rule, by the names and the values of the labels that have to be equal.
         self._sources: dict[Sequence[str], dict[tuple[str, ...], dict[int, _Sources]]] = {}
 
     def add(self, alert: ActiveAlert) -> None:

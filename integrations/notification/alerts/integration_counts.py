@@ -1,4 +1,4 @@
-"""`IntegrationCounts`: how many notifications each kind of channel has sent, as Alertmanager counts them."""
+"""`IntegrationCounts`: counts the notifications of each type of channel, as Alertmanager does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _REASONS = {
 
 
 class Latency:
-    """A histogram of the seconds that requests took.
+    """A histogram of the duration of requests.
 
     Attributes:
-        counts: how many took at most each of `LATENCY_BOUNDS`, and longer; not cumulative.
-        total: the sum of all.
+        counts: the number of requests in each bucket of `LATENCY_BOUNDS`, and above them; not cumulative.
+        total: the sum of all durations in seconds.
     """
 
     def __init__(self) -> None:
@@ -36,20 +36,21 @@ class Latency:
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count a request."""
+        """Count a request that took so many seconds."""
         self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
         self.total += seconds
 
 
 class IntegrationCounts:
-    """Counts of this process, by the names that Alertmanager gives to kinds of channels.
+    """Counts of this process, by the type of channel under the name that it has in Alertmanager's metrics.
 
     Attributes:
-        notifications: the notifications that were delivered or have failed.
-        failed: those that have failed, by their kind of channel and the reason of the last attempt.
-        requests: all attempts.
-        failed_requests: those that failed.
-        latency: how long attempts took.
+        notifications: the number of notifications that were delivered or failed.
+        failed: the number of notifications that failed, by the type of channel and the reason of the last
+            failed attempt.
+        requests: the number of attempts.
+        failed_requests: the number of failed attempts.
+        latency: the duration of attempts.
     """
 
     def __init__(self) -> None:
@@ -58,11 +59,11 @@ class IntegrationCounts:
         self.requests = Counter[str]()
         self.failed_requests = Counter[str]()
         self.latency: dict[str, Latency] = {}
-        self._integrations: dict[str, str] = {}  # by the name of a channel
-        self._last_reasons: dict[str, str] = {}
+        self._integrations: dict[str, str] = {}  # the type of each channel, by its name
+        self._last_reasons: dict[str, str] = {}  # by the name of the channel
 
     def use(self, channels: Iterable[ChannelConfig]) -> None:
-        """Begin to count for channels; each kind begins at zero."""
+        """Start counting for channels; the counts of each type start at zero."""
         for channel in channels:
             kind = self._integrations[channel.name] = _NAMES.get(type(channel), "application")
             self.latency.setdefault(kind, Latency())
@@ -82,11 +83,11 @@ class IntegrationCounts:
                 self.failed_with(channel, error_type)
 
     def failed_with(self, channel: str, error_type: str) -> None:
-        """Note the class of the error of the last attempt of a channel."""
+        """Remember the reason why the last attempt of a channel failed: the class of its error."""
         self._last_reasons[channel] = _REASONS.get(error_type, "other")
 
     def concluded(self, channel: str, *, failed: bool) -> None:
-        """Count a notification that was delivered or has failed."""
+        """Count a notification that was delivered or failed."""
         kind = self._integrations.get(channel)
         if kind is not None:
             self.notifications[kind] += 1

@@ -44,14 +44,14 @@ from codomyrmex.integrations.notification.alerts.loading_receivers import (
     load_globals,
     note_references,
 )
-from codomyrmex.integrations.notification.alerts.other_files import what_else
+from codomyrmex.integrations.notification.alerts.other_files import recognize_foreign
 from codomyrmex.integrations.notification.alerts.state_config import read_state
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.configuration.yaml_text import YamlText
 
 _OWN_KEYS = frozenset({"events", "labels", "state", "tests", "when_away"})
-_JOINED = frozenset({"matchers", "source_matchers", "target_matchers"})  # with what `<<` merges
+_JOINED = frozenset({"matchers", "source_matchers", "target_matchers"})  # lists to which a merge adds
 GROUP_BY_ALL = "..."
 _DEFAULTS = {"group_wait": 30.0, "group_interval": 300.0, "repeat_interval": 14_400.0}
 _MAX_TEST = 10 * 365 * 86_400.0  # seconds
@@ -85,7 +85,7 @@ def load_alert_config(
 
 
 def load_text(text: str, file: str | None, environ: Mapping[str, str]) -> tuple[AlertConfig, YamlText]:
-    """Load a configuration from YAML, and return what was written too; errors as for `load_alert_config`."""
+    """Load a configuration from YAML, and also return the parsed YAML; errors as for `load_alert_config`."""
     from codomyrmex.integrations.configuration.yaml_text import read_yaml
 
     yaml = read_yaml(text, file, joined=_JOINED)
@@ -101,7 +101,7 @@ def _loaded(
     words: Mapping[str, str],
     environ: Mapping[str, str],
 ) -> AlertConfig:
-    foreign = what_else(data)
+    foreign = recognize_foreign(data)
     if foreign is not None:
         place, message = foreign
         problems.add(place, message, key=place not in {"", "kind"})
@@ -137,9 +137,9 @@ class _Loader:
                 self._add_interval(interval, at(key, number))
         settings = load_globals(file.global_, problems, self._environ)
         context = load_context(settings, file, problems, self._notes)
-        is_foreign = _is_foreign(file, data)
-        note_references(file.global_ if is_foreign else None, "global", self._notes)
-        receivers = ReceiverLoader(problems, self._notes, self._environ, context, is_foreign=is_foreign)
+        is_portable = _is_portable(file, data)
+        note_references(file.global_ if is_portable else None, "global", self._notes)
+        receivers = ReceiverLoader(problems, self._notes, self._environ, context, is_portable=is_portable)
         for number, receiver in enumerate(file.receivers):
             receivers.add(receiver, at("receivers", number))
         self._receivers = receivers.receivers
@@ -367,8 +367,8 @@ class _Loader:
             )
 
 
-def _is_foreign(file: ConfigFile, data: Any) -> bool:
-    """Return whether a file has nothing of its own, so that Alertmanager could use it."""
+def _is_portable(file: ConfigFile, data: Any) -> bool:
+    """Return whether a file has no settings that only exist here, so that Alertmanager could use it too."""
     is_own = isinstance(data, Mapping) and bool(data.keys() & _OWN_KEYS)
     return not is_own and not any(
         receiver.fallback

@@ -32,7 +32,7 @@ class ReceiverLoader:
         notes: collects what is accepted, but not done.
         environ: the variables for `${NAME}` in secrets.
         context: what channels use from the rest of the file.
-        is_foreign: whether the file can be used by Alertmanager, so that what differs is noted.
+        is_portable: whether Alertmanager could use the file too; then differences are noted.
 
     Attributes:
         receivers: by name.
@@ -45,13 +45,13 @@ class ReceiverLoader:
         environ: Mapping[str, str],
         context: Context,
         *,
-        is_foreign: bool = False,
+        is_portable: bool = False,
     ) -> None:
         self._problems = problems
         self._notes = notes
         self._environ = environ
         self._context = context
-        self._is_foreign = is_foreign
+        self._is_portable = is_portable
         self.receivers: dict[str, Receiver] = {}
 
     def add(self, file: ReceiverFile, path: str) -> None:
@@ -74,7 +74,7 @@ class ReceiverLoader:
             failed.append(where)
             self._problems.add(where, str(error))
 
-        if self._is_foreign:
+        if self._is_portable:
             note_references(channel, path, self._notes)
         channel = expanded(channel, path, self._environ, failing)
         changes = {"name": name, "rate_limit": channel.rate_limit or receiver.rate_limit}
@@ -155,7 +155,7 @@ def note_references(value: Any, path: str, notes: ProblemList) -> None:
 
     def note(where: str, secret: str) -> None:
         if "${" in secret:
-            notes.add(where, "${NAME} is replaced by an environment variable here, and not in Alertmanager")
+            notes.add(where, "${NAME} is replaced by an environment variable here, but not in Alertmanager")
 
     _each_secret(value, path, note)
 

@@ -1,4 +1,4 @@
-"""`MatcherIndex`: which of many lists of matchers hold for labels, without checking each of them."""
+"""`MatcherIndex`: finds which of many lists of matchers match labels, without checking each list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from codomyrmex.integrations.configuration.matchers import Labels, Matcher, Op, RegexSet, RegexSets
 
-_FEW = 4  # expressions on a label; so many are checked one after another
+_FEW = 4  # expressions on a label, which are checked one by one instead of being indexed
 
 _MAX_VALUES = 1_000  # of a label, cached in each index
 
@@ -17,10 +17,10 @@ _Lookup = Callable[[str | None], list[int] | None]
 
 
 class MatcherIndex:
-    """Lists of matchers, by the first matcher in each that needs a value.
+    """An index of lists of matchers by one matcher of each, its key.
 
-    A list that has such a matcher, a list of values or an expression that does not match the empty text, can
-    only hold if the label has such a value. The other lists are checked each time.
+    The key is a matcher that does not match an empty value. So a list can only match labels that have a value
+    for the label of its key, and is found by that value. Lists without a key are checked each time.
 
     Args:
         lists: the lists of matchers.
@@ -55,13 +55,13 @@ class MatcherIndex:
             self._lookups.append((name, lookup))
 
     def matching(self, labels: Labels) -> Iterator[int]:
-        """Yield the numbers of the lists of which all matchers hold, in order."""
+        """Yield the indexes of the lists whose matchers all match, in ascending order."""
         get, numbers = labels.get, self._always
         for name, lookup in self._lookups:
             if found := lookup(get(name)):
                 numbers = numbers + found
         for number in sorted(numbers):
-            for name, holds in self._checks[number]:  # `all_hold` inlined, as there are many
+            for name, holds in self._checks[number]:  # `all_hold` inlined, for speed
                 if not holds(get(name, "")):
                     break
             else:
@@ -69,7 +69,7 @@ class MatcherIndex:
 
 
 class _Table(_Numbers):
-    """The numbers of the lists whose first matcher holds, by the value of its label, as values occur."""
+    """The indexes of the lists whose key matches a value of a label; filled in as values occur."""
 
     def __init__(self, by_value: _Numbers, by_regex: _Numbers, regexes: RegexSet) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ class _Table(_Numbers):
 
 
 def _key(matchers: Sequence[Matcher]) -> Matcher | None:
-    """Return the matcher by which a list is found; None if it holds for missing labels too."""
-    listing = (matcher for matcher in matchers if matcher.choices is not None)
+    """Return the key of a list: a matcher with few values, otherwise an expression; None if there is none."""
+    with_choices = (matcher for matcher in matchers if matcher.choices is not None)
     others = (matcher for matcher in matchers if matcher.op is Op.REGEX and not matcher.holds(""))
-    return next(listing, None) or next(others, None)
+    return next(with_choices, None) or next(others, None)
 
 
 def checks(matchers: Iterable[Matcher], regexes: RegexSets) -> list[Check]:
-    """Return the label of each matcher, and a check of its value that asks RE2 at most once for each."""
+    """Return the label of each matcher, and a function that checks a value, with one call of RE2 at most."""
     return [(matcher.name, _check(matcher, regexes)) for matcher in matchers]
 
 
@@ -109,7 +109,7 @@ def _check(matcher: Matcher, regexes: RegexSets) -> Callable[[str], bool]:
     return lambda value: (pattern in regex_set.matching(value)) is not negative
 
 
-# A generator in `all` takes three times as long.
+# `all` with a generator takes three times as long.
 def all_hold(checks: Iterable[Check], labels: Labels) -> bool:
     """Return whether labels pass all checks."""
     for name, holds in checks:  # noqa: SIM110 - see above

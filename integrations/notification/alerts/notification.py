@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from codomyrmex.integrations.notification.alerts.alert import MAX_TIME
 
-# The numbers that tell routes with equal matchers apart; everything else than names of labels is in quotes.
+# The numbers in group keys that distinguish routes with equal matchers. Text in quotes is left alone.
 _NUMBERS = re.compile(r"""("(?:\\.|[^"\\])*")|#\d+""")
 
 

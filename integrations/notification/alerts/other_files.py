@@ -1,4 +1,4 @@
-"""`what_else`: recognizes the files that people give instead of a configuration of alerts."""
+"""`recognize_foreign`: recognizes files that are commonly mistaken for an alert configuration."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ from typing import Any
 _OWN_KEYS = {"route", "receivers"}
 _DECODED = "save its text, decoded from base64, as a file"
 
-# Where the configuration is, by the kind of a manifest; its `data` is looked at if that has the text.
+# Where the configuration is if the manifest itself does not contain its text, by the kind of the manifest.
 _MANIFESTS = {
     "Secret": f"the configuration is in data[alertmanager.yaml]; {_DECODED}",
     "ConfigMap": "the configuration is in data[alertmanager.yml]; save its text as a file",
-    "AlertmanagerConfig": "prometheus-operator makes the configuration of it, in the Secret "
+    "AlertmanagerConfig": "prometheus-operator generates the configuration from it, in the Secret "
     f"alertmanager-NAME-generated; {_DECODED}",
     "Alertmanager": f"the configuration is in the Secret that spec.configSecret names; {_DECODED}",
 }
 _FILES = {
     frozenset(
         {"sources", "processors", "sinks"}
-    ): "this is a pipeline and not a configuration of alerts; its commands are `check` and `run`",
+    ): "this is a pipeline, not an alert configuration; use `codomyrmex-streaming check` and `run`",
     frozenset(
         {"scrape_configs", "rule_files"}
-    ): "this is the configuration of Prometheus; that of Alertmanager is a file of its own",
-    frozenset({"groups"}): "these are rules of Prometheus, which evaluates them and sends the alerts",
+    ): "this is the configuration of Prometheus; pass that of Alertmanager, which is another file",
+    frozenset(
+        {"groups"}
+    ): "these are rules of Prometheus, which evaluates them; pass the configuration of Alertmanager",
 }
 
 
-def what_else(data: Any) -> tuple[str, str] | None:
-    """Return what a file is and what to use instead, with the place in it; None if it is a configuration."""
+def recognize_foreign(data: Any) -> tuple[str, str] | None:
+    """Return the place in the file, and a message that says what it is and what to use instead.
+
+    Returns:
+        None if the file is an alert configuration, or is not recognized.
+    """
     if not isinstance(data, Mapping):
         return None
     if "apiVersion" in data and "kind" in data:
@@ -37,14 +43,13 @@ def what_else(data: Any) -> tuple[str, str] | None:
         return None
     for path, value in _candidates(data):
         if isinstance(value, Mapping) and value.keys() & _OWN_KEYS:
-            message = f"this looks like the values of a Helm chart; save what is under {path} as a file"
-            return path, f"{message} of its own"
+            return path, f"this looks like the values of a Helm chart; save the part under {path} as a file"
     return next((("", message) for keys, message in _FILES.items() if keys & data.keys()), None)
 
 
 def _manifest(data: Mapping[str, Any]) -> tuple[str, str]:
     kind = str(data["kind"])
-    remedy = _MANIFESTS.get(kind, "use the text of the file in it")
+    remedy = _MANIFESTS.get(kind, "save the text of the configuration as a file")
     path = "kind"
     for field in ("stringData", "data"):
         texts = data.get(field)
@@ -54,11 +59,11 @@ def _manifest(data: Mapping[str, Any]) -> tuple[str, str]:
                 is_text = field == "stringData" or kind == "ConfigMap"
                 place = f"the configuration is in {field}[{key}]"
                 remedy = f"{place}; {'save its text as a file' if is_text else _DECODED}"
-    return path, f"this is a Kubernetes manifest ({kind}) and not a configuration of alerts; {remedy}"
+    return path, f"this is a Kubernetes manifest ({kind}), not an alert configuration; {remedy}"
 
 
 def _candidates(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return where the values of the charts of Prometheus and Alertmanager have the configuration."""
+    """Return the places where the values of common Helm charts have the configuration."""
     found = [("config", data.get("config"))]
     for name, value in data.items():
         if isinstance(value, Mapping):

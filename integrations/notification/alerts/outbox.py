@@ -42,29 +42,29 @@ class Outbox:
         return len(self._alerts) + len(self._buffer)
 
     async def post(self, alerts: Sequence[Alert]) -> None:
-        """Append alerts of `AlertSink.post`.
+        """Append the alerts of `AlertSink.post`.
 
         Raises:
-            EventTooLargeError: one of them is too large; the others are appended.
+            EventTooLargeError: an alert is too large; the others are appended.
             StoreUnavailableError: the store is not available.
         """
         for error in await self._append(alerts, post_event):
             raise error
 
     async def add_to_log(self, entries: Mapping[str, LogEntry]) -> None:
-        """Append what was sent. An entry that is too large is left out: its notification may be repeated.
+        """Append entries of the notification log. One that is too large is left out, with a warning.
 
         Raises:
             StoreUnavailableError: the store is not available.
         """
         for error in await self._append([*entries.items()], lambda items: log_event(dict(items))):
-            message = "sink %s: a notification may be repeated, as other processes cannot know of it: %s"
+            message = "sink %s: other processes may repeat a notification, as its log entry is too large: %s"
             _log.warning("too large", message, self._name, error)
 
     async def _append(
         self, items: Sequence[T], event_of: Callable[[Sequence[T]], Event]
     ) -> list[EventTooLargeError]:
-        """Append items in entries of any size, and return the errors of those that are too large alone."""
+        """Append items, as many in one entry as fit, and return the errors of items that are too large."""
         errors = []
         parts = deque(items[start : start + _ITEMS] for start in range(0, len(items), _ITEMS))
         while parts:

@@ -13,9 +13,9 @@ from codomyrmex.integrations.notification.alerts.old_state import OldState
 from codomyrmex.integrations.notification.alerts.shared_state import GapError, SharedState
 from codomyrmex.integrations.notification.alerts.state_records import Head
 
-_WAIT = 5.0  # seconds; a wait that was missed costs at most this
+_WAIT = 5.0  # seconds; the most that a missed wake-up can cost
 _PAUSE = 0.25  # seconds between reads of the changes of another process
-_RETRY = 0.2  # seconds until something is tried again that the store refused
+_RETRY = 0.2  # seconds before the store is tried again after an error
 
 _log = Diagnostics(__name__)
 
@@ -65,11 +65,11 @@ class Replica:
             old.finish()
 
     async def follow(self, turn: asyncio.Lock, stands_by: Callable[[], bool]) -> None:
-        """Apply what is saved as long as this process runs.
+        """Apply saved changes to the engine whenever this process stands by, until cancelled.
 
         Args:
-            turn: held while the engine changes.
-            stands_by: whether another process notifies.
+            turn: a lock that is held while the engine is changed.
+            stands_by: returns whether this process stands by.
         """
         while True:
             try:
@@ -83,9 +83,9 @@ class Replica:
                     await asyncio.sleep(_RETRY)
             except StoreError:
                 await asyncio.sleep(_RETRY)
-            except Exception as error:  # noqa: BLE001 - a bug must not end the process's part for good
+            except Exception as error:  # noqa: BLE001 - a bug must not end the task
                 self.head = None
-                text = "sink %s cannot follow the others: %s\n%s"
+                text = "sink %s cannot follow the state of the process that notifies: %s\n%s"
                 _log.warning("follow", text, self._name, describe(error), LazyTraceback(error))
                 await asyncio.sleep(_RETRY)
 

@@ -25,7 +25,7 @@ class AlertRouter:
         regexes = RegexSets(matcher for route in routes for matcher in route.matchers)
         self._root = _Node(config.route, regexes)
         self._cache: dict[tuple[str, ...], list[RouteMatch]] = {}
-        self._seen = set[int]()  # hashes of labels that were matched once
+        self._seen = set[int]()  # hashes of labels that have been matched once
 
     # A hit costs one tuple and one lookup. The same labels in another order are cached a second time. Labels
     # that are matched once, as most are, are not cached; keeping them would take as long as finding routes.
@@ -79,7 +79,7 @@ class _Node:
         self._index = MatcherIndex([child.matchers for child in route.children], regexes)
 
     def collect(self, labels: Labels, found: list[Route]) -> None:
-        """Add the routes that match labels which match this one."""
+        """Add the matching routes below this one, or this one if none does. The labels match this one."""
         matched = False
         if self._children:
             for number in self._index.matching(labels):

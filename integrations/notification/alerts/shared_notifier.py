@@ -42,11 +42,11 @@ from codomyrmex.integrations.notification.alerts.state_records import Head
 
 T = TypeVar("T")
 
-_SECTION = "alerts"  # of what processes report to each other
-_SAVE_TIMEOUT = 1.0  # seconds that a channel waits at most until its delivery is saved
-_SAVE_INTERVAL = 1.0  # seconds between saves while only events pass that are not alerts
-_LOOK = 0.05  # seconds between checks while a caller waits
-_RETRY = 0.2  # seconds until something is tried again that the store refused
+_SECTION = "alerts"  # of the report of each process to the others
+_SAVE_TIMEOUT = 1.0  # the maximum seconds that a channel waits until its delivery is saved
+_SAVE_INTERVAL = 1.0  # seconds between saves while no event is an alert
+_POLL = 0.05  # seconds between checks while a caller waits
+_RETRY = 0.2  # seconds before the store is tried again after an error
 _SUSPECT = 2.5  # seconds without the store after which events are kept here as well
 _SILENCE_TIMEOUT = 2.0  # seconds until the process that notifies knows a silence
 
@@ -323,8 +323,8 @@ class SharedNotifier(Notifier):
         target = self._state.stream.tail.end
         while not self._has(target) and self.role is not NotifierRole.AWAY:
             await shielded(self.step())
-            await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
-        async with self._turn:  # what a step has read is in the state at its end
+            await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _POLL)
+        async with self._turn:  # once a running step has applied what it has read
             return
 
     def _has(self, position: int) -> bool:
@@ -366,7 +366,7 @@ class SharedNotifier(Notifier):
         async def wait_for_it() -> None:
             while await self.query(lambda engine: engine.silences.get(silence.id)) != silence:
                 await self.step()
-                await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _LOOK)
+                await asyncio.sleep(0 if self.role is NotifierRole.HOLDER else _POLL)
 
         with suppress(TimeoutError):  # it is in the log
             await asyncio.wait_for(wait_for_it(), _SILENCE_TIMEOUT)

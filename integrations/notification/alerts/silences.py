@@ -39,8 +39,8 @@ class Silence:
         comment: the reason.
         id: generated if left out.
         other_matchers: further sets, as in Alertmanager since 0.32.
-        updated_at: when it was last changed, in seconds since 1970; None if that is not known.
-        annotations: more about it, as in Alertmanager since 0.33.
+        updated_at: when it was last changed, in seconds since 1970; None if not known.
+        annotations: additional information, as in Alertmanager since 0.33.
 
     Raises:
         TypeError: the matchers are not `Matcher` objects.
@@ -171,11 +171,11 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def successor(old: Silence | None, new: Silence, now: float) -> Silence:
-    """Return a silence as Alertmanager's API stores it: with the id of the old one if that can be changed.
+    """Return the silence that results from a change, by the rules of Alertmanager's API.
 
-    Of an active silence, only the end and the texts can be changed; of a pending one, the start too, to a
-    later time than now. Otherwise it is a silence of its own, which starts now at the earliest, and the old
-    one has to be expired.
+    An active silence can be changed in its end and its texts; a pending one also in its start, unless that is
+    in the past. Then the result has the id of the old silence and replaces it. Otherwise it is a new silence,
+    which starts now at the earliest, and the caller has to expire the old one.
     """
     if old is not None and _may_become(old, new, now):
         return replace(new, id=old.id)

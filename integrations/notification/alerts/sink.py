@@ -84,8 +84,8 @@ class AlertSink(SinkQueries, InlineSink):
         name: the name of the sink in reports and logs.
         buffer_size: the number of label sets that may wait for the engine.
         drain_timeout: seconds to deliver what is due when the sink closes.
-        dry_run: whether to log what would be sent, at the level INFO, and send nothing. `audit` gets it too,
-            as `alerts.would_notify`. A shared state is neither read nor changed.
+        dry_run: whether to log notifications at the level INFO instead of sending them. They are also
+            published to `audit`, as `alerts.would_notify`. A shared state is neither read nor changed.
 
     Raises:
         AlertConfigError: the configuration is invalid; it holds every problem with its position.
@@ -156,7 +156,7 @@ class AlertSink(SinkQueries, InlineSink):
 
     @property
     def config_state(self) -> ConfigState:
-        """Which configuration is in force, and whether it could be reloaded when that was last tried."""
+        """Which configuration is in force, and whether the last reload failed."""
         return self._config_state
 
     def bind(self, stream: Stream, topic: str, filter_fn: FilterFunction | None) -> None:
@@ -286,21 +286,24 @@ class AlertSink(SinkQueries, InlineSink):
             notifier.wake()
 
     async def post(self, alerts: Iterable[Alert]) -> None:
-        """Update alerts that something else watches, such as Prometheus.
+        """Update alerts whose state another program tracks, such as Prometheus.
 
-        The rules are those of Alertmanager's API. An alert without `starts_at` has started now, or at its end
-        if that was earlier. One without `ends_at` is resolved if it is not posted again within the
-        `resolve_timeout` of the configuration; with an end in the future, it fires until then. While it
-        fires, the earliest start of all posts counts. Labels and annotations without a value are removed.
+        The rules are those of Alertmanager's API. An alert without `starts_at` starts now, or at its
+        `ends_at` if that is in the past. An alert without `ends_at` is resolved if it is not posted again
+        within the `resolve_timeout` of the configuration; with an end in the future, it fires until then.
+        While it fires, the earliest start is kept. Labels and annotations with an empty value are removed.
 
-        With a shared state, the alerts may be posted in any process, and in several.
+        With a shared state, the same alerts may be posted to any of the processes, or to several of them.
+
+        Args:
+            alerts: the alerts. If one of them is invalid, none is updated.
 
         Raises:
-            TypeError: one of them is not an alert, or its texts are not; then none is updated.
-            ValueError: an alert has no labels, an impossible time, ends before it starts, or has more than
-                131,072 characters; the same.
-            StoreUnavailableError: the store of the shared state is not available, or it has not been for so
-                long that there is no room for more alerts.
+            TypeError: an item is not an alert, or one of its texts is not text.
+            ValueError: an alert has no labels, has an impossible time, ends before it starts, or has more
+                than 131,072 characters.
+            StoreUnavailableError: the store of the shared state is not available, and the configuration says
+                `when_away: hold`, or no more alerts can be kept until it is.
             RuntimeError: the sink is not open.
         """
         notifier = self._open_notifier()

@@ -1,4 +1,4 @@
-"""`SinkQueries`: what an alert sink answers about alerts, groups and silences; and changes of silences."""
+"""`SinkQueries`: the methods of an alert sink that query alerts, groups and silences, or change silences."""
 
 from __future__ import annotations
 
@@ -29,26 +29,30 @@ T = TypeVar("T")
 class SinkQueries(ABC):
     """The queries of `AlertSink`; all raise a RuntimeError while it is not open.
 
-    They are answered by the engine of this process, which with a shared state follows that of the process
-    that notifies.
+    They read the engine of this process. With a shared state, it follows that of the process that notifies.
     """
 
     async def flush(self) -> None:
-        """Wait until the engine has the events published so far, and the channels what is due."""
+        """Wait until the engine has all events published so far, and the channels all due notifications."""
         await self._open_notifier().flush()
 
     async def explain(self, labels: Mapping[str, str]) -> Explanation:
-        """Explain where an alert with these labels is sent now, and why."""
+        """Explain where an alert with these labels would be sent now, and why."""
         now = self.now()
         return await self._query(lambda engine: explain(engine.config, labels, now, engine))
 
     async def why_not_notified(
         self, labels: Mapping[str, str], group: str | None = None, limit: int = 20
     ) -> WhyNotNotified:
-        """Return why receivers were not notified about alerts that have at least these labels.
+        """Return why receivers were not notified about alerts, or when they were.
+
+        Args:
+            labels: labels that the alerts must have; may be empty if a group is passed.
+            group: the key of the group of the alerts; None for all groups.
+            limit: the maximum number of alerts in the result.
 
         Raises:
-            ValueError: neither labels nor the key of a group are passed.
+            ValueError: neither labels nor a group are passed.
         """
         health, now = self._open_notifier().health(), self.now()
         errors = {name: part.last_error for name, part in health.items() if part.last_error}
@@ -60,17 +64,17 @@ class SinkQueries(ABC):
         return await self._query(lambda engine: views_of(engine, now))
 
     async def alerts(self, chosen: AlertFilter = EVERYTHING) -> list[AlertView]:
-        """Return the firing alerts, by their fingerprints."""
+        """Return the firing alerts, sorted by fingerprint."""
         now = self.now()
         return await self._query(lambda engine: alerts_of(engine, now, chosen))
 
     async def alert_groups(self, chosen: AlertFilter = EVERYTHING) -> list[AlertGroupView]:
-        """Return the groups that have firing alerts, by their labels and receivers."""
+        """Return the groups that have firing alerts, sorted by labels and receiver."""
         now = self.now()
         return await self._query(lambda engine: alert_groups_of(engine, now, chosen))
 
     async def figures(self) -> AlertFigures:
-        """Return the figures that Alertmanager's metrics show."""
+        """Return the values of Alertmanager's metrics."""
         notifier, now = self._open_notifier(), self.now()
         counted = await self._query(lambda engine: figures_of(engine, now))
         members = len(await notifier.members())

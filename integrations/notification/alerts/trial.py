@@ -1,4 +1,4 @@
-"""`try_receiver`: what a receiver would send about an alert, and whether its channels deliver it."""
+"""`try_receiver`: renders a test notification of a receiver, and sends it on request."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from codomyrmex.streaming import Clock, Event, create_event
 from codomyrmex.streaming.clock import SYSTEM_CLOCK
 
 _MARGIN = 5.0  # seconds beyond the timeout of a channel
-_LASTED = 60.0  # seconds from the beginning of the alert to its end
+_LASTED = 60.0  # seconds from the start of the alert to its end
 
 
 @dataclass(frozen=True)
 class ChannelTrial:
-    """What a channel would send, without secrets, and what came of it.
+    """What a channel would send, without secrets, and the result of sending it.
 
     Args:
         channel: the name of the channel, such as `oncall[0]`.
         type: the type of the channel, such as `slack`.
         title: the title, for channels whose service composes the message.
         body: the body, for the same channels.
-        fields: what the service gets besides, such as the recipients of a mail.
+        fields: other fields for the service, such as the recipients of a mail.
         requests: the bodies of the requests of a native receiver.
-        problem: why a part of this cannot be shown, or is only the default text; None if there is no reason.
-        sent: whether it was delivered; None if that was not tried.
+        problem: why a part cannot be shown, or is only the default text; None if there is no problem.
+        sent: whether it was delivered; None if it was not sent.
         error: why it was not delivered.
     """
 
@@ -72,7 +72,7 @@ async def try_receiver(
     send: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> list[ChannelTrial]:
-    """Render a notification for each channel of a receiver, and perhaps send it, once.
+    """Render a notification for each channel of a receiver, and send it once if `send` is true.
 
     Args:
         config: the configuration.
@@ -115,7 +115,7 @@ def _notification(
     routes = config.route.walk()
     route = next((each for each in routes if each.receiver == receiver.name), config.route)
     [match] = route_matches([route], alert.labels)
-    key = f"send-test/{match.group_key}"  # an incident of its own
+    key = f"send-test/{match.group_key}"  # not the incident of a real group
     fired = alert.status is Status.FIRING
     prints = frozenset({alert.fingerprint})
     firing, resolved = (prints, frozenset[str]()) if fired else (frozenset[str](), prints)
@@ -127,7 +127,7 @@ def _notification(
 
 
 def _preview(channel: ChannelConfig, event: Event) -> ChannelTrial:
-    """Return what a channel would send; this reads files with secrets."""
+    """Return what a channel would send. Reads the files with secrets, which must not be shown."""
     kind = next((key for key, each in CHANNEL_TYPES.items() if type(channel) is each), "application")
     trial = ChannelTrial(channel.name, kind.removesuffix("_configs"))
     problem, hidden = None, set[str]()
@@ -149,7 +149,7 @@ def _preview(channel: ChannelConfig, event: Event) -> ChannelTrial:
 
 
 def _secrets(value: object, channel: ChannelConfig) -> Iterator[str]:
-    """Yield the secrets of options, and those in files."""
+    """Yield the secrets in options, and in the files that options name."""
     if isinstance(value, Secret):
         yield str(value)
     elif isinstance(value, msgspec.Struct):

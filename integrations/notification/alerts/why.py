@@ -1,4 +1,4 @@
-"""`WhyNotNotified`: the reasons why a receiver was not notified about alerts, or when it was."""
+"""`WhyNotNotified`: why receivers were not notified about alerts, or when they were."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MAX_CHECKED = 1_000  # alerts
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A reason why a notification was not sent, or that it was. Times are ISO 8601.
+    """A reason why no notification was sent. Times are ISO 8601.
 
     Args:
         code: `not_an_alert`, `resolved`, `inhibited`, `muted`, `not_active`, `silenced`, `no_channel`,
-            `group_wait`, `group_interval`, `in_flight`, `failed`, `rate_limited` or `deduplicated`, which
-            means that the channel has already been notified.
+            `group_wait`, `group_interval`, `in_flight`, `failed`, `rate_limited` or `deduplicated` (the
+            channel was already notified).
         text: the reason in words.
-        by: the labels of the inhibiting alert, the name of the interval, or the id of the silence.
-        channel: the channel, if it is about one.
+        by: the labels of the inhibiting alert, the names of the intervals, or the id of the silence.
+        channel: the name of the channel, if the reason concerns only one.
         at: when that channel was notified.
-        until: until when the reason holds, if that is known.
+        until: until when the reason holds, if known.
     """
 
     code: str
@@ -59,9 +59,10 @@ class WhyNotNotified:
     """Why receivers were not notified about some alerts.
 
     Args:
-        answer: the most important in a sentence or two.
-        alerts: the first alerts, those without a notification first; each once for each of its groups.
-        total: the number of all.
+        answer: a summary of one or two sentences.
+        alerts: the first of the alerts, those without a notification before others; an alert is listed once
+            for each of its groups.
+        total: the number of all alerts.
     """
 
     answer: str
@@ -87,22 +88,22 @@ def why_not_notified(
     limit: int = 20,
     errors: Mapping[str, str] | None = None,
 ) -> WhyNotNotified:
-    """Return why receivers were not notified about the alerts that have at least some labels.
+    """Return why receivers were not notified about alerts, or when they were.
 
     Args:
-        engine: an engine; it is only read.
+        engine: the engine, which is only read.
         now: seconds since 1970.
-        labels: the labels; none if a group is passed and all of its alerts are meant.
-        group: the key of a group; None for all groups.
-        limit: the number of alerts in the result at most.
-        errors: the last error of channels, without secrets.
+        labels: labels that the alerts must have; may be empty if a group is passed.
+        group: the key of the group of the alerts; None for all groups.
+        limit: the maximum number of alerts in the result.
+        errors: the last error of each channel, without secrets.
 
     Raises:
         ValueError: neither labels nor a group are passed.
     """
     wanted = {name: value for name, value in labels.items() if value}
     if not wanted and group is None:
-        raise ValueError("labels: at least one label is required, or a group")
+        raise ValueError("labels: at least one label, or a group, is required")
     if group is None:
         found = [(alert, each) for alert in engine.alerts() if _has(alert, wanted) for each in alert.groups]
     else:
@@ -126,8 +127,8 @@ def _no_alert(config: AlertConfig, labels: Labels, group: str | None) -> WhyNotN
         where = f" with the labels {pairs(labels)}" if labels else ""
         return WhyNotNotified(f"No group {group} has an alert{where}; see alert_groups.", (), 0)
     text = (
-        f"no alert has the labels {pairs(labels)} now: it was resolved and everyone was notified of that, "
-        "its events are not alerts by the configuration, or nothing was published"
+        f"no alert has the labels {pairs(labels)} now: it was resolved and all receivers were notified, the "
+        "configuration does not make its events alerts, or no event was published"
     )
     receivers = explain(config, labels).receivers
     verdicts = [
@@ -142,7 +143,7 @@ def _answer(verdicts: Sequence[Verdict], total: int) -> str:
     if not silent:
         first = verdicts[0]
         why = "; ".join(cause.text for cause in first.reasons if cause.at is not None)
-        return f"Notifications were sent about all of them, such as {pairs(first.labels)}: {why}."
+        return f"Notifications were sent about all of these alerts, such as {pairs(first.labels)}: {why}."
     first = silent[0]
     why = "; ".join(cause.text for cause in first.reasons)
     answer = f"{first.receiver} was not notified about {pairs(first.labels)}: {why}."
@@ -161,7 +162,7 @@ def _verdict(context: _Context, alert: ActiveAlert, group: Group) -> Verdict:
     if fires:
         reasons += _suppressions(context, alert, group)
     else:
-        reasons.append(Cause("resolved", f"it is resolved since {iso(alert.ends_at)}"))
+        reasons.append(Cause("resolved", f"it was resolved at {iso(alert.ends_at)}"))
     suppressed = bool(reasons)
     channels = list(_channels(context.engine.config, receiver))
     own = context.engine.config.receivers[receiver].channels
@@ -177,10 +178,8 @@ def _verdict(context: _Context, alert: ActiveAlert, group: Group) -> Verdict:
         if cause is not None:
             reasons.append(cause)
         elif channel in own and group.flushed and not suppressed:
-            text = (
-                f"{channel.name}: the group is next checked at {iso(group.next_tick)}{_before(alert, group)}"
-            )
             until = iso(group.next_tick)
+            text = f"{channel.name}: the group is next evaluated at {until}{_before(alert, group)}"
             reasons.append(Cause("group_interval", text, channel=channel.name, until=until))
     return Verdict(alert.fingerprint, dict(alert.labels), group.key, receiver, notified, reasons)
 
@@ -194,9 +193,9 @@ def _channels(config: AlertConfig, receiver: str) -> Iterator[ChannelConfig]:
 
 
 def _before(alert: ActiveAlert, group: Group) -> str:
-    """Return what suppressed an alert until the last tick."""
+    """Return a clause that says what suppressed an alert at the last tick."""
     why = group.suppressed.get(alert.fingerprint, "").partition(" ")[0]
-    return f"; at the last check it was {why}" if why else ""
+    return f"; at the last evaluation, the alert was {why}" if why else ""
 
 
 def _suppressions(context: _Context, alert: ActiveAlert, group: Group) -> Iterator[Cause]:
@@ -225,7 +224,7 @@ def _suppressions(context: _Context, alert: ActiveAlert, group: Group) -> Iterat
 def _about_channel(
     context: _Context, alert: ActiveAlert, group: Group, channel: ChannelConfig
 ) -> tuple[Cause | None, bool]:
-    """Return what a channel does about an alert, and whether it was notified."""
+    """Return why a channel is not notified about an alert now, and whether it already was."""
     name, key = channel.name, alert.fingerprint
     entry = context.engine.log_entry(group.key, name)
     fires = alert.fires(context.now)
@@ -235,9 +234,12 @@ def _about_channel(
     if name in group.failed:
         error = context.errors.get(name)
         text = f"{name}: the last notification failed{f': {error}' if error else ''}"
-        return Cause("failed", f"{text}; it is sent again at {iso(group.next_tick)}", channel=name), notified
+        return Cause(
+            "failed", f"{text}; the next attempt is at {iso(group.next_tick)}", channel=name
+        ), notified
     if name in group.rate_limited:
-        return Cause("rate_limited", f"{name}: its rate limit delays it", channel=name), notified
+        text = f"{name}: the rate limit of the receiver delays the notification"
+        return Cause("rate_limited", text, channel=name), notified
     if not notified or entry is None:
         return None, False
     at = iso(entry.at)

@@ -1,4 +1,4 @@
-"""`slack_configs`: Slack's incoming webhooks and everything that speaks like them, such as Mattermost."""
+"""`slack_configs`: Slack's incoming webhooks and compatible ones, such as Mattermost's."""
 
 from __future__ import annotations
 

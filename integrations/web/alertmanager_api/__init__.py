@@ -1,4 +1,4 @@
-"""`alert_api`: the API of Alertmanager, version 2, for an alert sink."""
+"""`alert_api`: Alertmanager's API, version 2, for an alert sink."""
 
 from __future__ import annotations
 

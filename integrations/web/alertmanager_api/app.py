@@ -1,4 +1,4 @@
-"""`alert_api`: an ASGI application that speaks Alertmanager's API for an alert sink."""
+"""`alert_api`: an ASGI application that serves Alertmanager's API for an alert sink."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_TIMEOUT = 30.0  # seconds for the sink
+_TIMEOUT = 30.0  # seconds for a call of the sink
 _MAX_BODIES = 16  # of the maximum size, in memory at once
 _API = "/api/v2"
 _SILENCE = f"{_API}/silence/"
@@ -42,32 +42,34 @@ _log = Diagnostics(__name__)
 
 
 class AlertApiApp:
-    """An ASGI application that speaks Alertmanager's API, version 2, for an alert sink.
+    """An ASGI application that serves Alertmanager's API, version 2, for an alert sink.
 
-    Prometheus, amtool, Grafana and others use it as they use Alertmanager: `/api/v2/status`, `receivers`,
-    `alerts`, `alerts/groups`, `silences` and `silence/{id}`, `/-/healthy`, `/-/ready`, `/-/reload` and
-    `/metrics`. Mount it anywhere, and name the path in their configuration (`path_prefix` of Prometheus).
+    Prometheus, amtool, Grafana and other clients use it as they use Alertmanager. It serves `/api/v2/status`,
+    `receivers`, `alerts`, `alerts/groups`, `silences` and `silence/{id}`, `/-/healthy`, `/-/ready`,
+    `/-/reload` and `/metrics`. It can be mounted at any path; clients need that path in their configuration
+    (for Prometheus, `path_prefix`).
 
-    The valid alerts of a body are accepted even if others are not; then the status is 400, with all reasons.
-    Status 200 means that the sink has the alerts: the engine of this process, or the store of the shared
-    state. All processes of a shared state answer alike. Refusals are JSON text.
+    Valid alerts in a body are accepted even if others are invalid; the status is then 400, with all problems.
+    Status 200 means that the alerts are in the engine of this process or, with a shared state, in the store.
+    All processes of a shared state return the same answers. The body of an error is a JSON string.
 
-    Without a token, requests must be for this machine, at an address that only this machine can reach: other
-    addresses are refused with 403, and other hosts with 421. `/-/healthy` and `/-/ready` need no token.
+    Without a token, requests must arrive at an address that only this machine can reach, and name this
+    machine in `Host`: others are refused with 403 and 421. `/-/healthy` and `/-/ready` need no token.
 
     Args:
-        sink: the alert sink; it is opened by its attachment, not by the application.
+        sink: the alert sink; its attachment opens it, not the application.
         token: a token that requests need, as `Authorization: Bearer ...` or as the password of Basic
             authentication.
         authorize: a plain or async function that is called with the ASGI scope instead, and returns `"*"` for
-            those who may use the API, or None.
-        prefix: the path below which the application is served if it is not mounted, like `--web.route-prefix`
-            of Alertmanager.
-        max_bytes: the size limit of a body; larger ones are refused with 413.
-        max_alerts: the limit of alerts in a body; more are refused with 413.
-        max_alert_size: the limit of the characters in an alert, and of the bytes of a silence; at most
+            clients that may use the API, or None.
+        prefix: the path below which the application is served if it is not mounted, like Alertmanager's
+            `--web.route-prefix`.
+        max_bytes: the maximum size of a body in bytes; larger ones are refused with 413.
+        max_alerts: the maximum number of alerts in a body; more are refused with 413.
+        max_alert_size: the maximum number of characters in an alert, and of bytes in a silence; not more than
             131,072.
-        max_silences: the limit of silences with those that expired within five days; more are refused.
+        max_silences: the maximum number of silences, including those that expired within the last five days;
+            more are refused with 400.
         body_timeout: seconds for a body to arrive; then it is refused with 408.
         allow_origins: other origins whose pages can use the API (CORS); `"*"` allows any.
         allowed_hosts: the names that requests may have in their `Host` header; `"*"` allows any. By default
@@ -180,7 +182,7 @@ class AlertApiApp:
         handler = handlers.get(request.method)
         if handler is None:
             allowed = ", ".join(handlers)
-            message = f"method {request.method[:20]} is not allowed, but {allowed} are"
+            message = f"method {request.method[:20]} is not allowed; use one of {allowed}"
             raise HTTPException(405, message, {"allow": allowed})
         try:
             return await handler(request)
@@ -190,11 +192,11 @@ class AlertApiApp:
 
     async def _check_authorized(self, scope: Scope) -> None:
         if self._authorize is None and is_reachable(scope):
-            problem = "this address is reachable from other machines"
+            problem = "this address can be reached from other machines"
             raise HTTPException(403, f"{problem}; set a token, or listen on 127.0.0.1")
         allowed = await http.authorized_topics(self._authorize, scope)
         if not allowed.everything:
-            raise HTTPException(403, "alerts are shown only to those who may see all topics")
+            raise HTTPException(403, "alerts are shown only to clients that may see all topics")
 
     async def _run(self, call: Callable[[AlertSink], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function with the sink."""
@@ -204,7 +206,7 @@ class AlertApiApp:
             return await run_on_sink_loop(self._sink, call, _TIMEOUT)
         except RuntimeError as error:
             _log.warning("sink", "the alert API is not available: %s", describe(error))
-            raise _unavailable("the alert sink does not answer; try again later") from None
+            raise _unavailable("the alert sink does not respond; try again later") from None
 
     # Alerts
 
@@ -309,7 +311,7 @@ class AlertApiApp:
 
     @asynccontextmanager
     async def _reading_json(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a body, which must be declared as JSON: a page of another site cannot send that unasked."""
+        """Read a body whose content type is JSON, which a page of another site cannot send without CORS."""
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type != "application/json":
             shown_type = ascii(content_type[:100])[1:-1]

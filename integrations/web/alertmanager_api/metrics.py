@@ -16,15 +16,15 @@ from codomyrmex.integrations.web.alertmanager_api.posted import Posted
 from codomyrmex.integrations.web.alertmanager_api.status import VERSION
 from starlette.exceptions import HTTPException
 
-_HASH_DIGITS = 12  # 48 bits, which a float holds
+_HASH_DIGITS = 12  # 48 bits, which a float represents exactly
 
 
 class ApiCounts:
-    """Counts of what was posted to the API in this process.
+    """Counts of the alerts that were posted to this process.
 
     Attributes:
-        received: alerts, by `firing` and `resolved`.
-        invalid: alerts that were refused.
+        received: the accepted alerts, by `firing` and `resolved`.
+        invalid: the number of refused alerts.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class ApiCounts:
         self.invalid = 0
 
     def add(self, posted: Posted, now: float) -> None:
-        """Count what was in a body."""
+        """Count the alerts of a body."""
         resolved = sum(alert.ends_at is not None and alert.ends_at <= now for alert in posted.alerts)
         self.received.update(firing=len(posted.alerts) - resolved, resolved=resolved)
         self.invalid += len(posted.problems)
@@ -58,29 +58,34 @@ _Figure = tuple[Any, str, str, tuple[str, ...], Mapping[Any, Any]]
 def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Iterator[_Figure]:
     yield _gauge(
         "alerts",
-        "How many alerts there are, by state.",
+        "The number of firing alerts by state.",
         {"active": figures.active, "suppressed": figures.suppressed, "unprocessed": 0},
         "state",
     )
     received = {(status, "v2"): count for status, count in posted.received.items()}
     yield (
-        *("counter", "alertmanager_alerts_received", "The alerts that were posted."),
+        *("counter", "alertmanager_alerts_received", "The number of alerts that were posted."),
         ("status", "version"),
         received,
     )
     yield _counter(
-        "alerts_invalid", "The alerts that were posted and refused.", {"v2": posted.invalid}, "version"
+        "alerts_invalid",
+        "The number of alerts that were posted and refused.",
+        {"v2": posted.invalid},
+        "version",
     )
     version = (f"python{platform.python_version()}", VERSION)
     yield (
-        *("gauge", "alertmanager_build_info", "Always 1; the labels say what this is."),
+        *("gauge", "alertmanager_build_info", "Always 1; the labels have the versions."),
         ("goversion", "version"),
         {version: 1},
     )
     shares = sink.role is not NotifierRole.ALONE
     yield _gauge("cluster_enabled", "Whether processes share their alerts.", {"": shares})
     if shares:
-        yield _gauge("cluster_members", "How many processes share their alerts.", {"": figures.members})
+        yield _gauge(
+            "cluster_members", "The number of processes that share their alerts.", {"": figures.members}
+        )
     state = sink.config_state
     hashed = int(state.id[:_HASH_DIGITS] or "0", 16)
     yield _gauge("config_hash", "Identifies the configuration that is in force.", {"": hashed})
@@ -91,18 +96,16 @@ def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Itera
     )
     yield _gauge(
         "config_last_reload_successful",
-        "Whether the configuration could be loaded when that was last tried.",
+        "Whether the last reload of the configuration succeeded.",
         {"": not state.last_reload_failed},
     )
-    yield _gauge(
-        "dispatcher_aggregation_groups", "How many groups of alerts there are.", {"": figures.groups}
-    )
-    yield _gauge("receivers", "How many receivers the configuration has.", {"": len(sink.config.receivers)})
+    yield _gauge("dispatcher_aggregation_groups", "The number of groups of alerts.", {"": figures.groups})
+    yield _gauge("receivers", "The number of configured receivers.", {"": len(sink.config.receivers)})
     channels = sum(len(receiver.channels) for receiver in sink.config.receivers.values())
-    yield _gauge("integrations", "How many channels the configuration has.", {"": channels})
+    yield _gauge("integrations", "The number of configured channels.", {"": channels})
     yield _gauge(
         "silences",
-        "How many silences there are, by state.",
+        "The number of silences by state.",
         {state.value: count for state, count in figures.silences.items()},
         "state",
     )
@@ -112,18 +115,20 @@ def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Itera
 def _sent(figures: AlertFigures) -> Iterator[_Figure]:
     """Yield the figures of the notifications that this process has sent."""
     counts = figures.counts
-    yield _counter("notifications", "Notifications that were sent, or could not be.", counts.notifications)
+    yield _counter(
+        "notifications", "The number of notifications that were sent or failed.", counts.notifications
+    )
     yield (
-        *("counter", "alertmanager_notifications_failed", "Notifications that could not be sent."),
+        *("counter", "alertmanager_notifications_failed", "The number of notifications that failed."),
         ("integration", "reason"),
         dict(counts.failed),
     )
-    yield _counter("notification_requests", "Attempts to send a notification.", counts.requests)
+    yield _counter("notification_requests", "The number of attempts to send.", counts.requests)
     yield _counter(
-        "notification_requests_failed", "Attempts to send a notification that failed.", counts.failed_requests
+        "notification_requests_failed", "The number of failed attempts to send.", counts.failed_requests
     )
     yield (
-        *("histogram", "alertmanager_notification_latency_seconds", "How long attempts took, in seconds."),
+        *("histogram", "alertmanager_notification_latency_seconds", "The duration of attempts in seconds."),
         ("integration",),
         {(kind,): _histogram(latency) for kind, latency in counts.latency.items()},
     )

@@ -1,4 +1,4 @@
-"""What clients post to the API: alerts and silences."""
+"""Parses the bodies that clients post to the API: alerts and silences."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GO_ZERO = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds()
 _URI = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:|/)(?:[^\s\x00-\x1f\x7f%]|%[0-9A-Fa-f]{2})*")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair, or alone
-_MAX_REASONS = 100  # in the answer to one request
-_MAX_TEXT = 1_000  # characters of a refusal
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in a pair or alone
+_MAX_REASONS = 100  # in the response to a request
+_MAX_TEXT = 1_000  # characters of an error
 _OPS = {
     (False, True): Op.EQUAL,
     (False, False): Op.NOT_EQUAL,
@@ -64,13 +64,13 @@ _silence = msgspec.json.Decoder(_PostedSilence)
 
 
 class Posted(NamedTuple):
-    """The content of a body: the alerts that are valid, and what is wrong with each of the others."""
+    """The valid alerts of a body, and the problems of the others."""
 
     alerts: list[Alert]
     problems: list[str]
 
     def reasons(self) -> str:
-        """Return what is wrong, as one text."""
+        """Return the problems as one text."""
         more = len(self.problems) - _MAX_REASONS
         return "; ".join(self.problems[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
@@ -81,8 +81,8 @@ def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) 
     Args:
         body: JSON.
         now: seconds since 1970.
-        max_alerts: how many there may be.
-        max_alert_size: how many characters the texts of one may have.
+        max_alerts: the maximum number of alerts.
+        max_alert_size: the maximum number of characters in the texts of an alert.
 
     Raises:
         HTTPException: with status 400 if the body is not a list, and 413 if it has too many alerts.
@@ -90,7 +90,7 @@ def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) 
     items: Sequence[_PostedAlert | msgspec.Raw]
     try:
         items = _alerts.decode(body) or ()
-    except _NOT_JSON:  # or only one of them is not valid
+    except _NOT_JSON:  # the body or some of the alerts are invalid: decode one by one
         try:
             items = _raw_alerts.decode(_with_text(body)) or ()
         except _NOT_JSON as error:
@@ -112,7 +112,7 @@ def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) 
 
 
 def _with_text(body: bytes) -> bytes:
-    """Return JSON with U+FFFD in place of what is not text, as Go reads it: bytes and lone surrogates."""
+    """Return JSON in which invalid UTF-8 and lone surrogates are replaced by U+FFFD, as Go reads it."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -144,10 +144,10 @@ def is_uri(text: str) -> bool:
     return _URI.fullmatch(text) is not None
 
 
-# All alerts of a body usually have the same end.
+# Cached, as all alerts of a body usually have the same end.
 @lru_cache(1_000)
 def _seconds(moment: datetime | None) -> float | None:
-    """Return a time in seconds since 1970; None for the time that Go writes if none is set."""
+    """Return a time in seconds since 1970; None for Go's zero time, which means that none is set."""
     if moment is None:
         return None
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -156,7 +156,7 @@ def _seconds(moment: datetime | None) -> float | None:
 
 
 class PostedSilence(NamedTuple):
-    """A silence that is to be created, or to replace the one with its id."""
+    """A silence to create; with an id, the one to change."""
 
     id: str | None
     silence: Silence
@@ -164,6 +164,11 @@ class PostedSilence(NamedTuple):
 
 def parse_silence(body: bytes, now: float, max_bytes: int) -> PostedSilence:
     """Return the silence of a body.
+
+    Args:
+        body: JSON.
+        now: seconds since 1970.
+        max_bytes: the maximum size of the body.
 
     Raises:
         HTTPException: with status 400 if it is not valid, and 413 if it is too large.

@@ -1,4 +1,4 @@
-"""The parameters of requests: which alerts and silences are shown."""
+"""Parses the query parameters of requests, which select alerts and silences."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 
 _TRUE = frozenset({"true", "1", "yes", "ok", "y", "on", "selected", "checked", "t", "enabled"})
 _MAX_MATCHERS = 100
-_MAX_TEXT = 1_000  # characters of a refusal
+_MAX_TEXT = 1_000  # characters of an error
 _ORDER = (SilenceState.ACTIVE, SilenceState.PENDING, SilenceState.EXPIRED)
 
 
 def alert_filter(query: QueryParams) -> AlertFilter:
-    """Return which alerts a request asks for.
+    """Return the filter of a request for alerts.
 
     Raises:
         HTTPException: with status 400 if a parameter is invalid.
@@ -44,7 +44,7 @@ def alert_filter(query: QueryParams) -> AlertFilter:
 
 
 def receivers_shown(query: QueryParams) -> bool:
-    """Return whether receivers are shown: they have no labels here.
+    """Return whether receivers are shown: as they have no labels here, all or none are.
 
     Raises:
         HTTPException: with status 400 if a parameter is invalid.
@@ -55,8 +55,8 @@ def receivers_shown(query: QueryParams) -> bool:
 def chosen_silences(query: QueryParams, silences: list[Silence], now: float) -> list[Silence]:
     """Return the silences that a request asks for, in Alertmanager's order.
 
-    Active ones are first, in the order in which they end, then pending ones in the order in which they start,
-    then expired ones, the last to expire first. A matcher of the request must be one of the silence's.
+    Active silences come first, ordered by their end, then pending ones, ordered by their start, then expired
+    ones, the latest first. Each matcher of the request must be a matcher of the silence.
 
     Raises:
         HTTPException: with status 400 if a parameter is invalid.
@@ -99,7 +99,7 @@ def _matcher(text: str) -> Matcher:
 
 
 def _flag(query: QueryParams, name: str) -> bool:
-    """Return a parameter that is true if it is missing, as Go's OpenAPI runtime reads it."""
+    """Return a boolean parameter as Go's OpenAPI runtime reads it; true if it is missing."""
     text = query.get(name, "")
     return not text or text.lower() in _TRUE
 

@@ -1,4 +1,4 @@
-"""What the API shows: alerts, groups, silences, with the names and times of Alertmanager's API."""
+"""Encodes alerts, groups and silences with the names and the time format of Alertmanager's API."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def encode_silence(silence: Silence, now: float) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    """Return a value as JSON. Labels of events may contain lone surrogates, which msgspec does not encode."""
+    """Return a value as JSON, even if it contains lone surrogates, which msgspec does not encode."""
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError:
@@ -73,7 +73,7 @@ def to_json(value: Any) -> bytes:
 
 
 class _Shown:
-    """Alerts as they are shown; what many of them have in common is encoded once."""
+    """Converts alerts; receivers and statuses, which many alerts have in common, are encoded once."""
 
     def __init__(self) -> None:
         self._receivers: dict[Sequence[str], msgspec.Raw] = {}
@@ -135,7 +135,7 @@ def _matcher(matcher: Matcher) -> dict[str, Any]:
 
 
 def shown_time(seconds: float) -> str:
-    """Return a time with the milliseconds of Alertmanager's API."""
+    """Return a time with milliseconds, as in Alertmanager's API."""
     milliseconds = int(seconds * 1000)
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 

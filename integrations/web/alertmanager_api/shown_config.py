@@ -1,4 +1,4 @@
-"""A configuration in Alertmanager's form, without secrets, for tools that show routes."""
+"""Converts a configuration to Alertmanager's format, without secrets, for tools that show routes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TIMES = ("group_wait", "group_interval", "repeat_interval")
 def shown_config(config: AlertConfig) -> str:
     """Return a configuration as YAML that Alertmanager accepts.
 
-    It has the routes, with the names of their receivers, the inhibition rules and the time intervals, but
-    neither settings of channels nor those that Alertmanager does not know.
+    It has the routes, the names of the receivers, the inhibition rules and the time intervals, but neither
+    the settings of channels nor settings that Alertmanager does not have.
     """
     shown = {
         "global": {"resolve_timeout": _duration(config.resolve_timeout)},

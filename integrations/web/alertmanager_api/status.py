@@ -1,4 +1,4 @@
-"""The status of the API: its version, its cluster, and its configuration in Alertmanager's form."""
+"""The status: the version, the cluster, and the configuration in Alertmanager's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codomyrmex.integrations.notification import AlertSink, NotifierRole
 from codomyrmex.integrations.web.alertmanager_api.shown import shown_time
 from codomyrmex.integrations.web.alertmanager_api.shown_config import shown_config
 
-# That of Alertmanager whose API this is comes first, as tools decide by it what they can use.
+# Starts with the version of Alertmanager whose API is served: clients use it to decide which features exist.
 VERSION = f"0.34.0+codomyrmex-streaming.{package.__version__}"
 _ROLES = {NotifierRole.ALONE: "disabled", NotifierRole.AWAY: "settling"}
 
@@ -21,9 +21,9 @@ def status(sink: AlertSink, members: Iterable[str], since: float) -> dict[str, A
     """Return the status of an alert sink.
 
     Args:
-        sink: it must be open.
+        sink: the sink, which must be open.
         members: the names of the processes that share its alerts.
-        since: when it was started, in seconds since 1970.
+        since: when the application was created, in seconds since 1970.
     """
     role = sink.role
     cluster: dict[str, Any] = {
