@@ -893,7 +893,8 @@ def test_whatever_sinks_do_each_event_is_delivered_given_up_dropped_or_lost(
             of_it = report.sinks[sink.name]
             assert balance(of_it) == published
             assert of_it.delivered == len(sink.data)
-            assert of_it.given_up == sink.failed
+            # What fails just as the time to drain has passed is lost, as it was not given up before.
+            assert sink.failed - of_it.lost <= of_it.given_up <= sink.failed
             assert sink.most_at_once <= 1
             assert sink.calls == ["open", "close"]
             if time_to_drain is None:
