@@ -6,6 +6,7 @@ import socket
 import sys
 
 import pytest
+from codomyrmex.demo import main
 from codomyrmex.demo.main import ALERTS
 from codomyrmex.integrations.cli.app import app
 from typer.testing import CliRunner
@@ -56,3 +57,17 @@ def test_a_missing_package_is_one_sentence(monkeypatch, missing):
     assert done.stderr == (
         f"the demo needs {name}, which is not installed: pip install 'codomyrmex-streaming[demo]'\n"
     )
+
+
+def test_a_line_of_the_log_without_a_trace_is_shown():
+    line = {"timestamp": "12:00:00", "level": "info", "event": "orders.alert", "data": {"summary": "slow"}}
+    shown = {"timestamp": "12:00:00", "level": "info", "event": "orders.alert", "summary": "slow"}
+    assert main.shorten(None, "info", dict(line)) == shown
+    assert main.shorten(None, "info", {**line, "trace_id": "0123456789"}) == {**shown, "trace": "01234567"}
+
+
+@pytest.mark.parametrize(
+    ("duration", "end"), [(None, "Press Ctrl-C to end the demo."), (45.0, "It ends after 45 seconds.")]
+)
+def test_it_says_how_it_ends(duration, end):
+    assert main.greeting("http://127.0.0.1:8765/", "token", 30.0, duration).endswith(f"{end}\n")

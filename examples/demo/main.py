@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import sys
 import webbrowser
@@ -31,7 +32,8 @@ from structlog.typing import EventDict
 ALERTS = Path(__file__).with_name("demo.alerts.yaml")
 LOGGED = ("order", "error", "summary", "from_state", "to_state")  # fields of a payload
 GREETING = """
-A shop takes orders. Its backend fails for a while every {cycle:g} seconds, for the first time in {begin:g}.
+A shop takes orders. Its backend fails for a while every {cycle:g} seconds, and for the first time after
+{begin:g} seconds.
 
 The live page:  {url}
   Events            every order and its result; click on one for its details
@@ -39,10 +41,10 @@ The live page:  {url}
   Alerts            what fires, who is notified, and why not: an open circuit inhibits failing orders
   Silences          can be added with the token  {token}
 
-In another terminal:  codomyrmex-streaming tail {url}api/events
+In another terminal:  {command} tail {url}api/events
 For Kubernetes and Prometheus:  {url}readyz and {url}metrics
-With three processes, of which one is killed every 20 seconds:  codomyrmex-streaming demo --workers 3
-Below are the log and the notifications of pager and chat. Press Ctrl-C to end the demo.
+With three processes, of which one is killed every 20 seconds:  {command} demo --workers 3
+Below are the log and the notifications of pager and chat. {end}
 """
 
 
@@ -82,7 +84,9 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
         alerts = AlertSink(ALERTS, audit=decisions)
         client = Client(host, stream, traces.get_tracer("demo"), retry_after=cycle / 6)
         only_alerts = Binding(alerts, filter_fn=lambda event: "labels" in event.metadata)
-        async with attach(stream, StructlogSink(), OpenTelemetrySink(), only_alerts) as attachment:
+        # The state of an open circuit is published again each minute, outside any trace.
+        traced = Binding(OpenTelemetrySink(), filter_fn=lambda event: "traceparent" in event.metadata)
+        async with attach(stream, StructlogSink(), traced, only_alerts) as attachment:
             page = dashboard(
                 stream,
                 attachment,
@@ -94,7 +98,7 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
                 signals=False,
             )
             async with serving(page, port=port) as url:
-                print_line(GREETING.format(url=url, token=token, begin=cycle * FAILS_FROM, cycle=cycle))
+                print_line(greeting(url, token, cycle, duration))
                 if browser:
                     await asyncio.to_thread(webbrowser.open, url)
                 ordering = asyncio.create_task(asyncio.to_thread(client.run))
@@ -112,6 +116,16 @@ async def run(*, port: int, cycle: float = 30.0, duration: float | None = None, 
     for name, sink in report.sinks.items():
         print_line(f"{name}: {sink.delivered} events delivered, {sink.given_up + sink.lost} lost")
     return report.complete
+
+
+def greeting(url: str, token: str, cycle: float, duration: float | None) -> str:
+    """Return what is printed at the start."""
+    name = "codomyrmex-streaming"
+    script = Path(os.path.relpath(sys.executable)).with_name(name)  # in an environment that is not active
+    command = script if shutil.which(name) is None and script.exists() else name
+    end = "Press Ctrl-C to end the demo." if duration is None else f"It ends after {duration:g} seconds."
+    begin = cycle * FAILS_FROM
+    return GREETING.format(url=url, token=token, begin=begin, cycle=cycle, command=command, end=end)
 
 
 def print_line(text: str) -> None:
@@ -148,7 +162,7 @@ def shorten(_logger: Any, _method: str, line: EventDict) -> EventDict:
         raise structlog.DropEvent
     kept = {name: line[name] for name in ("timestamp", "level", "event")}
     kept |= {name: data[name] for name in LOGGED if data.get(name) is not None}
-    return {**kept, "trace": line["trace_id"][:8]}
+    return kept if "trace_id" not in line else {**kept, "trace": line["trace_id"][:8]}
 
 
 # The traces

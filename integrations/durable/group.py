@@ -294,6 +294,7 @@ class Group:
 
     async def _define(self, place: Place) -> None:
         names = self._names
+        value = encode_definition(self.definition, place.epoch, place.position)
         while True:
             saved = (await self._store.load(names.definition)).get(names.definition)
             if saved is not None:
@@ -308,7 +309,6 @@ class Group:
             if lease is None:
                 await asyncio.sleep(0.05)
                 continue
-            value = encode_definition(self.definition, place.epoch, place.position)
             try:
                 if not await self._store.load(names.definition):
                     await self._store.save(lease, {names.definition: value})

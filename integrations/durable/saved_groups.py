@@ -83,7 +83,9 @@ class SavedGroup(NamedTuple):
 
 def encode_definition(definition: Definition, epoch: str, position: int) -> bytes:
     """Return the value that makes a group which begins at a position."""
-    return msgspec.json.encode(Created(definition, epoch, position))
+    # A topic may be an instance of a subclass of str, which msgspec refuses.
+    plain = Definition(str(definition.topic), definition.shards, str(definition.shard_by))
+    return msgspec.json.encode(Created(plain, epoch, position))
 
 
 async def load_groups(store: Store, stream: str) -> list[SavedGroup]:

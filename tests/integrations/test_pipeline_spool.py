@@ -410,3 +410,15 @@ def test_check_notes_a_sink_whose_place_depends_on_its_index(folder: Folder) -> 
     assert (note.path, note.line) == ("sinks[0]", 3)
     assert "'jsonl[0]'" in note.message
     assert folder.config(FILE, unnamed).notes == ()
+
+
+@in_time
+async def test_alerts_are_sent_by_a_pipeline_with_a_spool(folder: Folder):
+    (folder.path / "alerts.yaml").write_text("route: {receiver: ops}\nreceivers: [{name: ops}]\n")
+    folder.put("down")
+    alerts = "{type: alerts, name: alerts, topic: file, config: alerts.yaml}"
+    steps = "processors: [{type: set, error: true}]"
+    for _ in range(2):  # the second run continues the group
+        report = await folder.run(SPOOL, FILE, steps, f"sinks: [{alerts}]")
+        assert report.lost == 0
+    assert (await folder.groups())["alerts"].lag == 0

@@ -149,6 +149,18 @@ async def test_alerts_that_are_posted_without_the_store_are_shared_afterwards_in
 
 
 @in_time
+async def test_a_process_that_ends_without_the_store_says_what_others_will_not_know(tmp_path, caplog):
+    store, stream, sink, _ = make(tmp_path / "a.db")
+    now = SYSTEM_CLOCK.time()
+    async with stream, attach(stream, sink):
+        store.away = set(EVERYTHING)
+        await until(lambda: sink.role is NotifierRole.AWAY)
+        await sink.post([Alert({"alertname": "disk"}), Alert({"alertname": "cpu"})])
+        await sink.add_silence(Silence(tuple(parse_matchers("alertname=disk")), now, now + 60))
+    assert "lost to other processes, as the store is not available: alerts 2, silences 1" in caplog.text
+
+
+@in_time
 async def test_no_more_alerts_are_accepted_without_the_store_than_can_be_shared_afterwards(tmp_path):
     store = FaultyStore(tmp_path / "a.db")
     stream = DurableStream(store, lease=LEASE, publish_timeout=1.0)

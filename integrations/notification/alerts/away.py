@@ -144,6 +144,10 @@ class Away:
 
     def close(self) -> None:
         """End the engine."""
+        alerts, silences = len(self._kept) + len(self._alerts) + len(self._posted), len(self._silences)
+        if alerts or silences:
+            text = "sink %s: lost to other processes, as the store is not available: alerts %d, silences %d"
+            _log.warning("unshared", text, self._name, alerts, silences)
         if self._runner is not None:
             self._runner.close()
             self._runner = None

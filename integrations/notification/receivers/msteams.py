@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from codomyrmex.integrations.notification.channels import UndeliverableChannel
 
@@ -10,11 +10,11 @@ from codomyrmex.integrations.notification.channels import UndeliverableChannel
 class MsteamsConfig(UndeliverableChannel, kw_only=True, frozen=True):
     """An item of `msteams_configs`, for connectors that Microsoft has retired."""
 
-    __internal__ = frozenset({"body", "format", "name", "reason"})
+    __internal__ = frozenset({"body", "format", "name", "reason", "title"})
+    __ignored__: ClassVar[dict[str, str]] = {"title": "not sent, as nothing is delivered"}
 
     reason: str = "msteams_configs deliver nothing here, as its connectors are retired; use msteamsv2_configs"
     http_config: Any = None
-    title: Any = None
     summary: Any = None
     text: Any = None
     webhook_url: Any = None
