@@ -19,6 +19,7 @@ from codomyrmex.integrations.durable.store import (
     Lease,
     LeaseLostError,
     Store,
+    StoreConfigError,
     StoreError,
     StoreUnavailableError,
 )
@@ -186,7 +187,7 @@ class Group:
             self._hurry.clear()
             try:
                 await self._step()
-            except StoreUnavailableError:
+            except (StoreUnavailableError, StoreConfigError):
                 self._expire()
             except Exception as error:  # noqa: BLE001 - such as a bug in a store; the leases expire
                 _log.warning(self.name, "group %s: its leases could not be read", self.name, error=error)

@@ -25,6 +25,7 @@ from codomyrmex.integrations.durable.store import (
     Lease,
     LeaseLostError,
     Store,
+    StoreConfigError,
     StoreError,
     StoreUnavailableError,
 )
@@ -121,7 +122,7 @@ class ProcessRegistry:
                     await self.step()
                 else:
                     await self._leave()
-            except StoreUnavailableError:
+            except (StoreUnavailableError, StoreConfigError):
                 pass  # the stream reports that
             except Exception as error:  # noqa: BLE001 - such as a bug in a store; the lease expires
                 _log.warning("report", "the processes could not be read", error=error)

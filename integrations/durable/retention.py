@@ -6,7 +6,7 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING
 
-from codomyrmex.integrations.durable.store import Retention, StoreUnavailableError
+from codomyrmex.integrations.durable.store import Retention, StoreConfigError, StoreUnavailableError
 from codomyrmex.integrations.durable.tail import Tail
 from codomyrmex.streaming.diagnostics import Diagnostics
 
@@ -65,7 +65,7 @@ class Trimmer:
                 )
                 if lease is not None:
                     await self.trim()
-            except StoreUnavailableError:
+            except (StoreUnavailableError, StoreConfigError):
                 pass  # the stream reports that
             except Exception as error:  # noqa: BLE001 - a bug in a store must not end the trimming
                 _log.warning("trim", "%s: the log could not be trimmed", self._admin.name, error=error)

@@ -97,6 +97,13 @@ def test_a_state_that_is_another_file_is_one_sentence(file):
     assert Path("notes.db").read_text() == "no database"
 
 
+def test_a_state_that_is_a_device_is_reported_without_a_traceback(file, caplog):
+    for _ in range(3):  # the list of processes is read at the same time
+        refused(str(file), "--listen", "127.0.0.1:0", "--state", "/dev/null", code=1)
+    assert "Traceback" not in caplog.text
+    assert not any(record.exc_info for record in caplog.records)
+
+
 class Running:
     """The command in this process, while another thread uses it."""
 
