@@ -49,7 +49,7 @@ def send_test(
 
     Nothing is sent without --send. For each channel of the receiver, the title and body are shown, or the
     JSON of its requests; secrets are hidden. The alert is named Test unless --label alertname=... is given.
-    Exit code 1 if a channel fails to deliver.
+    Exit code 1 if a channel fails to deliver, or could not.
     """
     alert_labels = {"alertname": "Test", **read_labels(labels)}
     texts = {"summary": f"This is a test of the receiver {receiver}.", **_read_annotations(annotations)}
@@ -60,7 +60,7 @@ def send_test(
         lambda: try_receiver(config, receiver, alert_labels, texts, resolved=resolved, send=send),
         as_json=as_json,
     )
-    failed = sum(trial.sent is False for trial in trials)
+    failed = sum(trial.sent is False if send else not trial.can_deliver for trial in trials)
     if as_json:
         print_json({"ok": not failed, "receiver": receiver, "channels": [asdict(each) for each in trials]})
     else:
@@ -71,6 +71,8 @@ def send_test(
             message = "the receiver has no channels, so nothing is sent"
         elif send:
             message = f"{plural(len(trials) - failed, 'channel')} delivered, {failed} failed"
+        elif failed:
+            message = f"nothing was sent; {failed} of {plural(len(trials), 'channel')} cannot deliver"
         else:
             message = "nothing was sent; --send sends it"
         print_message(f"{printable(receiver)}: {message}", "red" if failed else "")

@@ -19,11 +19,13 @@ from inspect import isasyncgenfunction, isgeneratorfunction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 from codomyrmex.integrations.delivery.sink import is_async
 from codomyrmex.integrations.notification.channels import parse_retry_after
 
 # Where Apprise stores a function under `@notify`, since 1.9.0 at least.
+_ADDRESS = re.compile(r"[^\s,;<>\"]+@[^\s,;<>\"]+")
 _FUNCTION = "_CustomNotifyPluginWrapper__send"
 
 # The loggers that show the URL or what it is turned into. A filter of a logger does not apply to its
@@ -93,9 +95,13 @@ def room_for_body(service: Any, title: str) -> int | None:
     return max(room, 1)
 
 
-def find_false_success(service: Any) -> str | None:
+def find_false_success(service: Any, url: str) -> str | None:
     """Return why nothing would arrive at a target although Apprise reports success; None if it may."""
     kind = type(service)
+    if kind.__module__.startswith("apprise.plugins.email"):
+        lost = _lost_recipients(service, url)
+        if lost:
+            return f"Apprise does not accept the address {lost[0]}; use a complete one"
     is_syslog = kind.__module__ == "apprise.plugins.syslog"
     if is_syslog and sys.platform == "linux" and not Path("/dev/log").exists():
         return "there is no /dev/log, so no message would arrive"
@@ -105,6 +111,21 @@ def find_false_success(service: Any) -> str | None:
     if isgeneratorfunction(function):
         return "the function under @notify contains a `yield`, so Apprise would never run it"
     return None
+
+
+def _lost_recipients(service: Any, url: str) -> list[str]:
+    """Return the addresses in the URL of a mail service that Apprise has left out."""
+    lost = []
+    query = parse_qs(urlsplit(url).query)
+    for name, kept in (
+        ("to", [each for _, each in service.targets]),
+        ("cc", service.cc),
+        ("bcc", service.bcc),
+    ):
+        accepted = {each.lower() for each in kept}
+        wanted = _ADDRESS.findall(" ".join(query.get(name, ())))
+        lost += [each for each in wanted if each.lower() not in accepted]
+    return lost
 
 
 # Responses of HTTP servers

@@ -153,7 +153,7 @@ class AppriseTarget:
             return f"Apprise raised {type(error).__name__}"
         if not isinstance(self._url, str):  # Alertmanager waits only when a service asks for it
             service.request_rate_per_sec = 0
-        reason = find_false_success(service)
+        reason = find_false_success(service, url)
         if reason is not None:
             return reason
         watch_requests(service)

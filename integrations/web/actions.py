@@ -94,10 +94,12 @@ class Actions:
 
     async def _expire_silence(self, request: Request) -> Response:
         silence_id = text_fields(await self._read_form(request, self._alerts), {"id": 200})["id"]
+        if not silence_id:
+            raise HTTPException(400, "id: the id of a silence is required")
         try:
             await self._ask(lambda alerts: alerts.expire_silence(silence_id))
         except KeyError:
-            raise HTTPException(404, "this silence no longer exists") from None
+            raise HTTPException(404, "there is no such silence") from None
         self._snapshots.invalidate()
         _logger.info("silence %s was expired on the live page", shorten(silence_id))
         return self._respond({"id": silence_id})

@@ -122,9 +122,12 @@ class Queries:
         query = request.query_params
         if "labels" in query:
             return self._respond(await self._ask(self._snapshots.explain_labels(_labels(query["labels"]))))
-        explanation = await self._ask(self._snapshots.explain(query.get("fingerprint", "")))
+        fingerprint = query.get("fingerprint", "")
+        if not fingerprint:
+            raise HTTPException(400, "fingerprint: the fingerprint of an alert, or labels, are required")
+        explanation = await self._ask(self._snapshots.explain(fingerprint))
         if explanation is None:
-            raise HTTPException(404, "this alert no longer exists")
+            raise HTTPException(404, "there is no such alert, or it is no longer active")
         return self._respond(explanation)
 
     async def _why(self, request: Request) -> Response:

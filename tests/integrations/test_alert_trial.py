@@ -112,10 +112,10 @@ def test_a_test_notification_is_sent_once(file: str, service: HttpService) -> No
 
 
 def test_a_notification_that_cannot_be_rendered_or_delivered_is_a_problem(file: str) -> None:
-    webhook, slack = channels(file, "broken")
+    webhook, slack = channels(file, "broken", code=1)
     assert "missing.txt cannot be read" in webhook["problem"]
     assert slack["problem"] == "a template failed, so this is the default text"
-    [jira] = channels(file, "tickets")
+    [jira] = channels(file, "tickets", code=1)
     assert "jira_configs deliver nothing here" in jira["problem"]
     [jira] = channels(file, "tickets", "--send", code=1)
     assert jira["error"].startswith("jira_configs deliver nothing here")

@@ -166,7 +166,7 @@ async def test_silences_are_previewed_added_listed_and_expired():
         assert (await backend.silences("active", 10)).silences == []
         [expired] = (await backend.silences("expired", 10)).silences
         assert expired.id == added.id
-        with pytest.raises(BackendError, match="this silence no longer exists"):
+        with pytest.raises(BackendError, match="there is no such silence"):
             await backend.expire_silence("none")
 
 

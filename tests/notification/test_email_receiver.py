@@ -16,7 +16,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from helpers import in_time
-from receivers import fires, notes, outcome, problems, receiver
+from receivers import findings, fires, notes, outcome, problems, receiver
 
 PASSWORD = "p@ss:w/o#?rd"
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
@@ -203,3 +203,28 @@ def test_what_a_mail_loses_is_noted_with_its_place():
     path = "receivers[0].email_configs[0]"
     names = {*options, "headers.To"} - {"headers"}
     assert set(found) == {f"{path}.{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [({"from": "am@host"}, "from"), ({"to": "a@b.org, x@y.z"}, "to"), ({"from": "am@monitor"}, "")],
+)
+def test_an_address_that_apprise_does_not_accept_is_named(options: dict[str, Any], path: str):
+    found = [each for each in findings(mail("mail.example.org:25", **options)) if each.kind != "note"]
+    assert [each.path for each in found] == [f"receivers[0].email_configs[0].{path}"] * bool(path)
+    if path:
+        assert f"does not accept {options[path]}; use complete addresses" in found[0].message
+
+
+@in_time
+async def test_a_mail_is_not_sent_to_some_of_its_recipients_only():
+    to = "{{ .CommonLabels.team }}@example.org, x@y.z"
+    with mail_server() as (smarthost, received):
+        health = await outcome(
+            mail(smarthost, require_tls=False, to=to), fires("disk", labels={"team": "db"})
+        )
+        assert received == []
+        assert "does not accept the address x@y.z; use a complete one" in (health.last_error or "")
+        to = "Db <db@example.org>, WEB@example.org,web@example.org"
+        assert (await outcome(mail(smarthost, require_tls=False, to=to))).last_error is None
+    assert {each.recipients[0].lower() for each in received} == {"db@example.org", "web@example.org"}

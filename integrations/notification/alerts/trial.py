@@ -46,7 +46,9 @@ class ChannelTrial:
         body: the body, for the same channels.
         fields: other fields for the service, such as the recipients of a mail.
         requests: the bodies of the requests of a native receiver.
-        problem: why a part cannot be shown, or is only the default text; None if there is no problem.
+        problem: why a part cannot be shown, or is only the default text, or the channel cannot deliver; None
+            if there is no problem.
+        can_deliver: whether nothing is known that prevents a delivery.
         sent: whether it was delivered; None if it was not sent.
         error: why it was not delivered.
     """
@@ -58,6 +60,7 @@ class ChannelTrial:
     fields: Mapping[str, Any] = field(default_factory=dict)
     requests: tuple[Any, ...] | None = None
     problem: str | None = None
+    can_deliver: bool = True
     sent: bool | None = None
     error: str | None = None
 
@@ -136,7 +139,9 @@ def _preview(channel: ChannelConfig, event: Event) -> ChannelTrial:
     except ChannelError as error:
         problem = str(error)
     if isinstance(channel, UndeliverableChannel):
-        return replace(trial, problem=channel.reason)
+        return replace(trial, problem=channel.reason, can_deliver=False)
+    if problem is None:
+        problem = next((message for _, message in channel.findings()), None)
     if isinstance(channel, HttpReceiver) and problem is None:
         try:
             bodies = [json.loads(each.content) for each in channel.requests(event)]
@@ -145,7 +150,10 @@ def _preview(channel: ChannelConfig, event: Event) -> ChannelTrial:
             problem = str(error)
     title, body, fields = (_without(event.metadata.get(key), hidden) for key in ("title", "body", "payload"))
     fields = fields if isinstance(fields, Mapping) else {}
-    return replace(trial, title=title, body=body, fields=fields, problem=problem)
+    trial = replace(trial, problem=problem, can_deliver=problem is None)
+    return replace(
+        trial, title=title, body=body, fields={name.rstrip("_"): each for name, each in fields.items()}
+    )
 
 
 def _secrets(value: object, channel: ChannelConfig) -> Iterator[str]:

@@ -20,6 +20,7 @@ _TLS_PORT = 465
 _PORTS = {"smtp": 25, "smtps": _TLS_PORT, "submission": 587, "submissions": _TLS_PORT}
 _SUBJECT = '{{ template "email.default.subject" . }}'
 _PARAMETERS = {"cc": "cc", "bcc": "bcc", "reply-to": "reply"}  # of Apprise, by header
+_ADDRESS = "alerts@example.org"
 _LOST_HEADERS = frozenset({"from", "to"})
 
 
@@ -107,6 +108,19 @@ class EmailConfig(AppriseReceiver, kw_only=True, frozen=True):
         tls = self.tls_config
         if tls is not None and tls != TlsConfig(insecure_skip_verify=tls.insecure_skip_verify):
             yield "tls_config", "only insecure_skip_verify is used here; trust a certificate on this host"
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        for path, message in super().findings():
+            name = next((each for each in ("from_", "to") if self._is_at_fault(each)), None)
+            if name is None:
+                yield path, message
+            else:
+                problem = f"Apprise does not accept {getattr(self, name)}"
+                yield name.rstrip("_"), f"{problem}; use complete addresses, such as {_ADDRESS}"
+
+    def _is_at_fault(self, name: str) -> bool:
+        other = msgspec.structs.replace(self, **{name: _ADDRESS})
+        return not any(AppriseReceiver.findings(other))
 
     def templates(self) -> Iterator[tuple[str, str]]:
         yield from super().templates()
