@@ -1,4 +1,4 @@
-"""What the commands for the state of alerts share: where it is, and which one of a store it is."""
+"""Locates the state of alerts for the commands that read or change it."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ StateOfConfig = Annotated[
 
 
 class Place(NamedTuple):
-    """Where a state is.
+    """The location of a state.
 
     Attributes:
-        url: that of the store.
-        option: what it comes from, for messages.
-        stream: the name of its log, None if it is to be found.
-        trusted: whether the name may be that of a log which does not exist yet.
-        sink: the name of the sink, None if it is to be found.
+        url: the URL of the store.
+        option: the option or variable that named it, for messages.
+        stream: the name of its log; None if it has to be found.
+        trusted: whether the log need not exist yet.
+        sink: the name of the sink; None if it has to be found.
     """
 
     url: str
@@ -82,10 +82,10 @@ class Place(NamedTuple):
 def place_of(
     state: str | None, config: Path | None, stream: str | None, sink: str | None, *, as_json: bool
 ) -> Place:
-    """Return where the state is, from the options of a command.
+    """Return the location of the state from the options of a command.
 
     Raises:
-        typer.BadParameter: they are wrong, or there is none.
+        typer.BadParameter: the options are wrong, or do not name a state.
     """
     if state is not None and config is not None:
         raise typer.BadParameter("only one of --state and --config is possible")
@@ -122,7 +122,7 @@ def _place(state: StateConfig, option: str, stream: str | None, sink: str | None
 
 
 def check_path(place: Place, *, must_exist: bool) -> Path | None:
-    """Return the path of a state in a file, None if it is in another store.
+    """Return the path of a state in a file; None if it is in another store.
 
     Raises:
         typer.BadParameter: there can be no state at the path.
@@ -150,7 +150,7 @@ def _relative(path: Path) -> str:
 
 
 async def read_state(place: Place) -> State:
-    """Return the state, and change nothing.
+    """Return the state without changing anything.
 
     Raises:
         typer.BadParameter: there is none, or there are several and none was named.
@@ -169,8 +169,8 @@ async def changing(place: Place, *, create: bool) -> AsyncIterator[StateAdmin]:
     """Open the state in order to change it; a state file of an earlier version is continued.
 
     Args:
-        place: where it is.
-        create: whether there need not be one yet.
+        place: its location.
+        create: whether to create it if it does not exist.
 
     Raises:
         typer.BadParameter: there is none, or there are several and none was named.
@@ -184,7 +184,7 @@ async def changing(place: Place, *, create: bool) -> AsyncIterator[StateAdmin]:
 
 
 async def _select(store: Store, place: Place, *, create: bool) -> StateName:
-    """Return which of the states in a store it is."""
+    """Return the names of the state that a place selects among those in a store."""
     states = await find_states(store)
     stream, sink = place.stream, place.sink
     found = [each for each in states if stream in {None, each.stream} and sink in {None, each.sink}]

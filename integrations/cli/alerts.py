@@ -57,7 +57,10 @@ def check(
     files: ConfigPaths,
     *,
     lint: Annotated[
-        bool, typer.Option(help="Also look for settings that are allowed but probably not intended.")
+        bool,
+        typer.Option(
+            help="Also look for receivers that deliver nothing, and settings that are probably not intended."
+        ),
     ] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if there are notes.")] = False,
     as_json: AsJson = False,

@@ -1,4 +1,4 @@
-"""`Interrupts`: what Ctrl-C and SIGTERM do to a command that delivers its queued events first."""
+"""`Interrupts`: how a command that delivers its queued events handles Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """The handlers of SIGINT and SIGTERM within a `with` statement.
 
-    The first signal asks for an orderly end, the second for one without delivery, and any later one ends the
+    The first signal requests an orderly shutdown, the second one without delivery, and any later one ends the
     process at once, even if the event loop is blocked. They stay in place until the command has printed its
     report, so that an impatient user sees no traceback.
 
     Attributes:
-        exit_code: 128 and the number of the signal, as in a shell, since the second one; before that None.
+        exit_code: None until the second signal; then 128 plus its number, as in a shell.
     """
 
     def __init__(self) -> None:

@@ -100,8 +100,8 @@ async def _find(stream: StreamAdmin, group: str) -> GroupInfo:
 def delete(ctx: typer.Context, group: Group, *, name: Name = None, yes: Yes = False) -> None:
     """Delete a group that is not needed any more, such as that of a sink that was removed.
 
-    What it has not read is no longer kept for it. Deleting the group of an alert sink deletes its alerts,
-    silences and notification log too.
+    Events that it has not read are no longer kept for it. Deleting the group of an alert sink also deletes
+    its alerts, silences and notification log.
     """
 
     async def change() -> None:

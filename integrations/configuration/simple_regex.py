@@ -152,7 +152,12 @@ def _prefix(branch: Sequence[_Item]) -> str:
 
 
 def _translate(branch: Sequence[_Item]) -> str:
-    """Return a pattern for `re` that does not backtrack, except into the last `.*`."""
+    """Return a pattern for `re` that does not backtrack, except into the last `.*`.
+
+    The parts before the first `.*` match in one way only. The parts between two `.*` are searched for, and
+    kept where they are first found, in an atomic group: as all their words have the same length, no later
+    place could match more. The last `.*` is greedy, and is shortened until the parts after it match.
+    """
     wild = [number for number, item in enumerate(branch) if item.is_wild]
     begin, *ends = [*wild, len(branch)]
     ends_open = wild == [len(branch) - 1] and branch[-1].times == "*"

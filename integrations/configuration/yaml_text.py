@@ -140,13 +140,19 @@ class _Converter:
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+        """Return a mapping, including what `<<` merges into it.
+
+        Of several values of a key, the last one wins, and mappings are joined key by key. In YAML, merged
+        values come first. In Go, which `joined` asks for, they come where `<<` stands, so that they override
+        the keys before it, except for mappings, which come first, and for lists of `joined`, which are added.
+        """
         own = self._own_keys.setdefault(id(node), {id(key) for key, _ in node.value if key.tag != _MERGE})
         if self._joined is None:
-            self._loader.flatten_mapping(node)  # `<<: *base`; what is merged comes first
+            self._loader.flatten_mapping(node)
         elif len(own) < len(node.value):
             node.value = list(self._in_order(node))
-        values: dict[str, list[yaml.Node]] = {}
-        first: dict[str, yaml.Node] = {}
+        values: dict[str, list[yaml.Node]] = {}  # of each key, in the order above
+        first: dict[str, yaml.Node] = {}  # the own node of each key
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None:
@@ -160,11 +166,11 @@ class _Converter:
             if earlier and key in (self._joined or ()):
                 earlier[:] = [_joined_node(earlier[0], value_node)]
             else:
-                is_base = self._joined is not None and id(key_node) not in own
-                if is_base and key in first and not isinstance(value_node, yaml.MappingNode):
-                    self._note_replaced(first.pop(key), key_node, at(path, key))
-                is_joined = is_base and isinstance(value_node, yaml.MappingNode)
-                earlier.insert(0 if is_joined else len(earlier), value_node)
+                is_merged = self._joined is not None and id(key_node) not in own
+                is_mapping = isinstance(value_node, yaml.MappingNode)
+                if is_merged and key in first and not is_mapping:
+                    self._note_overridden(first.pop(key), key_node, at(path, key))
+                earlier.insert(0 if is_merged and is_mapping else len(earlier), value_node)
             mark = key_node.start_mark
             self._result.positions[key_of(at(path, key))] = (mark.line + 1, mark.column + 1)
         return {
@@ -185,7 +191,7 @@ class _Converter:
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=base.start_mark)
                 yield from self._in_order(base)
 
-    def _note_replaced(self, own: yaml.Node, merged: yaml.Node, path: str) -> None:
+    def _note_overridden(self, own: yaml.Node, merged: yaml.Node, path: str) -> None:
         mark = own.start_mark
         line = merged.start_mark.line + 1
         message = f"the `<<` below overrides this with the value on line {line}; move `<<` above it"
@@ -204,7 +210,7 @@ def _joined_node(base: yaml.Node, node: yaml.Node) -> yaml.Node:
 
 
 def _merged(base: Any, value: Any) -> Any:
-    """Return a value over one that is merged; mappings are joined, as in Go, where both fill one struct."""
+    """Return the second of two values, or both if they are mappings, as in Go, where both fill one struct."""
     if not isinstance(base, dict) or not isinstance(value, dict):
         return value
     return base | {key: _merged(base.get(key), each) for key, each in value.items()}

@@ -1,8 +1,8 @@
 """`ProcessRegistry`: the processes that use a stream, and what each of them reports.
 
-A process saves its report under a lease of its own. The names of these leases are numbers that are used
-again, and so few even after many processes that were killed. Whoever finds a report whose lease has expired
-acquires that lease, which makes it the only one to do what is left to do for the process that is gone.
+A process saves its report under a lease of its own. The names of these leases are numbers that are reused, so
+that there are few even after many processes were killed. A process that finds a report with an expired lease
+acquires that lease, so that it is the only one that settles the report of the process that is gone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = Diagnostics(__name__)
 
 
 async def load_processes(store: Store, stream: str) -> list[ProcessInfo]:
-    """Return the processes that use a stream, and those that were gone a short time ago, by name."""
+    """Return the processes that use a stream, and those that have recently gone, by name."""
     prefix = _prefix(stream)
     held = {lease.owner for lease in await store.leases(prefix)}
     reports = [report for _, report in _decode(prefix, await store.load(prefix))]
@@ -77,7 +77,7 @@ class ProcessRegistry:
         name: the name of this process.
         owner: the owner of its lease, unique to this run.
         seconds: when a lease expires that is not renewed.
-        sections: what is reported; nothing is, unless there is something.
+        sections: the sections of the report; without any, the process does not report.
         run_handler: runs a coroutine on a thread for handlers.
         clock: the source of time.
     """
@@ -137,7 +137,7 @@ class ProcessRegistry:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def step(self) -> None:
-        """Report, and do what is left to do for processes that are gone."""
+        """Report, and settle the reports of processes that are gone."""
         await self._keep()
         leases = {lease.name for lease in await self._store.leases(self._prefix)}
         if self._lease is None:
@@ -149,7 +149,7 @@ class ProcessRegistry:
             self._held, self._looked = leases, now
 
     async def close(self) -> None:
-        """Remove the report for good, or leave it to the others if they have something left to do."""
+        """Remove the report, or leave it to the others if it has to be settled."""
         self._ended = True
         await self._leave()
 
@@ -166,7 +166,7 @@ class ProcessRegistry:
             await self._store.release(lease)
 
     async def _keep(self) -> None:
-        """Renew the lease in time, and report what has changed."""
+        """Renew the lease in time, and report changes."""
         lease, now = self._lease, self._clock.monotonic()
         if lease is None:
             return

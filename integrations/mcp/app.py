@@ -213,7 +213,7 @@ class _Handler:
 def _bearer(token: str) -> http.Authorize:
     expected = token.strip()
     if not expected:
-        raise ValueError("token: must not be empty, or anyone could connect")
+        raise ValueError("token: must not be empty, because that would let everyone in")
 
     def authorize(scope: Scope) -> str | None:
         sent = http.bearer_token(Headers(scope=scope))

@@ -12,7 +12,7 @@ from codomyrmex.integrations.configuration.matcher_text import parse_matchers
 from codomyrmex.integrations.delivery.attachment import Attachment
 from codomyrmex.integrations.delivery.blocking import BlockingAttachment
 from codomyrmex.integrations.delivery.secrets import describe
-from codomyrmex.integrations.mcp import answers
+from codomyrmex.integrations.mcp import conversion
 from codomyrmex.integrations.mcp.access import allowed_topics
 from codomyrmex.integrations.mcp.backend import DEFAULT_STREAM, Backend, BackendError
 from codomyrmex.integrations.mcp.results import (
@@ -147,7 +147,7 @@ class LocalBackend(Backend):
         _, pages = self._stream(stream_name)
         page = await self._page(pages, topic, cursor, limit, wait)
         items = [{"cursor": after, "event": event.to_dict()} for after, event in page.events]
-        return answers.event_page({**page._asdict(), "events": items})
+        return conversion.event_page({**page._asdict(), "events": items})
 
     async def _page(
         self, pages: EventPages, topic: str, cursor: str | None, limit: int, wait: float
@@ -170,13 +170,13 @@ class LocalBackend(Backend):
         async with _converting_errors("the alert sink is not available"):
             parsed = _named("matchers", lambda: parse_matchers(matchers))
             answer = await self._snapshots.find_groups(parsed, state or "", limit)
-        return answers.group_page(answer)
+        return conversion.group_page(answer)
 
     async def explain(self, labels: Mapping[str, str]) -> RouteExplanation:
         self._require_alerts()
         async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.explain_labels(labels)
-        return answers.explanation(answer)
+        return conversion.explanation(answer)
 
     async def why_not_notified(
         self, labels: Mapping[str, str], group: str | None, limit: int
@@ -184,13 +184,13 @@ class LocalBackend(Backend):
         self._require_alerts()
         async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.why_not_notified(labels, group, limit)
-        return answers.reasons(answer)
+        return conversion.reasons(answer)
 
     async def silences(self, state: SilenceState | None, limit: int) -> SilencePage:
         self._require_alerts()
         async with _converting_errors("the alert sink is not available"):
             answer = await self._snapshots.find_silences(state or "", limit)
-        return answers.silence_page(answer)
+        return conversion.silence_page(answer)
 
     async def add_silence(
         self, matchers: str, seconds: float, created_by: str, comment: str, *, dry_run: bool
@@ -207,7 +207,7 @@ class LocalBackend(Backend):
             raise BackendError(error.detail) from None
         if not dry_run:
             await self._act(lambda alerts: alerts.add_silence(silence))
-        return answers.silence_item(show_silence(silence, self._clock.time()))
+        return conversion.silence_item(show_silence(silence, self._clock.time()))
 
     async def expire_silence(self, silence_id: str) -> ExpiredSilence:
         try:
@@ -235,14 +235,14 @@ class LocalBackend(Backend):
             sinks = await self._snapshots.sinks()
         if sinks is None:
             raise BackendError("there are no sinks: neither an attachment nor an alert sink was passed")
-        return answers.sink_list(to_builtins(sinks), limit)
+        return conversion.sink_list(to_builtins(sinks), limit)
 
     async def breakers(self, limit: int) -> BreakerList:
         async with _converting_errors("the circuit breakers are not available"):
             breakers = await self._snapshots.breakers()
         if breakers is None:
             raise BackendError("there are no circuit breakers: no CircuitBoard was passed")
-        return answers.breaker_list(to_builtins(breakers), limit)
+        return conversion.breaker_list(to_builtins(breakers), limit)
 
     async def replay_dead_letters(self) -> Replayed:
         attachment = self._attachment

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from codomyrmex.integrations.mcp import answers
+from codomyrmex.integrations.mcp import conversion
 from codomyrmex.integrations.mcp.backend import DEFAULT_STREAM, Backend, BackendError
 from codomyrmex.integrations.mcp.results import (
     AlertState,
@@ -68,12 +68,12 @@ class RemoteBackend(Backend):
         _check_stream(stream_name)
         form = {"data": data, "type": event_type, "metadata": _metadata(topic, metadata)}
         answer = await self._post("publish", form)
-        return answers.published_event(answer)
+        return conversion.published_event(answer)
 
     async def streams(self, name: str | None) -> list[StreamInfo]:
         if name not in {None, DEFAULT_STREAM}:
             return []
-        return [answers.stream_info(await self._get("stream"))]
+        return [conversion.stream_info(await self._get("stream"))]
 
     async def events(
         self,
@@ -85,25 +85,25 @@ class RemoteBackend(Backend):
     ) -> EventPage:
         _check_stream(stream_name)
         answer = await self._get("recent", wait, topic=topic, after=cursor or "", limit=limit)
-        return answers.event_page(answer)
+        return conversion.event_page(answer)
 
     # Alerts
 
     async def groups(self, matchers: str, state: AlertState | None, limit: int) -> GroupPage:
         answer = await self._get("groups", matchers=matchers, state=state or "", limit=limit)
-        return answers.group_page(answer)
+        return conversion.group_page(answer)
 
     async def explain(self, labels: Mapping[str, str]) -> RouteExplanation:
-        return answers.explanation(await self._get("explain", labels=_json(labels)))
+        return conversion.explanation(await self._get("explain", labels=_json(labels)))
 
     async def why_not_notified(
         self, labels: Mapping[str, str], group: str | None, limit: int
     ) -> WhyNotNotified:
         answer = await self._get("why", labels=_json(labels), group=group or "", limit=limit)
-        return answers.reasons(answer)
+        return conversion.reasons(answer)
 
     async def silences(self, state: SilenceState | None, limit: int) -> SilencePage:
-        return answers.silence_page(await self._get("silences", state=state or "", limit=limit))
+        return conversion.silence_page(await self._get("silences", state=state or "", limit=limit))
 
     async def add_silence(
         self, matchers: str, seconds: float, created_by: str, comment: str, *, dry_run: bool
@@ -115,7 +115,7 @@ class RemoteBackend(Backend):
             "comment": comment,
         }
         path = "silences/preview" if dry_run else "silences"
-        return answers.silence_item(await self._post(path, form))
+        return conversion.silence_item(await self._post(path, form))
 
     async def expire_silence(self, silence_id: str) -> ExpiredSilence:
         await self._post("silences/expire", {"id": silence_id})
@@ -124,13 +124,13 @@ class RemoteBackend(Backend):
     # Delivery
 
     async def sinks(self, limit: int) -> SinkList:
-        return answers.sink_list(answers.section(await self._get("state"), "sinks"), limit)
+        return conversion.sink_list(conversion.section(await self._get("state"), "sinks"), limit)
 
     async def breakers(self, limit: int) -> BreakerList:
-        return answers.breaker_list(answers.section(await self._get("state"), "breakers"), limit)
+        return conversion.breaker_list(conversion.section(await self._get("state"), "breakers"), limit)
 
     async def replay_dead_letters(self) -> Replayed:
-        return answers.replayed(await self._post("dead_letters/replay", {}))
+        return conversion.replayed(await self._post("dead_letters/replay", {}))
 
     # Requests
 

@@ -168,7 +168,7 @@ class RouteStep(Result):
 
 
 class RouteExplanation(Result):
-    """Where an alert with these labels would be sent now, and the routes in the order of the visit."""
+    """Where an alert with these labels would be sent now, and the routes in the order of evaluation."""
 
     labels: dict[str, str]
     at: str | None

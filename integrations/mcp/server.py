@@ -124,8 +124,8 @@ class _Server(MCPServer[Any]):
         known = self.parameters.get(name, arguments)
         for argument in arguments:
             if argument not in known:
-                hint = did_you_mean(argument, known) or f"; there are {', '.join(known) or 'none'}"
-                raise ToolError(text(f"{argument}: there is no such argument{hint}"))
+                hint = did_you_mean(argument, known) or f"; the arguments are {', '.join(known) or 'none'}"
+                raise ToolError(text(f"{argument}: is not an argument of this tool{hint}"))
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as error:

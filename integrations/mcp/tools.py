@@ -70,7 +70,7 @@ class ReadTools:
     # Streams
 
     async def stream_status(
-        self, stream_name: Annotated[Name | None, Field(description="None for all streams.")] = None
+        self, stream_name: Annotated[Name | None, Field(description="null for all streams.")] = None
     ) -> StreamList:
         """Return the streams with their type, subscribers, buffer and recent topics.
 
@@ -85,7 +85,7 @@ class ReadTools:
         return shaped(StreamList(streams=streams, total_streams=len(streams)))
 
     async def stream_subscribe(self, stream_name: Name, topic: Topic = "*") -> Subscribed:
-        """Subscribe to the events that a stream gets from now on. Use stream_read to read them.
+        """Subscribe to events that are published from now on. Use stream_read to read them.
 
         A subscription that is not read for ten minutes expires.
         """
@@ -115,7 +115,7 @@ class ReadTools:
     async def recent_events(
         self,
         topic: Topic = "*",
-        since_cursor: Annotated[Cursor | None, Field(description="None for the newest events.")] = None,
+        since_cursor: Annotated[Cursor | None, Field(description="null for the newest events.")] = None,
         limit: Limit = 10,
         stream_name: Name = DEFAULT_STREAM,
     ) -> EventPage:
@@ -125,7 +125,7 @@ class ReadTools:
     async def wait_for_events(
         self,
         topic: Topic = "*",
-        cursor: Annotated[Cursor | None, Field(description="None for events from now on.")] = None,
+        cursor: Annotated[Cursor | None, Field(description="null for events from now on.")] = None,
         timeout: Timeout = MAX_WAIT,  # noqa: ASYNC109 - a parameter of the tool
         limit: Limit = 10,
         stream_name: Name = DEFAULT_STREAM,
@@ -163,7 +163,7 @@ class ReadTools:
     async def alert_groups(
         self,
         state: Annotated[
-            AlertState | None, Field(description="suppressed: silenced, inhibited or muted. None for any.")
+            AlertState | None, Field(description="suppressed: silenced, inhibited or muted. null for any.")
         ] = None,
         matchers: Matchers = "",
         limit: Limit = 10,
@@ -199,7 +199,7 @@ class ReadTools:
 
     async def silences(
         self,
-        state: Annotated[SilenceState | None, Field(description="None for any.")] = None,
+        state: Annotated[SilenceState | None, Field(description="null for any.")] = None,
         limit: Limit = 10,
     ) -> SilencePage:
         """Return the silences, active ones first."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 _GATED = "codomyrmex.gated"  # in the scope of a request that has passed a gate
 UNGATED = "codomyrmex.ungated"  # in the scope of a request without a token for a path that needs none
-_NO_HOST = frozenset("@/?#")  # what is only in other parts of a URL
+_NO_HOST = frozenset("@/?#")  # characters that only occur in other parts of a URL
 _PARAMETER = "access_token"
 
 

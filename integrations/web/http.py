@@ -69,8 +69,9 @@ async def authorized_topics(authorize: Authorize | None, scope: Scope) -> Allowe
 def require_token(token: str, topics: Topics = "*") -> Authorize:
     """Return an `authorize` that requires a token: `Authorization: Bearer ...` or `?access_token=...`.
 
-    The query parameter (RFC 6750, section 2.3) is for browsers, whose EventSource cannot send headers. Query
-    strings are often logged, so prefer the header elsewhere. Tokens are compared in constant time.
+    Clients that only support Basic authentication can send the token as the password. The query parameter
+    (RFC 6750, section 2.3) is for browsers, whose EventSource cannot send headers. Query strings are often
+    logged, so prefer the header elsewhere. Tokens are compared in constant time.
 
     Args:
         token: the expected token.

@@ -15,7 +15,7 @@ import httpx
 from codomyrmex.integrations.notification.alerts.alert import posted as complete
 from codomyrmex.integrations.notification.alerts.silences import successor
 from codomyrmex.integrations.web import dashboard, event_ingest, event_stream, require_token
-from codomyrmex.integrations.web.alertmanager_api import posted, shown
+from codomyrmex.integrations.web.alertmanager_api import encoding, parsing
 from codomyrmex.integrations.web.serve import HostGate, TokenGate
 from codomyrmex.integrations.web.silence_form import FormError, parse_silence
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
@@ -149,13 +149,13 @@ def silence_form(data: bytes) -> None:
 )  # fmt: skip
 def alert_api_bodies(data: bytes) -> None:
     with suppress(HTTPException):
-        found = posted.parse_alerts(data, 1e9, 100, 10_000)
+        found = parsing.parse_alerts(data, 1e9, 100, 10_000)
         for alert in found.alerts:  # what the sink checks
-            assert json.loads(shown.to_json(complete(alert, 1e9)))["labels"]
+            assert json.loads(encoding.to_json(complete(alert, 1e9)))["labels"]
         assert len(found.reasons()) < 100_000
     with suppress(HTTPException):
-        silence_id, silence = posted.parse_silence(data, 1e9, 10_000)
-        assert shown.encode_silence(silence, 1e9)
+        silence_id, silence = parsing.parse_silence(data, 1e9, 10_000)
+        assert encoding.encode_silence(silence, 1e9)
         assert successor(None, silence, 1e9).ends_at > 1e9
         assert silence_id != ""
 

@@ -108,9 +108,7 @@ WRONG: dict[str, Any] = {
     ),
     "ends_at: must be in seconds since 1970 and before the year 3000, got inf": Alert(DISK, ends_at=math.inf),
     "ends_at: must be in seconds since 1970 and before the year 3000, got True": Alert(DISK, ends_at=True),
-    "the texts of an alert must have at most 131072 characters, got 131094": Alert(
-        DISK, {"x": "y" * 131_080}
-    ),
+    "alert: must have at most 131,072 characters, got 131,094": Alert(DISK, {"x": "y" * 131_080}),
 }
 
 

@@ -157,7 +157,7 @@ async def test_a_process_that_ends_without_the_store_says_what_others_will_not_k
         await until(lambda: sink.role is NotifierRole.AWAY)
         await sink.post([Alert({"alertname": "disk"}), Alert({"alertname": "cpu"})])
         await sink.add_silence(Silence(tuple(parse_matchers("alertname=disk")), now, now + 60))
-    assert "lost to other processes, as the store is not available: alerts 2, silences 1" in caplog.text
+    assert "the store is not available; not shared with others: alerts: 2, silences: 1" in caplog.text
 
 
 @in_time

@@ -160,9 +160,13 @@ async def test_a_silence_needs_a_person_and_is_short_and_does_not_match_everythi
 async def test_a_misspelled_argument_is_refused_and_changes_nothing():
     wanted = {"matchers": 'a="b"', "duration": "1h", "created_by": "Ana"}
     async with connected(allow_actions=True) as (call, _):
-        with pytest.raises(ToolFailed, match=r"^dryrun: there is no such argument; did you mean dry_run\?"):
+        with pytest.raises(
+            ToolFailed, match=r"^dryrun: is not an argument of this tool; did you mean dry_run\?"
+        ):
             await call("add_silence", **wanted, dryrun=True)
-        with pytest.raises(ToolFailed, match=r"^foo: there is no such argument; there are limit"):
+        with pytest.raises(
+            ToolFailed, match=r"^foo: is not an argument of this tool; the arguments are limit"
+        ):
             await call("sinks", foo=1)
         assert (await call("silences"))["total"] == 0
         tools = (await call.client.list_tools()).tools

@@ -177,7 +177,7 @@ def test_sighup_reloads_and_an_invalid_file_changes_nothing(tmp_path, hook):
     assert "Traceback" not in server.log
 
 
-def test_promtool_has_nothing_to_say_about_the_metrics_and_the_published_alerts_have_theirs(tmp_path, hook):
+def test_promtool_accepts_the_metrics_and_the_published_alerts_find_theirs(tmp_path, hook):
     with ours(write(tmp_path, config(hook.url))) as server:
         server.post([{"labels": {"alertname": "A"}}])
         wait_for(lambda: hook.received)

@@ -114,7 +114,7 @@ def accepted_there(file: Path) -> bool:
     return not (NEWER in text_of(file) or REFUSED_THERE in text_of(file))
 
 
-def test_the_files_have_what_is_usual_in_its_proportions():
+def test_the_files_have_the_usual_mix_of_features():
     assert len(FILES) >= 80
     for pattern, percent in USUAL.items():
         found = sum(re.search(pattern, text_of(file)) is not None for file in FILES)

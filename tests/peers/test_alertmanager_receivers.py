@@ -212,7 +212,7 @@ def check_present(program: str | None) -> None:
         pytest.skip(f"{what} is not installed here")
 
 
-async def test_web_hooks_slack_pagerduty_and_opsgenie_get_what_alertmanager_sends(tmp_path):
+async def test_webhooks_slack_pagerduty_and_opsgenie_get_what_alertmanager_sends(tmp_path):
     check_present(ALERTMANAGER)
     external_url = "http://alerts.example:9093"
     there, here = tmp_path / "there", tmp_path / "here"

@@ -9,7 +9,7 @@ from codomyrmex.integrations.notification import Alert, AlertSink, NotifierRole
 from faulty_store import FaultyStore
 
 
-async def test_a_group_that_is_too_large_to_be_known_elsewhere_does_not_keep_a_process_away(tmp_path):
+async def test_a_group_too_large_for_a_log_entry_does_not_prevent_a_process_from_coming_back(tmp_path):
     store, inbox = FaultyStore(tmp_path / "a.db"), Inbox()
     stream = DurableStream(store, lease=0.4, publish_timeout=1.0)
     config = routing(route={"group_wait": "10ms", "group_by": ["nothing"]})

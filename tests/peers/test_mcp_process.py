@@ -122,7 +122,7 @@ def finish(process: subprocess.Popen[bytes], end: Any) -> tuple[int, bytes, byte
     return process.returncode, output, messages
 
 
-def test_only_the_protocol_goes_to_stdout_and_it_ends_in_order_however_it_is_ended():
+def test_only_the_protocol_goes_to_stdout_and_every_end_is_orderly():
     ends: list[Any] = [None, LEAVES, signal.SIGTERM, signal.SIGINT]
     processes = [start() for _ in ends]
     try:

@@ -107,7 +107,7 @@ def posted(alert: Alert, now: float) -> Alert:
             problem = "must be in seconds since 1970 and before the year 3000"
             raise ValueError(f"{name}: {problem}, got {shorten(time)}")
     if (size := text_size(alert)) > MAX_POSTED:
-        raise ValueError(f"the texts of an alert must have at most {MAX_POSTED} characters, got {size}")
+        raise ValueError(f"alert: must have at most {MAX_POSTED:,} characters, got {size:,}")
     starts_at = alert.starts_at
     if starts_at is None:
         starts_at = now if alert.ends_at is None else min(now, alert.ends_at)

@@ -41,7 +41,7 @@ class Away:
     are appended to the log of events.
 
     Args:
-        parts: what the notifier works with.
+        parts: the parts of the notifier.
         shared: the engine that follows the shared state.
         state: the shared state.
         outbox: appends to the log of events.
@@ -66,7 +66,7 @@ class Away:
         self._log_before: dict[str, LogEntry] = {}
 
     async def begin(self, buffer: AlertBuffer) -> None:
-        """Start with what was published here and is not in the store."""
+        """Start with the events of this process that are not in the store."""
         self._times += 1
         runner = EngineRunner(self._config, self._name, self._clock)
         runner.id_prefix, runner.offset = f"away{self._times}.", self._shared.offset
@@ -79,7 +79,7 @@ class Away:
         )
 
     def _pending(self, buffer: AlertBuffer) -> list[Mapping[str, Any]]:
-        """Put what waits to be stored into the buffer, and return the data of what only sinks read."""
+        """Move the events that wait to be stored to the buffer, and return the data of control events."""
         appender = self._state.stream.runtime.appender
         selection = ControlSelection(self._name, "*", None)
         for entry in () if appender is None else appender.pending():
@@ -138,15 +138,15 @@ class Away:
         await self._state.stream.publish_to_group(event, self._name)
 
     async def skip_waits(self) -> None:
-        """Make due what nobody would send later."""
+        """Make pending notifications due now, as no process would send them later."""
         if self._runner is not None:
             await self._runner.skip_waits()
 
     def close(self) -> None:
-        """End the engine."""
+        """End the engine, and log what could not be shared."""
         alerts, silences = len(self._kept) + len(self._alerts) + len(self._posted), len(self._silences)
         if alerts or silences:
-            text = "sink %s: lost to other processes, as the store is not available: alerts %d, silences %d"
+            text = "sink %s: the store is not available; not shared with others: alerts: %d, silences: %d"
             _log.warning("unshared", text, self._name, alerts, silences)
         if self._runner is not None:
             self._runner.close()
@@ -188,12 +188,12 @@ class Away:
             await self._runner.reload(config)
 
     def problem(self, seconds: float, lease: float, *, sends: bool) -> str | None:
-        """Return what does not work while the store is not available, None if it is.
+        """Return what does not work while the store is not available; None if it is available.
 
         Args:
             seconds: for how long the store has not been available.
             lease: seconds after which this process notifies on its own.
-            sends: whether it does so.
+            sends: whether this process then notifies on its own.
         """
         if seconds <= lease / 2:
             return None
@@ -207,4 +207,4 @@ class Away:
 
 
 def _do_nothing() -> None:
-    """Nobody waits for what is kept."""
+    """Do nothing: no task waits for the kept events."""

@@ -181,7 +181,7 @@ class ChannelDispatcher:
         return bool(self._in_flight)
 
     async def flush(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline
-        """Wait for the outcome of what was sent, at most `timeout` seconds."""
+        """Wait for the outcome of notifications in flight, at most `timeout` seconds."""
         await self._attachment.flush(timeout)
 
     def health(self) -> Mapping[str, SinkHealth]:
@@ -196,7 +196,7 @@ class ChannelDispatcher:
             self._conclude(event_id, self._missing_reason)
 
     async def _prepare(self, events: Sequence[Event]) -> list[Event]:
-        """Return the rendered events of what may be sent, and forget the others."""
+        """Return the rendered events that may be sent, and drop the others."""
         prepared = []
         for event in events:
             notification, _ = self._in_flight.get(event.id, (None, None))
@@ -233,7 +233,7 @@ class ChannelDispatcher:
 
 
 class _ReportingSink(Sink):
-    """Prepares what a channel is going to send, and reports what it has delivered."""
+    """Prepares the events that a channel sends, and reports those that it has delivered."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class ConfigSource:
     """Loads the configuration of an alert sink; the arguments are those of `AlertSink`.
 
     Attributes:
-        id: identifies what was loaded last; empty if that is a configuration that was loaded before.
+        id: identifies the configuration; empty if it was passed as a loaded one.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class ConfigSource:
     def has_changed(self) -> bool:
         """Return whether the file has changed since it was loaded; a missing file has not.
 
-        A file that is written in place may be half written. So it has changed only once two calls find it the
-        same; one that has replaced the other, by renaming, is complete.
+        A file that is written in place may be incomplete, so it only counts as changed once two calls find it
+        the same. A file that replaced the old one by renaming is complete.
         """
         stamp, previous = self._read_stamp(), self._previous
         self._previous = stamp

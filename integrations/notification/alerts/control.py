@@ -37,7 +37,7 @@ def silence_event(silence: Silence) -> Event:
 
 
 def log_event(entries: Mapping[str, LogEntry]) -> Event:
-    """Return the event that adds entries to the notification log, of what was sent without the store."""
+    """Return the event that adds log entries of notifications that were sent without the store."""
     return create_event({"log": {key: entry.to_dict() for key, entry in entries.items()}}, topic=_TOPIC)
 
 
@@ -47,10 +47,10 @@ def reload_event() -> Event:
 
 
 def apply_control(engine: AlertEngine, data: Mapping[str, Any], now: float) -> None:
-    """Pass the data of such an event to an engine.
+    """Pass the data of a control event to an engine.
 
     Raises:
-        Exception: they are not what one of the functions above has made.
+        Exception: the data was not created by one of the functions above.
     """
     if "alert" in data:
         engine.observe([not_in_the_future(msgspec.convert(data["alert"], Alert), now)], now)
@@ -64,7 +64,7 @@ def apply_control(engine: AlertEngine, data: Mapping[str, Any], now: float) -> N
 
 
 def silences_in(controls: Iterable[Mapping[str, Any]]) -> list[Silence]:
-    """Return the silences that such events add, in their order; one that is damaged is skipped and logged."""
+    """Return the silences that control events add, in order; a damaged one is skipped and logged."""
     silences = []
     for data in controls:
         if "silence" in data:
@@ -76,10 +76,10 @@ def silences_in(controls: Iterable[Mapping[str, Any]]) -> list[Silence]:
 
 
 class ControlSelection(Selection):
-    """Which entries are for an alert sink; the events of this module are put aside.
+    """Selects the entries for an alert sink, and collects control events separately.
 
     Attributes:
-        controls: the data of these events, in their order.
+        controls: the data of the control events, in order.
     """
 
     def __init__(self, group: str, topic: str, filter_fn: FilterFunction | None) -> None:
@@ -96,6 +96,6 @@ class ControlSelection(Selection):
         return super().event_for(shard, item)
 
     def pop(self) -> list[Mapping[str, Any]]:
-        """Return what was put aside."""
+        """Return the collected control events."""
         controls, self.controls = self.controls, []
         return controls

@@ -45,7 +45,7 @@ class AlertEngine:
         config: the configuration.
         state: the merged results of `pop_changes`, to continue where another engine stopped; call `resume`
             then.
-        id_prefix: how the ids of its notifications begin.
+        id_prefix: the prefix of the ids of its notifications.
 
     Attributes:
         refused: the number of alerts refused because `max_alerts` were active.
@@ -112,7 +112,7 @@ class AlertEngine:
     # 2. Notifications are due
 
     def next_deadline(self) -> float | None:
-        """Return the time at which `due` has something to do; None if there is none."""
+        """Return the time at which `due` has to be called next; None if nothing is pending."""
         if self._ready:
             return -math.inf
         planner = self._planner
@@ -121,7 +121,7 @@ class AlertEngine:
 
     # With nothing due, this checks the top of the heap.
     def due(self, now: float) -> list[Notification]:
-        """Return what to send now; a notification is in flight until it was `delivered` or has `failed`.
+        """Return the notifications to send now. Each is in flight until it was `delivered` or has `failed`.
 
         If a group raises an error, the next call continues with the others.
         """
@@ -206,7 +206,7 @@ class AlertEngine:
         return self._state.silenced_by(labels, now)
 
     def pop_suppressed(self) -> list[Suppressed]:
-        """Return what was suppressed since the last call; each alert once, until its reason changes."""
+        """Return the alerts suppressed since the last call; each alert once, until its reason changes."""
         return self._planner.pop_suppressed()
 
     # Changes from outside
@@ -234,11 +234,11 @@ class AlertEngine:
     # Saving, stopping and starting
 
     def pop_changes(self) -> dict[tuple[str, str], Any]:
-        """Return what has changed since the last call, as built-in types; None for what was deleted."""
+        """Return the changes since the last call as built-in types; None for deleted values."""
         return self._state.pop_changes()
 
     def discard_changes(self) -> None:
-        """Forget what has changed, if nothing is saved."""
+        """Drop the changes, if nothing is saved."""
         self._state.discard_changes()
 
     def mark_all(self) -> None:
@@ -266,7 +266,7 @@ class AlertEngine:
         self._state.buckets.clear()
 
     def resume(self, now: float, since: float = -math.inf) -> None:
-        """Continue where another engine stopped; what it was sending is sent again at once.
+        """Continue where another engine stopped; its notifications in flight are sent again at once.
 
         Args:
             now: seconds since 1970.
@@ -284,11 +284,11 @@ class AlertEngine:
     # Several engines with the same state
 
     def number_from(self, id_prefix: str) -> None:
-        """Begin the ids of further notifications in another way."""
+        """Set the prefix of the ids of further notifications."""
         self._planner.number_from(id_prefix)
 
     def apply(self, changes: Iterable[tuple[str, str, Any]]) -> None:
-        """Make the changes that another engine has made: kinds, keys and values of its `pop_changes`."""
+        """Apply changes of another engine: kinds, keys and values of its `pop_changes`."""
         for kind, key, value in changes:
             apply(self._state, kind, key, value)
         self._state.next_tick()  # removes old ones

@@ -50,7 +50,7 @@ class Step(NamedTuple):
         notifications: what to send.
         suppressed: the alerts that were suppressed.
         deadline: when the next step is due, in seconds since 1970; None if nothing is pending.
-        changes: what has changed in the state; None unless it is kept.
+        changes: the changes of the state; None unless `keeps_changes` is true.
         now: the time of the step, by the clock of the store.
     """
 
@@ -82,13 +82,13 @@ class EngineRunner:
         config: the configuration.
         name: the name of the sink.
         clock: the source of time.
-        keeps_changes: whether `step` returns what has changed in the state.
+        keeps_changes: whether `step` returns the changes of the state.
 
     Attributes:
-        failed: the alerts, outcomes and groups with which the engine has failed.
-        unrendered: the notifications that were sent with only a part of their content.
+        failed: the number of alerts, outcomes and groups for which the engine raised an error.
+        unrendered: the number of notifications that were sent with only a part of their content.
         offset: by how many seconds the clock of the store is ahead.
-        id_prefix: how the ids of the notifications begin.
+        id_prefix: the prefix of the ids of notifications.
     """
 
     def __init__(self, config: AlertConfig, name: str, clock: Clock, *, keeps_changes: bool = False) -> None:
@@ -122,21 +122,21 @@ class EngineRunner:
 
     @_on_thread
     def restore(self, state: SavedState) -> None:
-        """Begin with a state that was saved, without what is damaged."""
+        """Start with a saved state, without its damaged values."""
         self._engine = AlertEngine(self._config, state, id_prefix=self.id_prefix)
 
     @_on_thread
     def apply(self, changes: Iterable[Change]) -> None:
-        """Follow the engine of another process."""
+        """Apply the changes of the engine of another process."""
         self._engine.apply(changes)
 
     @_on_thread
     def take_over(self, id_prefix: str, since: float, offset: float) -> None:
-        """Continue where the engine of another process has stopped.
+        """Continue where the engine of another process stopped.
 
         Args:
-            id_prefix: how the ids of the notifications begin from now on.
-            since: when it has stopped, by the clock of the store.
+            id_prefix: the prefix of the ids of notifications from now on.
+            since: when it stopped, by the clock of the store.
             offset: by how many seconds the clock of the store is ahead.
         """
         self.id_prefix, self.offset = id_prefix, offset
@@ -197,7 +197,7 @@ class EngineRunner:
     def step(
         self, batch: Batch, outcomes: Iterable[Outcome], controls: Iterable[Mapping[str, Any]] = ()
     ) -> Step:
-        """Pass events and outcomes of notifications to the engine, and return what is due.
+        """Pass events and outcomes of notifications to the engine, and return the due notifications.
 
         Args:
             batch: events, and how many did not fit.
@@ -242,7 +242,7 @@ class EngineRunner:
 
     @_on_thread
     def skip_waits(self) -> None:
-        """Make pending notifications due now, as nothing of the state is left to another process."""
+        """Make pending notifications due now, as no other process continues with the state."""
         self._engine.skip_waits(self._now())
 
     def now(self) -> float:
@@ -340,7 +340,7 @@ def shielded(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
 
 
 def retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Mark the error of a task as retrieved; otherwise asyncio logs it if the caller is gone."""
+    """Mark the error of a task as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 

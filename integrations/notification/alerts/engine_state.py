@@ -28,7 +28,7 @@ _SEPARATOR = "\n"
 
 
 class EngineState:
-    """The state of an engine, and what has changed since it was last saved.
+    """The state of an engine, and its changes since it was last saved.
 
     Args:
         config: the configuration.
@@ -72,7 +72,7 @@ class EngineState:
         }
 
     def mark(self, kind: str, key: str) -> None:
-        """Record that something has to be saved, or deleted where it is saved."""
+        """Record that a value has to be saved, or deleted from the saved state."""
         self._changed[kind, key] = None
 
     # Alerts and their groups
@@ -316,7 +316,7 @@ class EngineState:
         self.mark_all()
 
     def limit_times(self, now: float, pause: float) -> None:
-        """Limit restored times to what is possible now, and extend timeouts by a pause.
+        """Limit restored times to those that are possible now, and extend timeouts by a pause.
 
         The clock may have been set back in between.
         """
@@ -355,7 +355,7 @@ class EngineState:
         self._changed |= dict.fromkeys(("log", f"{key}{_SEPARATOR}{channel}") for key, channel in self.log)
 
     def pop_changes(self) -> dict[tuple[str, str], Any]:
-        """Return what has changed since the last call, as built-in types; None for what was deleted."""
+        """Return the changes since the last call as built-in types; None for deleted values."""
         changed, self._changed = self._changed, {}
         tables: dict[str, Mapping[Any, Any]] = {
             "alert": self.alerts,
@@ -370,7 +370,7 @@ class EngineState:
         return changes
 
     def discard_changes(self) -> None:
-        """Forget what has changed, if nothing is saved."""
+        """Drop the changes, if nothing is saved."""
         self._changed.clear()
 
 

@@ -28,8 +28,8 @@ class ReceiverLoader:
     """Adds receivers, and collects the problems and notes of their channels.
 
     Args:
-        problems: collects what is wrong.
-        notes: collects what is accepted, but not done.
+        problems: collects the problems.
+        notes: collects the settings that are accepted but have no effect.
         environ: the variables for `${NAME}` in secrets.
         context: what channels use from the rest of the file.
         is_portable: whether Alertmanager could use the file too; then differences are noted.

@@ -152,7 +152,7 @@ class Notifier:
         self._task = asyncio.create_task(self._run(), name=f"alerts {self._name}")
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline
-        """Send what is due within some seconds, and end."""
+        """Send the due notifications within some seconds, and stop."""
         self._ending = True
         task, self._task = self._task, None
         if task is None:
@@ -201,7 +201,7 @@ class Notifier:
         """Close the state, if there is one."""
 
     async def _finish(self) -> None:
-        """Make due what nobody would send later."""
+        """Make pending notifications due now, as no process would send them later."""
         await self.runner.skip_waits()
         await self.step()
 
@@ -275,7 +275,7 @@ class Notifier:
         return True
 
     async def flush(self) -> None:
-        """Wait until the engine has the events published so far, and the channels what is due."""
+        """Wait until the engine has all events published so far, and the channels all due notifications."""
         await shielded(self.step())
 
     async def query(self, function: Callable[[AlertEngine], T]) -> T:

@@ -27,8 +27,8 @@ class Outbox:
     """Appends the alerts of this process to the log from which the process that notifies reads them.
 
     Args:
-        parts: what the notifier works with.
-        runner: makes alerts of events, on its thread.
+        parts: the parts of the notifier.
+        runner: converts events to alerts, on its thread.
         state: the shared state.
     """
 
@@ -80,7 +80,7 @@ class Outbox:
         return errors
 
     async def publish(self) -> bool:
-        """Append what is in the buffer; return False if the log has no room for all of it yet."""
+        """Append the events of the buffer; return False if the log does not have room for all of them yet."""
         if not self._alerts:
             batch = self._buffer.get_all()
             if not batch.events and not batch.dropped:

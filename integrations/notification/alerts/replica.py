@@ -1,4 +1,4 @@
-"""`Replica`: keeps the engine of a process on standby the same as that of the process that notifies."""
+"""`Replica`: keeps the engine of a standby process up to date with that of the process that notifies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = Diagnostics(__name__)
 
 
 class Replica:
-    """Follows the shared state, so that taking over takes no time.
+    """Follows the shared state, so that this process can take over at once.
 
     Args:
         name: the name of the sink.
@@ -30,7 +30,7 @@ class Replica:
         on_config: called when another configuration is in force.
 
     Attributes:
-        head: of the state that the engine has; None if it has to be loaded.
+        head: the head of the state that the engine has; None if the state has to be loaded.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Replica:
         return f"the file differs from that of {head.process or 'the last process'}, which is in force"
 
     async def catch_up(self) -> None:
-        """Apply to the engine what was saved since the last call.
+        """Apply the changes saved since the last call to the engine.
 
         Raises:
             StoreError: it cannot be read.

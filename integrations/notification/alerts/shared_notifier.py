@@ -56,8 +56,8 @@ _log = Diagnostics(__name__)
 class SharedNotifier(Notifier):
     """Notifies about the alerts of all processes while this one holds the lease, and otherwise stands by.
 
-    What is due is saved before it is sent, and its outcome afterwards, each in one step with the position up
-    to which the log is in the state. So a process that takes over repeats at most what was being sent.
+    Due notifications are saved before they are sent, and their outcomes afterwards, with the position up to
+    which the log is in the state. So a process that takes over repeats at most those that were in flight.
     """
 
     def __init__(self, parts: Parts, sharing: Sharing) -> None:
@@ -117,7 +117,7 @@ class SharedNotifier(Notifier):
             await self._state.stream.aclose()
 
     async def _finish(self) -> None:
-        """Have the log take what is published, and the state what the log has."""
+        """Append all published events to the log, and apply the log to the state."""
         if self._suspects and self._sharing.sends_away:
             async with self._turn:
                 await self._go_away()
@@ -178,7 +178,7 @@ class SharedNotifier(Notifier):
             _log.warning("missed", message, self._name, found.missed)
 
     async def _save(self, step: Step, found: Input) -> bool:
-        """Save what a step has changed, as long as the lease is held; return False if it was lost."""
+        """Save the changes of a step while the lease is held; return False if it was lost."""
         head, changes = self._replica.head, step.changes
         assert head is not None  # noqa: S101 - it holds the lease
         assert changes is not None  # noqa: S101 - the runner keeps them
@@ -280,7 +280,7 @@ class SharedNotifier(Notifier):
             self.role = NotifierRole.AWAY
 
     async def _come_back(self) -> None:
-        """Share what happened meanwhile, once the outcomes of what was sent are known."""
+        """Share what happened without the store, once the outcomes of all notifications are known."""
         now = self._clock.monotonic()
         self._back_at = min(self._back_at, now)
         if self.dispatcher.is_busy and now < self._back_at + self._sharing.lease:
@@ -301,7 +301,7 @@ class SharedNotifier(Notifier):
         return self.role is NotifierRole.STANDBY
 
     async def _listen(self) -> None:
-        """Make a step when the log has something for the engine, or the lease was acquired."""
+        """Make a step when the log has new entries for the engine, or the lease was acquired."""
         bell = self._state.stream.tail.bell
         while True:
             ringing = bell.future(patient=self._stands_by())
@@ -328,7 +328,7 @@ class SharedNotifier(Notifier):
             return
 
     def _has(self, position: int) -> bool:
-        """Return whether the state has the log up to a position, or nobody reads it."""
+        """Return whether the state has the log up to a position, or no process reads the log."""
         head = self._replica.head
         if not self._state.is_open or (head is None and self._ending):
             return True

@@ -1,4 +1,4 @@
-"""How the state of an alert engine is kept in a store: values by name, and a log of their changes."""
+"""The records of an alert engine's state in a store: values by name, and a log of their changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StateNames:
         sink: the name of the sink.
 
     Attributes:
-        prefix: how the names of all values begin.
+        prefix: the prefix of the names of all values.
         head: the name of the value that is the head.
         changes: the name of the log of changes.
     """
@@ -41,7 +41,7 @@ class StateNames:
         self.changes = f"{stream}.{encoded}{_CHANGES}"
 
     def values_of(self, head: Head, encoded: Encoded) -> dict[str, bytes | None]:
-        """Return what a store saves of changes, by name, with the head that they lead to."""
+        """Return the values that a store saves for changes, by name, with their head."""
         values = {f"{self.prefix}{name}": value for name, value in encoded.values.items()}
         return {**values, self.head: msgspec.json.encode(head)}
 
@@ -53,15 +53,15 @@ def parse_changes_name(log: str) -> tuple[str, str] | None:
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What is saved together with every change, and tells two states apart.
+    """A record that is saved together with every change, and identifies the state.
 
     Attributes:
-        number: grows with every save.
-        token: that of the lease under which it was saved.
+        number: a number that grows with every save.
+        token: the token of the lease under which it was saved.
         epoch: the epoch of the log of events.
         position: the position up to which the events of the log are in the state.
         at: when it was saved, in seconds since 1970.
-        process: who has saved it; empty once that process has closed the sink.
+        process: the name of the process that saved it; empty once that process has closed the sink.
         config: identifies the configuration in force.
     """
 
@@ -79,7 +79,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         values: the values by name; None for those that were deleted.
-        parts: the same as JSON arrays, each small enough for an entry of a log.
+        parts: the changes as JSON arrays, each small enough for a log entry.
     """
 
     values: dict[str, bytes | None]
@@ -87,7 +87,7 @@ class Encoded(NamedTuple):
 
 
 def encode_changes(changes: Mapping[tuple[str, str], Any]) -> Encoded:
-    """Return the result of `AlertEngine.pop_changes` as it is saved."""
+    """Encode the result of `AlertEngine.pop_changes`."""
     values: dict[str, bytes | None] = {}
     parts: list[bytes] = []
     part: list[bytes] = []
@@ -112,10 +112,10 @@ def value_name(kind: str, key: str) -> str:
 
 
 def decode_change(value: bytes) -> Change:
-    """Return the change that a value stands for.
+    """Decode a change from a value.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the value is not a change.
     """
     decoded = _decode(value)
     match decoded:

@@ -15,7 +15,7 @@ from codomyrmex.integrations.notification import AlertSink, Silence
 from codomyrmex.integrations.notification.alerts.alert import MAX_POSTED
 from codomyrmex.integrations.notification.alerts.silences import successor
 from codomyrmex.integrations.web import http
-from codomyrmex.integrations.web.alertmanager_api import posted, queries, shown
+from codomyrmex.integrations.web.alertmanager_api import encoding, parsing, queries
 from codomyrmex.integrations.web.alertmanager_api.metrics import ApiCounts, encode_metrics
 from codomyrmex.integrations.web.alertmanager_api.status import status
 from codomyrmex.integrations.web.gates import SiteGate, is_reachable
@@ -159,7 +159,7 @@ class AlertApiApp:
         try:
             response = await self._answer(Request(scope, receive))
         except HTTPException as refusal:
-            response = _json(shown.to_json(refusal.detail), refusal.status_code, refusal.headers)
+            response = _json(encoding.to_json(refusal.detail), refusal.status_code, refusal.headers)
         except ClientDisconnect:
             return
         if scope["method"] == "HEAD":
@@ -213,7 +213,7 @@ class AlertApiApp:
     async def _post_alerts(self, request: Request) -> Response:
         async with self._reading_json(request) as body:
             now = self._now()
-            found = posted.parse_alerts(body, now, *self._limits)
+            found = parsing.parse_alerts(body, now, *self._limits)
             await self._run(lambda sink: sink.post(found.alerts))
         self._counts.add(found, now)
         if found.problems:
@@ -223,12 +223,12 @@ class AlertApiApp:
     async def _get_alerts(self, request: Request) -> Response:
         chosen = queries.alert_filter(request.query_params)
         views = await self._run(lambda sink: sink.alerts(chosen))
-        return _json(await asyncio.to_thread(shown.encode_alerts, views))
+        return _json(await asyncio.to_thread(encoding.encode_alerts, views))
 
     async def _get_groups(self, request: Request) -> Response:
         chosen = queries.alert_filter(request.query_params)
         groups = await self._run(lambda sink: sink.alert_groups(chosen))
-        return _json(await asyncio.to_thread(shown.encode_groups, groups))
+        return _json(await asyncio.to_thread(encoding.encode_groups, groups))
 
     # Silences
 
@@ -236,10 +236,10 @@ class AlertApiApp:
         silences = await self._run(lambda sink: sink.silences())
         now = self._now()
         chosen = queries.chosen_silences(request.query_params, silences, now)
-        return _json(shown.encode_silences(chosen, now))
+        return _json(encoding.encode_silences(chosen, now))
 
     async def _get_silence(self, request: Request) -> Response:
-        return _json(shown.encode_silence(await self._find(request), self._now()))
+        return _json(encoding.encode_silence(await self._find(request), self._now()))
 
     async def _delete_silence(self, request: Request) -> Response:
         silence = await self._find(request)
@@ -249,7 +249,7 @@ class AlertApiApp:
     async def _post_silence(self, request: Request) -> Response:
         async with self._reading_json(request) as body:
             now = self._now()
-            wanted = posted.parse_silence(body, now, self._limits[1])
+            wanted = parsing.parse_silence(body, now, self._limits[1])
         silences = {each.id: each for each in await self._run(lambda sink: sink.silences())}
         old = silences.get(wanted.id or "")
         if wanted.id is not None and old is None:
@@ -260,7 +260,7 @@ class AlertApiApp:
         if old is not None and silence.id != old.id:
             await self._run(lambda sink: sink.expire_silence(old.id))
         await self._run(lambda sink: sink.add_silence(silence))
-        return _json(shown.to_json({"silenceID": silence.id}))
+        return _json(encoding.to_json({"silenceID": silence.id}))
 
     async def _find(self, request: Request) -> Silence:
         silence_id = request.scope["path"].rpartition("/")[2]
@@ -273,11 +273,11 @@ class AlertApiApp:
 
     async def _get_status(self, _: Request) -> Response:
         members = await self._run(lambda sink: sink.members())
-        return _json(shown.to_json(status(self._sink, members, self._since)))
+        return _json(encoding.to_json(status(self._sink, members, self._since)))
 
     async def _get_receivers(self, request: Request) -> Response:
         names = self._sink.config.receivers if queries.receivers_shown(request.query_params) else ()
-        return _json(shown.to_json([{"name": name} for name in names]))
+        return _json(encoding.to_json([{"name": name} for name in names]))
 
     async def _get_metrics(self, _: Request) -> Response:
         figures = await self._run(lambda sink: sink.figures())

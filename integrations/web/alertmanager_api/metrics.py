@@ -12,7 +12,7 @@ from codomyrmex.integrations._extras import MissingExtraError
 from codomyrmex.integrations.notification import AlertSink, NotifierRole
 from codomyrmex.integrations.notification.alerts.alert_views import AlertFigures
 from codomyrmex.integrations.notification.alerts.integration_counts import LATENCY_BOUNDS, Latency
-from codomyrmex.integrations.web.alertmanager_api.posted import Posted
+from codomyrmex.integrations.web.alertmanager_api.parsing import PostedAlerts
 from codomyrmex.integrations.web.alertmanager_api.status import VERSION
 from starlette.exceptions import HTTPException
 
@@ -31,14 +31,14 @@ class ApiCounts:
         self.received = Counter[str](firing=0, resolved=0)
         self.invalid = 0
 
-    def add(self, posted: Posted, now: float) -> None:
+    def add(self, posted: PostedAlerts, now: float) -> None:
         """Count the alerts of a body."""
         resolved = sum(alert.ends_at is not None and alert.ends_at <= now for alert in posted.alerts)
         self.received.update(firing=len(posted.alerts) - resolved, resolved=resolved)
         self.invalid += len(posted.problems)
 
 
-def encode_metrics(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> tuple[bytes, str]:
+def encode_metrics(sink: AlertSink, figures: AlertFigures, counts: ApiCounts) -> tuple[bytes, str]:
     """Return the metrics in the text format of Prometheus, and its media type.
 
     Raises:
@@ -48,21 +48,21 @@ def encode_metrics(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) ->
         from codomyrmex.integrations.logging_monitoring import delivery_collector as formats
     except MissingExtraError as error:
         raise HTTPException(501, str(error)) from None
-    found = (formats.Figure(*each) for each in _figures(sink, figures, posted))
+    found = (formats.Figure(*each) for each in _figures(sink, figures, counts))
     return formats.encode(formats.FigureCollector(found), as_openmetrics=False), formats.PLAIN_TYPE
 
 
 _Figure = tuple[Any, str, str, tuple[str, ...], Mapping[Any, Any]]
 
 
-def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Iterator[_Figure]:
+def _figures(sink: AlertSink, figures: AlertFigures, counts: ApiCounts) -> Iterator[_Figure]:
     yield _gauge(
         "alerts",
         "The number of firing alerts by state.",
         {"active": figures.active, "suppressed": figures.suppressed, "unprocessed": 0},
         "state",
     )
-    received = {(status, "v2"): count for status, count in posted.received.items()}
+    received = {(status, "v2"): count for status, count in counts.received.items()}
     yield (
         *("counter", "alertmanager_alerts_received", "The number of alerts that were posted."),
         ("status", "version"),
@@ -71,7 +71,7 @@ def _figures(sink: AlertSink, figures: AlertFigures, posted: ApiCounts) -> Itera
     yield _counter(
         "alerts_invalid",
         "The number of alerts that were posted and refused.",
-        {"v2": posted.invalid},
+        {"v2": counts.invalid},
         "version",
     )
     version = (f"python{platform.python_version()}", VERSION)

@@ -9,8 +9,8 @@ from typing import Any
 import codomyrmex.streaming as package
 from codomyrmex.integrations.configuration.process import process_name
 from codomyrmex.integrations.notification import AlertSink, NotifierRole
-from codomyrmex.integrations.web.alertmanager_api.shown import shown_time
-from codomyrmex.integrations.web.alertmanager_api.shown_config import shown_config
+from codomyrmex.integrations.web.alertmanager_api.config_text import config_text
+from codomyrmex.integrations.web.alertmanager_api.encoding import shown_time
 
 # Starts with the version of Alertmanager whose API is served: clients use it to decide which features exist.
 VERSION = f"0.34.0+codomyrmex-streaming.{package.__version__}"
@@ -35,7 +35,7 @@ def status(sink: AlertSink, members: Iterable[str], since: float) -> dict[str, A
         cluster = {"name": process_name(), "peers": peers, "status": cluster["status"]}
     return {
         "cluster": cluster,
-        "config": {"original": shown_config(sink.config)},
+        "config": {"original": config_text(sink.config)},
         "uptime": shown_time(since),
         "versionInfo": {
             "branch": "",

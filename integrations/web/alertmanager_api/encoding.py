@@ -11,13 +11,13 @@ from codomyrmex.integrations.configuration.matchers import Matcher, Op
 from codomyrmex.integrations.notification import Silence
 from codomyrmex.integrations.notification.alerts.alert_views import AlertGroupView, AlertView
 from codomyrmex.integrations.notification.alerts.notification import moment_of
-from codomyrmex.integrations.web.alertmanager_api.posted import is_uri
+from codomyrmex.integrations.web.alertmanager_api.parsing import is_uri
 from codomyrmex.streaming.encoding import to_json_bytes
 
 _encoder = msgspec.json.Encoder()
 
 
-class _ShownAlert(msgspec.Struct, gc=False, rename="camel", omit_defaults=True):
+class _EncodedAlert(msgspec.Struct, gc=False, rename="camel", omit_defaults=True):
     annotations: Mapping[str, str] = msgspec.field()
     ends_at: str
     fingerprint: str
@@ -29,8 +29,8 @@ class _ShownAlert(msgspec.Struct, gc=False, rename="camel", omit_defaults=True):
     generator_url: str | None = msgspec.field(default=None, name="generatorURL")
 
 
-class _ShownGroup(msgspec.Struct, gc=False, rename="camel"):
-    alerts: list[_ShownAlert]
+class _EncodedGroup(msgspec.Struct, gc=False, rename="camel"):
+    alerts: list[_EncodedAlert]
     labels: Mapping[str, str]
     receiver: Mapping[str, str]
     route_labels: Mapping[str, str]
@@ -38,16 +38,16 @@ class _ShownGroup(msgspec.Struct, gc=False, rename="camel"):
 
 def encode_alerts(views: Sequence[AlertView]) -> bytes:
     """Return alerts as JSON."""
-    return to_json(_Shown().alerts(views))
+    return to_json(_AlertEncoder().alerts(views))
 
 
 def encode_groups(groups: Sequence[AlertGroupView]) -> bytes:
     """Return groups of alerts as JSON."""
-    shown = _Shown()
+    encoder = _AlertEncoder()
     return to_json(
         [
-            _ShownGroup(
-                shown.alerts(group.alerts), group.labels, {"name": group.receiver}, group.route_labels
+            _EncodedGroup(
+                encoder.alerts(group.alerts), group.labels, {"name": group.receiver}, group.route_labels
             )
             for group in groups
         ]
@@ -72,16 +72,16 @@ def to_json(value: Any) -> bytes:
         return to_json_bytes(msgspec.to_builtins(value, enc_hook=msgspec.json.decode))
 
 
-class _Shown:
-    """Converts alerts; receivers and statuses, which many alerts have in common, are encoded once."""
+class _AlertEncoder:
+    """Converts alerts to JSON. Receivers and statuses, which many alerts have in common, are encoded once."""
 
     def __init__(self) -> None:
         self._receivers: dict[Sequence[str], msgspec.Raw] = {}
         self._statuses: dict[tuple[Sequence[str], ...], msgspec.Raw] = {}
 
-    def alerts(self, views: Sequence[AlertView]) -> list[_ShownAlert]:
+    def alerts(self, views: Sequence[AlertView]) -> list[_EncodedAlert]:
         return [
-            _ShownAlert(
+            _EncodedAlert(
                 view.annotations,
                 shown_time(view.ends_at),
                 view.fingerprint,

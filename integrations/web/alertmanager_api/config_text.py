@@ -23,7 +23,7 @@ _NOTE = "# Receivers are shown without their channels, which may hold secrets.\n
 _TIMES = ("group_wait", "group_interval", "repeat_interval")
 
 
-def shown_config(config: AlertConfig) -> str:
+def config_text(config: AlertConfig) -> str:
     """Return a configuration as YAML that Alertmanager accepts.
 
     It has the routes, the names of the receivers, the inhibition rules and the time intervals, but neither

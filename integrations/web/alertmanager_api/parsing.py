@@ -63,8 +63,8 @@ _alert = msgspec.json.Decoder(_PostedAlert)
 _silence = msgspec.json.Decoder(_PostedSilence)
 
 
-class Posted(NamedTuple):
-    """The valid alerts of a body, and the problems of the others."""
+class PostedAlerts(NamedTuple):
+    """The valid alerts of a body, and the problems of the invalid ones."""
 
     alerts: list[Alert]
     problems: list[str]
@@ -75,7 +75,7 @@ class Posted(NamedTuple):
         return "; ".join(self.problems[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
-def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) -> Posted:
+def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) -> PostedAlerts:
     """Return the alerts of a body, in their order.
 
     Args:
@@ -108,7 +108,7 @@ def parse_alerts(body: bytes, now: float, max_alerts: int, max_alert_size: int) 
             problems.append(f"alert {number}: {error}")
         else:
             alerts.append(alert)
-    return Posted(alerts, problems)
+    return PostedAlerts(alerts, problems)
 
 
 def _with_text(body: bytes) -> bytes:
