@@ -463,7 +463,7 @@ async def test_explain_returns_how_an_alert_is_routed():
             assert answer.json()["receivers"] == ["ops"]
             assert answer.json()["root"]["match"]["group_labels"] == {"alertname": "disk"}
             assert (await page.get("/api/explain?fingerprint=none")).status_code == 404
-            assert (await page.get("/api/explain")).status_code == 404
+            assert (await page.get("/api/explain")).status_code == 400
 
 
 async def test_whatever_events_contain_the_response_is_json():
