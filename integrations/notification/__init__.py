@@ -10,8 +10,14 @@ if TYPE_CHECKING:
     from codomyrmex.integrations.configuration.matcher_text import parse_matchers
     from codomyrmex.integrations.configuration.matchers import Matcher, MatcherError
     from codomyrmex.integrations.notification.alerts.alert import Alert, LabelRules
-    from codomyrmex.integrations.notification.alerts.alert_views import AlertFilter, AlertGroupView, AlertView
+    from codomyrmex.integrations.notification.alerts.alert_views import (
+        AlertFigures,
+        AlertFilter,
+        AlertGroupView,
+        AlertView,
+    )
     from codomyrmex.integrations.notification.alerts.config import AlertConfig, AlertConfigError
+    from codomyrmex.integrations.notification.alerts.config_source import ConfigState
     from codomyrmex.integrations.notification.alerts.engine import AlertEngine
     from codomyrmex.integrations.notification.alerts.explain import Explanation
     from codomyrmex.integrations.notification.alerts.findings import Finding
@@ -35,6 +41,7 @@ _MODULES = {
     "AlertConfig": "alerts.config",
     "AlertConfigError": "alerts.config",
     "AlertEngine": "alerts.engine",
+    "AlertFigures": "alerts.alert_views",
     "AlertFilter": "alerts.alert_views",
     "AlertGroupView": "alerts.alert_views",
     "AlertRouter": "alerts.router",
@@ -43,6 +50,7 @@ _MODULES = {
     "AlertView": "alerts.alert_views",
     "AppriseChannel": "apprise_channel",
     "ChannelError": "channels",
+    "ConfigState": "alerts.config_source",
     "Explanation": "alerts.explain",
     "Finding": "alerts.findings",
     "GoTemplate": "go_templates",
@@ -71,6 +79,7 @@ __all__ = [
     "AlertConfig",
     "AlertConfigError",
     "AlertEngine",
+    "AlertFigures",
     "AlertFilter",
     "AlertGroupView",
     "AlertRouter",
@@ -79,6 +88,7 @@ __all__ = [
     "AlertView",
     "AppriseChannel",
     "ChannelError",
+    "ConfigState",
     "Explanation",
     "Finding",
     "GoTemplate",

@@ -20,7 +20,7 @@ from codomyrmex.integrations.configuration.reading import Reader
 from codomyrmex.integrations.configuration.yaml_text import read_yaml
 from codomyrmex.integrations.delivery.sink import Binding
 from codomyrmex.integrations.pipelines.fields import escape
-from codomyrmex.integrations.pipelines.parts import Context, Delivery, FieldError, SinkConfig, Size
+from codomyrmex.integrations.pipelines.parts import Address, Context, Delivery, FieldError, SinkConfig, Size
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.pipelines.spool import Spool
@@ -339,7 +339,17 @@ class _Loader:
                     users[real] = f"the file of {part.name}, {field_name}"
 
     def _check_addresses(self, sources: tuple[Part, ...], sinks: tuple[Part, ...]) -> None:
-        """Report the sources that would read what a sink of this pipeline serves."""
+        """Report parts with the same address, and sources that would read what a sink here serves."""
+        taken: dict[Address, str] = {}
+        for name, parts in (("sources", sources), ("sinks", sinks)):
+            for part in parts:
+                address = getattr(part.config, "listen", None)
+                if address is None or address.port == 0:
+                    continue
+                if address in taken:
+                    message = f"{taken[address]} listens on {address} too"
+                    self._problems.add(at(at(name, part.position), "listen"), message)
+                taken[address] = part.name
         served = {part.config.listen.port: part.name for part in sinks if hasattr(part.config, "listen")}
         for part in sources:
             address = urlsplit(getattr(part.config, "url", ""))

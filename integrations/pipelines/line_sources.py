@@ -263,6 +263,8 @@ class FileSource(_LineSource):
 
     async def open(self) -> None:
         _check_files(self._path, self._position, must_exist=not self._config.follow)
+        if not self._path.exists():
+            _log.warning(self.name, "source %s: waiting for %s, which does not exist", self.name, self._path)
         # Opened here: lines that are written from now on are new.
         from_start = self._config.from_start or not self._config.follow
         self._tail = FileTail(self._path, position=self._position, from_start=from_start)

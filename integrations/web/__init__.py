@@ -22,6 +22,7 @@ from codomyrmex.integrations.web.serve import PublicAddressError, check_address,
 
 if TYPE_CHECKING:
     from codomyrmex.integrations.web.alertmanager_api import AlertApiApp, alert_api
+    from codomyrmex.integrations.web.page_client import PageClient
 
 __all__ = [
     "AlertApiApp",
@@ -30,6 +31,7 @@ __all__ = [
     "EventStreamApp",
     "HealthApp",
     "MetricsApp",
+    "PageClient",
     "PublicAddressError",
     "alert_api",
     "check_address",
@@ -43,7 +45,7 @@ __all__ = [
     "serving",
 ]
 
-# It needs the packages of the `alerts` extra.
-_MODULES = {"AlertApiApp": "alertmanager_api", "alert_api": "alertmanager_api"}
+# The alert API needs the packages of the extra `alerts`, and the client needs httpx.
+_MODULES = {"AlertApiApp": "alertmanager_api", "PageClient": "page_client", "alert_api": "alertmanager_api"}
 
 __getattr__ = lazy_exports(__name__, _MODULES)

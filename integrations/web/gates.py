@@ -105,14 +105,15 @@ class TokenGate:
 
     Args:
         app: the application to protect; pages of its `allow_origins`, if it has such an attribute, can read
-            refusals too.
+            refusals too. If it has `refusal`, a function of a message, a status and headers, this makes them.
         token: the expected token.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
         self._token = token
-        self._refuse = http.allow_cross_origin(_refuse, getattr(app, "allow_origins", ()), ("GET", "POST"))
+        origins = getattr(app, "allow_origins", ())
+        self._refuse = http.allow_cross_origin(self._refuse_request, origins, ("GET", "POST"))
         digest = hmac.new(token.encode(), b"codomyrmex live page", hashlib.sha256).hexdigest()
         self._cookie, self._value = f"codomyrmex_{digest[:8]}", digest[8:]
 
@@ -138,6 +139,16 @@ class TokenGate:
             await self._app({**scope, UNGATED: True}, receive, send)
         else:
             await self._refuse(scope, receive, send)
+
+    async def _refuse_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {**http.RESPONSE_HEADERS, **http.UNAUTHORIZED}
+        refusal = getattr(self._app, "refusal", None)
+        if refusal is None:
+            message = f"A token is required: open ?{_PARAMETER}=... once, or send Authorization: Bearer ..."
+            response = PlainTextResponse(message, 401, headers)
+        else:
+            response = refusal("a token is required; send Authorization: Bearer ...", 401, headers)
+        await response(scope, receive, send)
 
     def _set_cookie(self, request: Request) -> Response:
         query = [(name, value) for name, value in request.query_params.multi_items() if name != _PARAMETER]
@@ -168,7 +179,8 @@ class HostGate:
             try:
                 self._gate.check(Request(scope))
             except HTTPException as refusal:
-                response = PlainTextResponse(refusal.detail, refusal.status_code, http.RESPONSE_HEADERS)
+                respond = getattr(self._app, "refusal", PlainTextResponse)
+                response = respond(refusal.detail, refusal.status_code, http.RESPONSE_HEADERS)
                 await response(scope, receive, send)
                 return
             scope = {**scope, _GATED: True}
@@ -232,9 +244,3 @@ def _is_navigation(headers: Headers) -> bool:
         return False
     mode = headers.get("sec-fetch-mode")
     return mode == "navigate" if mode is not None else "text/html" in headers.get("accept", "").lower()
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    message = f"A token is required: open ?{_PARAMETER}=... once, or send Authorization: Bearer ..."
-    response = PlainTextResponse(message, 401, {**http.RESPONSE_HEADERS, **http.UNAUTHORIZED})
-    await response(scope, receive, send)

@@ -182,7 +182,9 @@ def test_it_serves_the_api_until_sigterm_and_reloads_on_sighup(server, file):
 def test_with_a_token_and_an_external_url_the_api_is_below_its_path(server):
     def script(client: httpx.Client) -> None:
         assert client.get("/-/ready").text == "OK"  # an orchestrator asks without a token
-        assert client.get("/api/v2/receivers").status_code == 401
+        refused = client.get("/api/v2/receivers")
+        assert refused.status_code == 401
+        assert refused.json() == "a token is required; send Authorization: Bearer ..."
         for options in ({"auth": ("any", "s3cret")}, {"headers": {"authorization": "Bearer s3cret"}}):
             assert client.get("/api/v2/receivers", **options).is_success
 

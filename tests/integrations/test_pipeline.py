@@ -225,8 +225,9 @@ async def test_a_file_is_followed_over_rotation_and_restarts(folder):
 
 
 @in_time
-async def test_a_file_that_comes_later_is_read_from_its_beginning(folder):
+async def test_a_file_that_comes_later_is_read_from_its_beginning(folder, caplog):
     async with folder.running(SOURCE.replace("from_start: true, ", "") + f"\n{SINK}"):
+        assert "in.log, which does not exist" in caplog.text
         folder.put(1)
         await until(lambda: folder.data() == [1])
 

@@ -306,6 +306,16 @@ def test_two_sinks_cannot_have_the_same_name(files):
     assert "2 sinks have the name 'a'; names must be unique" in problems[0].message
 
 
+def test_two_parts_cannot_listen_on_the_same_address(files):
+    sources = "sources: [{type: http, listen: 'localhost:9000'}, {type: http, listen: '127.0.0.1:9001'}]"
+    sinks = "sinks: [{type: sse, listen: '127.0.0.1:9001'}, {type: dashboard, listen: '127.0.0.1:0'}]"
+    problem = files.problem(f"{sources}\n{sinks}")
+    assert (problem.path, problem.message) == (
+        "sinks[0].listen",
+        "http[1] listens on 127.0.0.1:9001 too",
+    )
+
+
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(files):
     problems = files.problems("""
         sources:

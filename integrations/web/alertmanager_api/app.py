@@ -150,6 +150,11 @@ class AlertApiApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._router(scope, receive, send)
 
+    @staticmethod
+    def refusal(message: str, status: int, headers: Mapping[str, str]) -> Response:
+        """Return the response to a request that a gate in front of the application refuses."""
+        return _json(encoding.to_json(message), status, headers)
+
     async def aclose(self) -> None:
         """Do nothing: the application holds no resources."""
 
