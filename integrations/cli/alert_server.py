@@ -89,8 +89,8 @@ def serve(
     then 143 for SIGTERM and 130 for Ctrl-C.
     """
     address = _read_address(listen)
-    if token is not None and not token.strip():
-        raise typer.BadParameter("must not be empty", param_hint="--token")
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise typer.BadParameter("must be printable ASCII and not empty", param_hint="--token")
     try:
         check_address(address.host, token)
     except PublicAddressError:

@@ -135,6 +135,16 @@ class SinkReport(NamedTuple):
     retried: int = 0
     left: int = 0
 
+    def __str__(self) -> str:
+        counts = {
+            "given up": self.given_up,
+            **{f"dropped ({reason})": number for reason, number in self.dropped.items()},
+            "lost": self.lost,
+            "left in the store": self.left,
+        }
+        others = [f"{number} {what}" for what, number in counts.items() if number]
+        return ", ".join([f"{self.delivered} delivered", *others])
+
     @property
     def complete(self) -> bool:
         """Whether no event was lost; events that an inline sink left out on purpose do not count."""

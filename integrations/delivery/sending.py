@@ -10,7 +10,7 @@ from time import time
 
 from codomyrmex.integrations.delivery.dead_letters import DeadLetter
 from codomyrmex.integrations.delivery.diagnostics import Diagnostics
-from codomyrmex.integrations.delivery.errors import DeliveryError, RetryableError
+from codomyrmex.integrations.delivery.errors import DeliveryError, PartialDeliveryError, RetryableError
 from codomyrmex.integrations.delivery.health import SinkState
 from codomyrmex.integrations.delivery.observers import Observers
 from codomyrmex.integrations.delivery.policy import Breaker, DeliveryPolicy, Failure, Item, Outcome, backoff
@@ -256,7 +256,10 @@ class SendingWorker(Worker):
         self._set_state(SinkState.OPEN if self._breaker.is_open else SinkState.RETRYING)
 
     def _log_failure(self, error: BaseException, failed: int, size: int) -> None:
-        self.last_error = describe(error)
+        example = (
+            next(iter(error.failed.values()), error) if isinstance(error, PartialDeliveryError) else error
+        )
+        self.last_error = describe(example)
         message = "sink %s: %d of %d events were not delivered: %s"
         bug = None if isinstance(error, (DeliveryError, OSError)) else error  # it may be one in the sink
         _log.warning(self.name, message, self.name, failed, size, self.last_error, error=bug)

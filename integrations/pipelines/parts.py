@@ -107,8 +107,8 @@ class Token(Secret):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if not text.strip():
-            raise ValueError("must not be empty")
+        if not (text.isascii() and text.isprintable() and text.strip()):
+            raise ValueError("must be printable ASCII and not empty")
         return cls(text)
 
 

@@ -33,9 +33,12 @@ def check_address(host: str, token: str | None) -> None:
 
     Raises:
         PublicAddressError: other machines can reach the address, and there is no token.
+        ValueError: the token is not printable ASCII.
     """
     if token is not None and not isinstance(token, str):
         raise TypeError(f"token: must be text, got {type(token).__name__}")
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("token: must be printable ASCII, as no client can send another one")
     if not (token or "").strip() and not is_loopback(host):
         raise PublicAddressError(
             f"host: {host or 'every address'} is reachable from other machines; "

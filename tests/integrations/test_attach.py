@@ -928,3 +928,9 @@ def test_a_sink_whose_send_is_not_async_is_refused():
 def test_an_object_that_is_not_a_stream_is_refused():
     with pytest.raises(TypeError, match="stream: must be Stream, got int"):
         attach_once(42)
+
+
+def test_a_report_is_shown_as_what_became_of_the_events():
+    assert str(SinkReport(15, 0, {}, 0)) == "15 delivered"
+    report = SinkReport(15, 1, {"queue_full": 2}, 3, retried=4, left=5)
+    assert str(report) == "15 delivered, 1 given up, 2 dropped (queue_full), 3 lost, 5 left in the store"

@@ -50,7 +50,8 @@ def refused(*args: str, code: int) -> str:
     [
         (["--listen", "nowhere"], "--listen: expected an address like 127.0.0.1:8000, got 'nowhere'"),
         (["--listen", "0.0.0.0:9093"], "can be reached from other machines; set CODOMYRMEX_TOKEN"),
-        (["--listen", ":9093", "--token", " "], "--token: must not be empty"),
+        (["--listen", ":9093", "--token", " "], "--token: must be printable ASCII and not empty"),
+        (["--token", "a\nb"], "--token: must be printable ASCII and not empty"),
         (["--external-url", "example.com"], "--external-url: must be a URL such as https://"),
         (["--external-url", "http://example.com/?a=b"], "--external-url: must be a URL such as https://"),
         (["--path-prefix", "a b"], "--path-prefix: must be a path such as /alertmanager, got 'a b'"),

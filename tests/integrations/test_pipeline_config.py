@@ -133,7 +133,7 @@ def test_a_sound_file_is_read_with_all_its_parts(files):
         ("{type: file, path: a, follow: maybe}", (3, 35, "sources[0].follow"), "expected true or false"),
         ("{type: http, listen: '127.0.0.1:99999'}", (3, 26, "sources[0].listen"), "expected an address like"),
         ("{type: http, listen: '0.0.0.0:1'}", (3, 26, "sources[0].listen"), "pass a token, or listen on 127"),
-        ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "must not be empty"),
+        ("{type: http, token: '', listen: '1'}", (3, 25, "sources[0].token"), "must be printable ASCII"),
         ("{type: http, rate: -1}", (3, 24, "sources[0].rate"), "must be a finite number greater than 0"),
         ("{type: http, max_bytes: 1QB}", (3, 29, "sources[0].max_bytes"), "expected a size like 10MB"),
         ("{type: http, max_bytes: 0}", (3, 29, "sources[0].max_bytes"), "must be an integer of at least 1"),
@@ -233,7 +233,7 @@ def test_a_mistake_in_a_processor_is_reported_with_its_position(files, part, whe
         ("{type: dashboard, listen: '0.0.0.0:80'}", (3, 31, "sinks[0].listen"), "pass a token, or listen on"),
         ("{type: dashboard, listen: 'example.org'}", (3, 32, "sinks[0].listen"), "expected an address like"),
         ("{type: dashboard, listen: '${L}'}", (3, 31, "sinks[0].listen"), "got 'nonsense'"),
-        ("{type: sse, listen: '80', token: ''}", (3, 38, "sinks[0].token"), "must not be empty"),
+        ("{type: sse, listen: '80', token: ''}", (3, 38, "sinks[0].token"), "must be printable ASCII"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_sink_is_reported_with_its_position(files, part, where, message):
