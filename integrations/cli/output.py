@@ -153,9 +153,10 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         text = reason if error.filename is None else f"{error.filename}: {reason}"
+    elif isinstance(error, (MissingExtraError, DeliveryError, StoreError)):
+        text = str(error)
     else:
-        is_own = isinstance(error, (MissingExtraError, DeliveryError, StoreError))
-        text = str(error) if is_own else describe(error)
+        return describe(error)  # with its notes
     notes = ", ".join(getattr(error, "__notes__", ()))
     return f"{text} ({notes})" if notes else text
 

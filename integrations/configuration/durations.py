@@ -28,7 +28,7 @@ class Duration(float):
             return cls(0)
         match = _PATTERN.fullmatch(text)
         if not text or match is None:
-            hint = f", such as {text}s" if re.fullmatch("[0-9]+", text) else ""
+            hint = f"; write {text}s for seconds" if re.fullmatch("[0-9]+", text) else ""
             if re.fullmatch(r"[0-9]+\.[0-9]+[a-z]+", text):
                 hint = "; fractions are not supported, write 1500ms and not 1.5s"
             raise ValueError(f"{text!r} is not {cls.expects}{hint}")

@@ -222,4 +222,6 @@ def _problem(error: yaml.YAMLError, file: str | None) -> Problem:
         return Problem(f"invalid YAML: {str(error).splitlines()[0]}", file=file)
     parts = [getattr(error, "context", None), getattr(error, "problem", None)]
     message = f"invalid YAML: {', '.join(part for part in parts if part)}"
+    if "'\\t'" in message:
+        message += "; indent with spaces"
     return Problem(message, file=file, line=mark.line + 1, column=mark.column + 1)

@@ -444,7 +444,7 @@ MISTAKES = {
     # durations and rates
     "fraction": _route("group_wait: §1.5s", "group_wait", "write 1500ms and not 1.5s"),
     "number": _route(
-        "group_wait: §30", "group_wait", "'30' is not a duration like 30s, 5m or 1h30m, such as 30s"
+        "group_wait: §30", "group_wait", "'30' is not a duration like 30s, 5m or 1h30m; write 30s for seconds"
     ),
     "empty": _route("group_wait: §''", "group_wait", "'' is not a duration"),
     "wrong order": _route("group_wait: §1m1h", "group_wait", "'1m1h' is not a duration"),
