@@ -18,6 +18,7 @@ _TIMEOUT = 10.0  # seconds, in addition to those for which the page is to wait
 _MAX_BYTES = 16 * 1024 * 1024  # of a response
 _MAX_ERROR = 500  # characters of an error of the page
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
+_NO_SUCH_PATH = "Not Found"  # the error of Starlette for a path that no route has
 
 
 class PageError(Exception):
@@ -110,6 +111,10 @@ class PageClient:
             raise PageError(
                 f"{self.address}: this is not a live page: {request.url.path} was answered "
                 f"with status {response.status_code} and without JSON"
+            )
+        if response.status_code == _NOT_FOUND and answer.get("error") == _NO_SUCH_PATH:
+            raise PageError(
+                f"{self.address}: this is not the address of a live page: it has no {request.url.path}"
             )
         if response.is_success:
             return answer

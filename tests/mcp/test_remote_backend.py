@@ -171,6 +171,15 @@ async def test_silences_are_previewed_added_listed_and_expired():
 
 
 @in_time
+async def test_an_address_below_a_live_page_is_not_that_of_the_page():
+    transport = httpx.ASGITransport(dashboard(InMemoryStream()))
+    backend = RemoteBackend(PageClient("http://page.localhost/api/events", transport=transport))
+    with pytest.raises(BackendError, match=r"http://page\.localhost/api/events/: this is not the address of"):
+        await backend.sinks(1)
+    await backend.aclose()
+
+
+@in_time
 async def test_without_alerts_breakers_or_sinks_each_tool_says_so():
     backend = asking(dashboard(InMemoryStream()))
     for call in (
