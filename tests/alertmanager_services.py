@@ -154,12 +154,32 @@ SERVICES: dict[str, Callable[[Received], Reply]] = {
 }
 
 
+def service_of(request: Received) -> Callable[[Received], Reply]:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return SERVICES.get(headers["x-host"].partition(":")[0], webhook)
+
+
+def resolves(request: Received) -> bool | None:
+    """Return whether a request says that alerts are resolved; None if it is a text, for people."""
+    service = service_of(request)
+    if service is opsgenie:
+        return "/close" in request.path
+    fields = {
+        webhook: ("status",),
+        pagerduty: ("event_action", "event_type"),
+        victorops: ("message_type",),
+        incidentio: ("status",),
+    }
+    for name in fields.get(service, ()):
+        if name in request.json:
+            return request.json[name] in {"resolved", "resolve", "RECOVERY"}
+    return None
+
+
 def answer(request: Received) -> Reply:
     """Answer as the service at the host of the request does."""
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    service = SERVICES.get(headers["x-host"].partition(":")[0], webhook)
     try:
-        return service(request)
+        return service_of(request)(request)
     except (AssertionError, LookupError, ValueError) as error:
         return Reply(400, f"{type(error).__name__}: {error}")
 
@@ -184,7 +204,7 @@ async def services(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[HttpService
             request.url = httpx.URL(scheme="http", host="127.0.0.1", port=server.server_port, raw_path=path)
             return await handle(transport, request)
 
-        transport = httpx.AsyncHTTPTransport()
+        transport = httpx.AsyncHTTPTransport(verify=False)
         monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", redirected)
         monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handled)
         try:

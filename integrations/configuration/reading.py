@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -22,6 +23,17 @@ _NAMES = {
 _BOOLEANS = {"y": True, "Y": True, "n": False, "N": False}  # of YAML 1.1; PyYAML reads them as text
 _MAX_SHOWN = 50  # characters of a value
 _INVALID: Any = object()
+
+
+@cache
+def fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a struct; msgspec evaluates its annotations anew with each call."""
+    return msgspec.structs.fields(kind)
+
+
+@cache
+def _hints_of(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 class Reader:
@@ -47,7 +59,6 @@ class Reader:
         self._notes = notes
         self.unreadable: set[str] = set()
         self._words = words
-        self._hints: dict[type, dict[str, Any]] = {}
 
     def struct(self, data: object, kind: type[S], path: str = "") -> S:
         """Return a struct from a mapping; a field that cannot be read keeps its default and is a problem."""
@@ -55,12 +66,10 @@ class Reader:
             if data is not None:
                 self._wrong_type(path, "a mapping", data)
             return kind()
-        if kind not in self._hints:
-            self._hints[kind] = get_type_hints(kind, include_extras=True)
-        hints = self._hints[kind]
+        hints = _hints_of(kind)
         ignored: Mapping[str, str] = getattr(kind, "__ignored__", {})
         internal: Collection[str] = getattr(kind, "__internal__", ())
-        fields = msgspec.structs.fields(kind)
+        fields = fields_of(kind)
         names = {field.encode_name: field.name for field in fields if field.name not in internal}
         plugins: Mapping[str, type[msgspec.Struct]] = getattr(kind, "__plugins__", {})
         values: dict[str, Any] = {"plugins": []} if plugins else {}

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from codomyrmex.integrations.configuration.environment import ExpansionError, Secret, expand
 from codomyrmex.integrations.configuration.problems import ConfigError, ProblemList, at
+from codomyrmex.integrations.configuration.reading import fields_of
 from codomyrmex.integrations.notification.alerts.config import Receiver
 from codomyrmex.integrations.notification.alerts.config_file import (
     ConfigFile,
@@ -164,7 +165,7 @@ def _each_secret(value: Any, path: str, act: Callable[[str, str], None]) -> None
     if isinstance(value, Secret):
         act(path, value)
     elif isinstance(value, msgspec.Struct):
-        for option in msgspec.structs.fields(value):
+        for option in fields_of(type(value)):
             _each_secret(getattr(value, option.name), at(path, option.encode_name), act)
     elif isinstance(value, (dict, list)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -184,7 +185,7 @@ def expanded(
             return value
     if isinstance(value, msgspec.Struct):
         changes = {}
-        for option in msgspec.structs.fields(value):
+        for option in fields_of(type(value)):
             old = getattr(value, option.name)
             new = expanded(old, at(path, option.encode_name), environ, failing)
             if new is not old:

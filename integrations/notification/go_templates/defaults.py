@@ -56,6 +56,7 @@ _SHARED = """
   {{ template "__subject" . }} {{ template "__alertmanagerURL" . }}
 {{- end }}
 
+{{ define "mattermost.default.color" }}{{ if eq .Status "firing" }}danger{{ else }}good{{ end }}{{ end }}
 {{ define "jira.default.priority" }}{{ $found := "" }}{{ range .Alerts -}}
   {{ if eq .Labels.severity "critical" }}{{ $found = "High" }}
   {{- else if and (eq .Labels.severity "warning") (ne $found "High") }}{{ $found = "Medium" }}
@@ -104,6 +105,7 @@ _CALLS = {
         *("victorops.default.entity_display_name", "email.default.subject", "pushover.default.title"),
         *("sns.default.subject", "discord.default.title", "msteams.default.summary", "msteams.default.title"),
         *("msteamsv2.default.title", "jira.default.summary", "rocketchat.default.title"),
+        *("mattermost.default.title", "mattermost.default.fallback"),
     ),
     "__text_message": (
         *("victorops.default.state_message", "sns.default.message", "telegram.default.message"),
@@ -113,14 +115,17 @@ _CALLS = {
         *("opsgenie.default.description", "pushover.default.message", "wechat.default.message"),
         "webex.default.message",
     ),
-    "__markdown_message": ("msteams.default.text", "msteamsv2.default.text", "jira.default.description"),
+    "__markdown_message": (
+        *("msteams.default.text", "msteamsv2.default.text", "jira.default.description"),
+        "mattermost.default.text",
+    ),
     "__alertmanager": (
         *("slack.default.username", "pagerduty.default.client", "victorops.default.monitoring_tool"),
-        "rocketchat.default.alias",
+        *("rocketchat.default.alias", "mattermost.default.username"),
     ),
     "__alertmanagerURL": (
         *("slack.default.titlelink", "pagerduty.default.clientURL", "opsgenie.default.source"),
-        *("pushover.default.url", "rocketchat.default.titlelink"),
+        *("pushover.default.url", "rocketchat.default.titlelink", "mattermost.default.titlelink"),
     ),
 }
 _BLANK = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,9 +58,8 @@ class GoTemplates:
 
     def __init__(self, files: Iterable[Path] = ()) -> None:
         self.files = tuple(files)
-        self._definitions: dict[str, Definition] = {}
+        self._definitions = dict(_defaults())
         self._units: dict[str, Unit] = {}
-        self._add(Source(DEFAULT_TEMPLATES, "the default templates"), "")
 
     @classmethod
     def load(cls, patterns: Iterable[str], folder: Path | str = ".") -> Self:
@@ -140,6 +140,8 @@ class GoTemplates:
 
     def _unit(self, definition: Definition) -> Unit:
         """Return a definition compiled, once for all texts that call it."""
+        if _defaults().get(definition.name) is definition:
+            return _default_unit(definition.name)
         if self._definitions.get(definition.name) is not definition:
             return Unit(definition)
         unit = self._units.get(definition.name)
@@ -150,6 +152,18 @@ class GoTemplates:
     def _add(self, source: Source, name: str) -> None:
         *own, main = parse(source, name, NAMES)
         self._definitions = _merged(self._definitions, [*own, main] if name else own)
+
+
+@cache
+def _defaults() -> Mapping[str, Definition]:
+    """Return the default templates by name; they are parsed once for all files."""
+    *definitions, _ = parse(Source(DEFAULT_TEMPLATES, "the default templates"), "", NAMES)
+    return _merged({}, definitions)
+
+
+@cache
+def _default_unit(name: str) -> Unit:
+    return Unit(_defaults()[name])
 
 
 def _merged(definitions: Mapping[str, Definition], new: Iterable[Definition]) -> dict[str, Definition]:

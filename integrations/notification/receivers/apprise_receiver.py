@@ -30,6 +30,11 @@ class AppriseReceiver(ReceiverConfig, kw_only=True, frozen=True):
 
     http_config: HttpConfig | None = None
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        for name, message in () if self.http_config is None else self.http_config.problems():
+            yield f"http_config.{name}", message
+
     def notes(self) -> Iterator[tuple[str, str]]:
         yield from super().notes()
         given = self.http_config

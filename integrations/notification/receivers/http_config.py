@@ -75,17 +75,19 @@ class HttpHeader(msgspec.Struct, kw_only=True, frozen=True):
 class OAuth2(msgspec.Struct, kw_only=True, frozen=True):
     """The client credentials grant (RFC 6749, section 4.4)."""
 
-    __ignored__: ClassVar[dict[str, str]] = dict.fromkeys(
-        (
-            "grant_type",
-            "proxy_url",
-            "no_proxy",
-            "proxy_from_environment",
-            "proxy_connect_header",
-            "tls_config",
+    __ignored__: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header", "tls_config"),
+            "accepted, but not used here: tokens are requested with the settings of http_config itself",
         ),
-        "accepted, but not used here: tokens are requested with the settings of http_config itself",
-    )
+        **dict.fromkeys(
+            (
+                *("audience", "claims", "client_certificate_key", "client_certificate_key_file"),
+                *("client_certificate_key_id", "grant_type", "iss", "signature_algorithm"),
+            ),
+            "accepted, but not used here: tokens are requested with client_id and client_secret",
+        ),
+    }
 
     client_id: str = ""
     client_secret: Secret = Secret()

@@ -17,11 +17,20 @@ from codomyrmex.integrations.notification.receivers.apprise_receiver import (
 class MattermostConfig(AppriseReceiver, kw_only=True, frozen=True):
     """An item of `mattermost_configs`; its options are those of Alertmanager."""
 
+    __title__ = "title"
     __body__ = "text"
+    __internal__ = frozenset({"body", "context", "format", "name"})
     __url_texts__ = ("channel", "icon_url", "username")
     __ignored__: ClassVar[dict[str, str]] = {
-        "attachments": "not sent here: a message is its text; slack_configs send attachments to Mattermost",
-        **dict.fromkeys(("icon_emoji", "priority", "props", "type"), "not sent here: a message is its text"),
+        "attachments": "not sent here: a message is its title and text; slack_configs send attachments",
+        **dict.fromkeys(
+            (
+                *("author_icon", "author_link", "author_name", "color", "fallback", "fields", "footer"),
+                *("footer_icon", "icon_emoji", "image_url", "pretext", "priority", "props", "thumb_url"),
+                *("title_link", "type"),
+            ),
+            "not sent here: a message is its title and text",
+        ),
     }
     __global__ = (
         {
@@ -33,7 +42,8 @@ class MattermostConfig(AppriseReceiver, kw_only=True, frozen=True):
     webhook_url: Secret = Secret()
     webhook_url_file: str = ""
     channel: str = ""
-    username: str = ""
+    username: str = '{{ template "mattermost.default.username" . }}'
+    title: str | None = '{{ template "mattermost.default.title" . }}'
     text: str = '{{ template "mattermost.default.text" . }}'
     icon_url: str = ""
 

@@ -13,6 +13,7 @@ import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
 from codomyrmex.integrations.configuration.environment import Secret
 from codomyrmex.integrations.configuration.problems import at
+from codomyrmex.integrations.configuration.reading import fields_of
 from codomyrmex.integrations.notification.channels import ChannelConfig, ChannelRetryableError
 from codomyrmex.integrations.notification.event_renderer import Message
 from codomyrmex.integrations.notification.go_templates import GoTemplate, GoTemplates
@@ -113,7 +114,7 @@ class ReceiverConfig(ChannelConfig, kw_only=True, frozen=True):
         skipped = self.__literal__ | {"body", "context", "format", "http_config", "name", "tls_config"}
         if "title" in self.__internal__:
             skipped |= {"title"}
-        for option in msgspec.structs.fields(self):
+        for option in fields_of(type(self)):
             if option.name not in skipped and not option.name.endswith("_file"):
                 value = getattr(self, option.name)
                 value = str(value) if option.name in self.__secret_templates__ else value
@@ -171,7 +172,7 @@ class ReceiverConfig(ChannelConfig, kw_only=True, frozen=True):
         if isinstance(value, str):
             return self.context.compile(value).render(data)
         if isinstance(value, msgspec.Struct):
-            items = ((each.encode_name, getattr(value, each.name)) for each in msgspec.structs.fields(value))
+            items = ((each.encode_name, getattr(value, each.name)) for each in fields_of(type(value)))
             shown = ((name, self.rendered(item, data)) for name, item in items if item is not None)
             return {name: item for name, item in shown if item != ""}
         if isinstance(value, (list, tuple)):
@@ -207,7 +208,7 @@ def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
         if value:
             yield path, value
     elif isinstance(value, msgspec.Struct):
-        for option in msgspec.structs.fields(value):
+        for option in fields_of(type(value)):
             yield from _texts(getattr(value, option.name), at(path, option.encode_name))
     elif isinstance(value, Mapping):
         for key, item in value.items():

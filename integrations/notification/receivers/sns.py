@@ -13,13 +13,22 @@ from codomyrmex.integrations.notification.receivers.apprise_receiver import Appr
 class Sigv4(msgspec.Struct, kw_only=True, frozen=True):
     """The credentials of Amazon's services."""
 
+    __ignored__: ClassVar[dict[str, str]] = dict.fromkeys(
+        (
+            "external_id",
+            "profile",
+            "role_arn",
+            "service_name",
+            "session_name",
+            "tags",
+            "use_fips_sts_endpoint",
+        ),
+        "not used here: only region, access_key and secret_key are",
+    )
+
     region: str = ""
     access_key: str = ""
     secret_key: Secret = Secret()
-    profile: str = ""
-    role_arn: str = ""
-    external_id: str = ""
-    use_fips_sts_endpoint: bool = False
 
 
 class SnsConfig(AppriseReceiver, kw_only=True, frozen=True):
@@ -30,6 +39,7 @@ class SnsConfig(AppriseReceiver, kw_only=True, frozen=True):
     __literal__ = frozenset({"api_url", "sigv4"})
     __ignored__: ClassVar[dict[str, str]] = {
         "attributes": "not sent here: Apprise has no attributes",
+        "use_aws_http_client": "not used here: Apprise sends this, with its own HTTP client",
     }
 
     api_url: str = ""
@@ -49,9 +59,6 @@ class SnsConfig(AppriseReceiver, kw_only=True, frozen=True):
         yield from super().notes()
         if self.api_url:
             yield "api_url", "not used here: messages go to the endpoint of the region"
-        for name in ("profile", "role_arn", "external_id"):
-            if getattr(self.sigv4, name):
-                yield f"sigv4.{name}", "not used here: only access_key and secret_key are"
 
     def findings(self) -> Iterator[tuple[str, str]]:
         if not (self.sigv4.access_key and self.sigv4.secret_key):
