@@ -1,4 +1,4 @@
-"""Every key that Alertmanager documents, up to 0.34, is known: it is used, noted, or a problem of its own."""
+"""Every key of a receiver that Alertmanager documents is known: it is used, noted, or a problem of its own."""
 
 from __future__ import annotations
 
