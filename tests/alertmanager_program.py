@@ -39,6 +39,7 @@ def alertmanager(
         try:
             deadline = time.monotonic() + PATIENCE
             while not _is_ready(client):
+                assert process.poll() is None, log.read_text(errors="replace")[-2_000:]
                 assert time.monotonic() < deadline, log.read_text(errors="replace")[-2_000:]
                 time.sleep(0.02)
             yield client

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 from codomyrmex.integrations.web import event_stream, serving
 from codomyrmex.streaming import Event, InMemoryStream, create_event
+from durable.servers import free_port
 
 PATIENCE = 60.0  # seconds
 
@@ -31,9 +31,7 @@ class Server:
     """An event stream that is served on a thread, and can be restarted with or without its events."""
 
     def __init__(self) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port: int = found.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.stream = InMemoryStream()
         self.options: dict[str, Any] = {"reconnect_within": 0, "signals": False}

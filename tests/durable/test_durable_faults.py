@@ -71,7 +71,8 @@ async def test_a_store_whose_directory_was_replaced_is_unavailable_until_it_is_b
         place.unlink()
         elsewhere.rename(place)
         await stream.flush()
-        await stream.publish(create_event(3))
+        stream.publish_nowait(create_event(3))
+        await stream.flush()
         assert [record.event.data for record in await stream.read()][-2:] == [2, 3]
         await eventually(lambda: stream.health().ok)
 

@@ -243,7 +243,7 @@ async def test_events_that_a_thread_publishes_until_the_stream_is_closed_are_sto
     await asyncio.sleep(0.05)
     await stream.aclose()
     for thread in threads:
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, DEADLINE)
     assert refused == ["DurableStream is closed"] * 2
     health = stream.health()
     assert health.pending == 0
@@ -267,7 +267,8 @@ async def test_a_publish_that_is_under_way_while_the_stream_is_closed_ends(store
 
 async def test_a_publish_to_a_store_that_is_away_fails_when_the_stream_is_closed(served):
     stream = DurableStream(served.store(0.3), publish_timeout=0.5)
-    await stream.publish(create_event(1))
+    stream.publish_nowait(create_event(1))
+    await stream.flush()  # which waits as long as it takes
     served.server.pause()
     try:
         publishing = asyncio.create_task(stream.publish(create_event(2)))

@@ -29,7 +29,7 @@ from helpers import DEADLINE
 QUICK = DeliveryPolicy(batch_age=0, max_attempts=1, backoff_initial=0.01, drain_timeout=5)
 
 
-async def eventually(condition, seconds=10.0):
+async def eventually(condition, seconds=DEADLINE):
     """Wait until a condition holds, as the tail of another stream needs some time."""
     async with asyncio.timeout(seconds):
         while not (result := condition()):
@@ -490,10 +490,9 @@ async def test_dead_letters_can_be_dropped(streams):
 
     async with attach(stream, Recorder("a", refuse), Recorder("b", refuse), policy=QUICK):
         await publish(stream, 1, 2)
-        for _ in range(200):
-            if len(await stream.dead_letters()) == 4:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(DEADLINE):
+            while len(await stream.dead_letters()) < 4:
+                await asyncio.sleep(0.02)
     assert await stream.drop_dead_letters("a") == 2
     assert [letter.group for letter in await stream.dead_letters()] == ["b", "b"]
     with pytest.raises(GroupError, match="there is no such group of stream 'events'; there are: a, b"):
@@ -623,11 +622,10 @@ async def test_the_log_is_trimmed_but_not_what_a_group_has_not_read(place):
         assert (await stream.bounds()).events == 1_000
         gate.set()
         await eventually(lambda: len(sink.seen) == 1_000)
-        for _ in range(400):
-            stream.publish_nowait(create_event(-1))
-            if (await stream.bounds()).events < 600:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(DEADLINE):
+            while (await stream.bounds()).events >= 600:
+                stream.publish_nowait(create_event(-1))
+                await asyncio.sleep(0.02)
     assert sink.seen[:1_000] == list(range(1_000))
 
 

@@ -286,7 +286,7 @@ async def test_it_is_done_again_after_an_error_or_the_death_of_who_did_it(
 async def test_a_handler_that_does_not_return_holds_up_neither_the_reports_nor_others(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ):
-    store = CutStore(cluster.path)
+    store = CutStore(cluster.path, clock=cluster.clock)  # whose leases do not expire
     async with store:
         registries = []
         for name, handler in (("a:1", print), ("a:2", lambda _: asyncio.Event().wait())):

@@ -401,7 +401,7 @@ async def test_a_client_waits_with_heartbeats_until_the_store_is_available(
             clock.advance(15)
             await client.until(lambda: client.body == b": hb\n")
         await client.first(1)
-        await publish(stream, 1)
+        stream.publish_nowait(create_event(1))  # without a limit of time
         await client.first(2)
         assert client.data == [1]
 

@@ -1,4 +1,4 @@
-"""Every key of a receiver that Alertmanager documents is known: it is used, noted, or a problem of its own."""
+"""Each key of a receiver that Alertmanager documents is known: it is used, noted, or a problem of its own."""
 
 from __future__ import annotations
 

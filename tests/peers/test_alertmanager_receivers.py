@@ -21,7 +21,7 @@ from http_service import HttpService, Reply, http_service
 from receiver_cases import DEFAULTS, RECEIVERS
 
 ALERTMANAGER = shutil.which("prometheus-alertmanager")
-PATIENCE = 15.0
+PATIENCE = 20.0
 
 TEMPLATES = """
 {{ define "slack.default.username" }}bot{{ end }}

@@ -34,9 +34,8 @@ from codomyrmex.integrations import (
 from codomyrmex.integrations.notification import AppriseChannel, ChannelError
 from codomyrmex.streaming import Event, EventType, InMemoryStream, create_event
 from codomyrmex.streaming.testing import FakeClock
-from helpers import settle
+from helpers import DEADLINE, settle
 
-DEADLINE = 10.0  # the first channel loads all plugins of Apprise
 PROMPT = DeliveryPolicy(batch_age=0, backoff_initial=0, backoff_max=0)
 
 USER, PASSWORD, PATH, QUERY, HEADER = "usr3cr3t", "p4ssw0rd", "t0ken-in-path", "qu3ry-value", "h34der-value"
@@ -101,7 +100,7 @@ def services() -> Iterator[list[Service]]:
         one.free.set()
         one.shutdown()
         one.server_close()
-        thread.join(5)
+        thread.join(DEADLINE)
 
 
 @pytest.fixture

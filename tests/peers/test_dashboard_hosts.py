@@ -21,13 +21,13 @@ from typing import Any
 
 import httpx
 import pytest
-from durable.servers import Servers, need
+from durable.servers import Servers, free_port, need
 from durable.stores import make_place
 
 with suppress(ImportError):
     from playwright.sync_api import Browser, Page, expect
 
-PATIENCE = 15.0
+PATIENCE = 20.0
 NGINX = Path("/usr/sbin/nginx")
 
 PROGRAM = textwrap.dedent("""
@@ -99,9 +99,7 @@ class Servant:
     """A server in processes of its own, on a port that it keeps after a restart."""
 
     def __init__(self, command: Callable[[int], list[str]], folder: Path, **environment: str) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port: int = found.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._command, self._folder = command, folder
         self._environment = {**os.environ, **environment}
@@ -115,7 +113,7 @@ class Servant:
             stderr=subprocess.DEVNULL,
         )
         end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+        while time.monotonic() < end and self.process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return self
             time.sleep(0.05)

@@ -235,7 +235,8 @@ def workers_of(server: psutil.Popen) -> list[psutil.Process]:
 
 def test_workers_of_uvicorn_show_each_browser_all_events_and_send_one_message(tmp_path, pager):
     with opened(tmp_path, f"sqlite:///{tmp_path}/shop.db", pager) as shop, local(free_port()) as client:
-        words = command("uvicorn", "asgi:app", workers=2)
+        # Requests may take longer than the test waits for the end.
+        words = command("uvicorn", "asgi:app", workers=2, **{"timeout-graceful-shutdown": 3 * int(PATIENCE)})
         server = shop.start(*words, "--port", str(client.base_url.port))
         order(client, "tea")
         with browsing(client) as one, browsing(client) as other:
@@ -244,9 +245,7 @@ def test_workers_of_uvicorn_show_each_browser_all_events_and_send_one_message(tm
                 wait_until(lambda browser=browser: set(ids) <= set(browser.ids))
                 assert Counter(browser.ids).most_common(1)[0][1] == 1
             wait_until(lambda: pager.about("unicorn"))
-            start = time.monotonic()
             shop.end(server)  # although browsers are connected
-            assert time.monotonic() - start < 10
         assert pager.about("unicorn") == 1
 
 

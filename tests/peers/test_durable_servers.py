@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from durable.servers import need
+from durable.servers import free_port, need
 from durable.stores import Place, make_place
 
 KINDS = ["sqlite", "postgres", "redis", "nats"]
@@ -123,9 +122,7 @@ class Shop:
             "BROKER": str(self.broker),
             "HOME": str(folder),
         }
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
 
     def program(self, name: str, code: str) -> str:
         path = self.folder / f"{name}.py"

@@ -20,12 +20,12 @@ from typing import Any
 import httpx
 import pytest
 from codomyrmex.streaming import SSEDecoder, SSERecord
-from durable.servers import need
+from durable.servers import free_port, need
 
 with suppress(ImportError):
     from playwright.sync_api import Browser, expect
 
-PATIENCE = 15.0
+PATIENCE = 20.0
 EVENTS = 1_500
 
 PROGRAM = textwrap.dedent("""
@@ -57,9 +57,7 @@ class Process:
     """A server in a process of its own, on a port that it keeps after a restart."""
 
     def __init__(self, folder: Path, heartbeat_interval: float = 15.0) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port: int = found.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         program = folder / "program.py"
         program.write_text(PROGRAM)
@@ -70,7 +68,7 @@ class Process:
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+        while time.monotonic() < end and self._process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.05)

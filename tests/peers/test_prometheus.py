@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from codomyrmex.integrations import DeliveryPolicy, Sink, attach
 from codomyrmex.integrations.durable import DurableStream, SQLiteStore
 from codomyrmex.integrations.web import metrics_app, serving
 from codomyrmex.streaming import create_event
+from durable.servers import free_port
 
 PATIENCE = 30.0
 POLICY = DeliveryPolicy(batch_age=0, batch_size=1, max_attempts=1_000, drain_timeout=0)
@@ -71,8 +71,7 @@ async def prometheus(folder, urls):
         "global: {scrape_interval: 200ms}\n"
         f"scrape_configs: [{{job_name: shop, static_configs: [{{targets: [{targets}]}}]}}]\n"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     process = await asyncio.create_subprocess_exec(
         program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",

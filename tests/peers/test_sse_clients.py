@@ -28,8 +28,9 @@ from codomyrmex.integrations.web import (
     event_stream,
 )
 from codomyrmex.streaming import Event, InMemoryStream, Overflow, SSEDecoder, SSERecord, create_event
+from durable.servers import free_port
 
-PATIENCE = 15.0
+PATIENCE = 20.0
 BIG = "x" * 100_000
 TIMEOUT = httpx.Timeout(PATIENCE)
 
@@ -417,25 +418,19 @@ SERVER = textwrap.dedent("""
 """)
 
 
-def a_free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @contextmanager
 def process(server: str, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     need(server)
     program = folder / "server.py"
     program.write_text(SERVER)
-    port = a_free_port()
+    port = free_port()
     with subprocess.Popen(
         [sys.executable, str(program), server, str(port)], stderr=subprocess.PIPE
     ) as running:
         try:
             deadline = time.monotonic() + PATIENCE
             while running.poll() is None and time.monotonic() < deadline:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                     break
                 time.sleep(0.02)
             yield f"http://127.0.0.1:{port}", running

@@ -18,6 +18,7 @@ from codomyrmex.integrations import DeliveryPolicy, Sink, attach
 from codomyrmex.integrations.durable import DurableStream, Retention, SQLiteStore
 from codomyrmex.streaming import create_event
 from durable.stores import make_place
+from helpers import DEADLINE
 
 EVENTS = int(os.environ.get("STREAM_EVENTS", "100000"))
 MB = 1024 * 1024
@@ -62,6 +63,9 @@ async def test_many_events_leave_the_size_of_the_file_and_of_the_process_flat(tm
         for start in range(0, EVENTS, step):
             await publish(stream, range(start, start + step))
             assert await attachment.flush(60)
+            async with asyncio.timeout(DEADLINE):
+                while (await stream.bounds()).events >= 10_000 + 2 * step:  # until it is trimmed
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)  # the trimmer looks four times a second
             files.append(size_of(tmp_path) / MB)
             sizes.append(memory())

@@ -17,8 +17,9 @@ from codomyrmex.integrations.durable import (
 from codomyrmex.streaming import create_event
 from durable.proxy import Proxy
 from durable.stores import make_place
+from helpers import DEADLINE
 
-SLACK = 3.0  # seconds for a machine that is busy
+SLACK = DEADLINE  # for a machine that is busy
 
 
 @pytest.fixture(params=["postgres", "redis", "nats"])
@@ -31,8 +32,8 @@ def place(request, servers, tmp_path):
     return make_place(request.param, servers, tmp_path)
 
 
-async def eventually(condition, seconds=20.0):
-    async with asyncio.timeout(seconds):
+async def eventually(condition):
+    async with asyncio.timeout(DEADLINE):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -128,14 +129,17 @@ FULL = """
             print("available", health.available, "because", health.last_error)
             for number in range(20_000, 20_100):
                 stream.publish_nowait(create_event({"number": number}))
-            await asyncio.sleep(0.2)
-            assert stream.health().pending == 100 + health.unconfirmed, stream.health()
+            async with asyncio.timeout(20):
+                while stream.health().pending != 100 + health.unconfirmed:
+                    await asyncio.sleep(0.01)
             limit(resource.RLIM_INFINITY)
             await stream.flush()
             await stream.publish(create_event({"number": 30_000}))
             assert stream.health().available
-            await asyncio.sleep(0.1)
             found = [record.event.data["number"] for record in await stream.read(limit=100_000)]
+            async with asyncio.timeout(20):
+                while len(received) < len(found):
+                    await asyncio.sleep(0.01)
         unconfirmed = [len(stored)] * health.unconfirmed
         assert found == [*stored, *unconfirmed, *range(20_000, 20_100), 30_000], found[-110:]
         assert received == found
