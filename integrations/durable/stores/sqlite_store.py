@@ -50,7 +50,7 @@ class _Seen(NamedTuple):
 class SQLiteStore(Store):
     """A store in one SQLite file, for all processes of a host. It needs no server and no package.
 
-    One thread has the connection. Other processes are noticed by looking at the file every 5 to 50 ms.
+    One thread has the connection. Other processes are noticed by looking at the file every 5 to 60 ms.
 
     Args:
         path: the file, which is created with the mode 0600, or a URL: `sqlite:///relative.db`,

@@ -23,7 +23,7 @@ from codomyrmex.streaming.forks import renew_in_children
 
 T = TypeVar("T")
 
-_FASTEST_POLL, _SLOWEST_POLL = 0.005, 0.05  # seconds between looks at the file while somebody waits
+_FASTEST_POLL, _SLOWEST_POLL = 0.005, 0.06  # seconds between looks at the file while somebody waits
 _FORK_TIMEOUT = 1.0  # seconds added to the timeout for closing the file before a fork
 _THREAD_GRACE = 2.0  # seconds to wait for the thread at the end
 
