@@ -7,11 +7,12 @@ celery --app tasks worker --concurrency 4
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_shutdown
 from codomyrmex.integrations import attach_blocking
 from shop_stream import order_event, sinks, stream
 
@@ -22,6 +23,12 @@ app = Celery("tasks", broker=os.environ.get("BROKER", "redis://localhost"))
 def start_sinks(**_arguments: Any) -> None:
     """Attach the sinks in the worker; programs that only send tasks need none."""
     attach_blocking(stream, *sinks).start()
+
+
+@worker_process_shutdown.connect
+def store_events(**_arguments: Any) -> None:
+    """Store what a process of the pool has published, before it ends without notice."""
+    asyncio.run(asyncio.wait_for(stream.flush(), 10))
 
 
 @app.task(name="tasks.pack")
