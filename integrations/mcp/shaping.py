@@ -112,13 +112,16 @@ class _Bounds:
         self._room -= _MIN_VALUE
         if self._room < 0:
             return _CUT
-        if isinstance(value, str):
+        kind = value.__class__  # most values are of these types, and looking for others takes longer
+        if kind is str or isinstance(value, str):
             return self._text(value)
-        if isinstance(value, Result):
+        if value is None or kind is bool or kind is int:
+            return value
+        if kind is not dict and isinstance(value, Result):
             value = dict(value)
         elif depth > _MAX_DEPTH:
             value = "\u2026 (nested too deeply)"
-        if isinstance(value, Mapping):
+        if kind is dict or isinstance(value, Mapping):
             items = islice(value.items(), _MAX_ITEMS)
             value = {self._text(str(key)): self.apply(item, depth + 1) for key, item in items}
         elif isinstance(value, (list, tuple)):
@@ -136,11 +139,14 @@ class _Bounds:
         return items
 
     def _text(self, value: str) -> str:
-        self._room -= min(len(value), MAX_TEXT)
-        if len(value) > MAX_TEXT:
+        size = len(value)
+        if size > MAX_TEXT:
+            self._room -= MAX_TEXT
             self.has_long = True
-        elif value.isprintable():
-            return value
+        else:
+            self._room -= size
+            if value.isprintable():
+                return value
         return text(value, self._max_text)
 
 
