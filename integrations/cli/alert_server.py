@@ -27,6 +27,7 @@ from codomyrmex.integrations.cli.output import (
     reporting_errors,
     stderr,
 )
+from codomyrmex.integrations.configuration.environment import is_header_text
 from codomyrmex.integrations.notification import AlertConfig, AlertSink, load_alert_config
 from codomyrmex.integrations.notification import lint as lint_config
 from codomyrmex.integrations.notification.alerts.state_config import VARIABLE as STATE
@@ -89,7 +90,7 @@ def serve(
     then 143 for SIGTERM and 130 for Ctrl-C.
     """
     address = _read_address(listen)
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+    if token is not None and not (is_header_text(token) and token.strip()):
         raise typer.BadParameter("must be printable ASCII and not empty", param_hint="--token")
     try:
         check_address(address.host, token)

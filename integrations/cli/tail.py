@@ -19,6 +19,7 @@ from codomyrmex.integrations.cli.output import (
     printable,
     stdout,
 )
+from codomyrmex.integrations.configuration.environment import is_header_text
 from codomyrmex.integrations.configuration.matchers import MatcherError
 from codomyrmex.integrations.pipelines.fields import Condition, ConditionLine, condition
 from codomyrmex.integrations.web.sse_client import EventSource, RefusedError
@@ -101,7 +102,7 @@ def _read_conditions(texts: list[str]) -> Iterator[Condition]:
 
 def _source(url: str, topic: str | None, token: str | None, since: str | None) -> EventSource:
     for option, value in (("--token", token), ("--since", since)):
-        if value is not None and not (value.isascii() and value.isprintable() and value.strip()):
+        if value is not None and not (is_header_text(value) and value.strip()):
             raise typer.BadParameter("must be printable ASCII and not empty", param_hint=option)
     try:
         if topic is not None:

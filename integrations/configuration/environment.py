@@ -16,6 +16,11 @@ _REFERENCE = re.compile(
 )
 
 
+def is_header_text(text: str) -> bool:
+    """Return whether every client can send a text in an HTTP header: whether it is printable ASCII."""
+    return text.isascii() and text.isprintable()
+
+
 class Secret(str):
     """Text that its `repr` does not show."""
 

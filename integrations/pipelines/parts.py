@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self, TypeVa
 
 import msgspec
 from codomyrmex.integrations.configuration.durations import Duration
-from codomyrmex.integrations.configuration.environment import Secret
+from codomyrmex.integrations.configuration.environment import Secret, is_header_text
 from codomyrmex.integrations.configuration.problems import Problem
 from codomyrmex.integrations.delivery.attachment import Attachment, attach
 from codomyrmex.integrations.delivery.health import SinkHealth
@@ -107,7 +107,7 @@ class Token(Secret):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        if not (text.isascii() and text.isprintable() and text.strip()):
+        if not (is_header_text(text) and text.strip()):
             raise ValueError("must be printable ASCII and not empty")
         return cls(text)
 

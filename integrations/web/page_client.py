@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.configuration.environment import is_header_text
 
 try:
     import httpx
@@ -44,7 +45,7 @@ class PageClient:
         headers = {"accept": "application/json"}
         if token is not None:
             token = token.strip()
-            if not token or not (token.isascii() and token.isprintable()):
+            if not token or not is_header_text(token):
                 raise ValueError("token: must be printable ASCII and not empty")
             headers["authorization"] = f"Bearer {token}"
         self._client = httpx.AsyncClient(

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from codomyrmex.integrations._extras import MissingExtraError
+from codomyrmex.integrations.configuration.environment import is_header_text
 from codomyrmex.integrations.web.gates import HostGate, TokenGate, is_loopback
 from starlette.types import ASGIApp
 
@@ -37,7 +38,7 @@ def check_address(host: str, token: str | None) -> None:
     """
     if token is not None and not isinstance(token, str):
         raise TypeError(f"token: must be text, got {type(token).__name__}")
-    if token is not None and not (token.isascii() and token.isprintable()):
+    if token is not None and not is_header_text(token):
         raise ValueError("token: must be printable ASCII, as no client can send another one")
     if not (token or "").strip() and not is_loopback(host):
         raise PublicAddressError(
